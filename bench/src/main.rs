@@ -1,0 +1,3 @@
+//! The load harness of stockd.
+#![forbid(unsafe_code)]
+fn main() {}

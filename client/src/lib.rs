@@ -1,0 +1,2 @@
+//! A thin client for stockd.
+#![forbid(unsafe_code)]

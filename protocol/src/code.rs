@@ -1,0 +1,138 @@
+//! Result codes and what a client may do about them.
+
+/// The code of an outcome or of an error reply.
+///
+/// Below 100 the operation took effect (now or earlier); 1xx is a refusal that the same request
+/// meets again; 2xx may be sent again with the same id; 3xx is a protocol or authorisation fault.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+#[repr(transparent)]
+pub struct Code(pub u16);
+
+macro_rules! codes {
+    ($($(#[$doc:meta])* $name:ident = $number:literal, $advice:literal;)*) => {
+        impl Code {
+            $($(#[$doc])* pub const $name: Code = Code($number);)*
+
+            /// Every code of this version, in order.
+            pub const ALL: &'static [Code] = &[$(Code::$name),*];
+
+            /// The code's name as documents write it, or `"UNKNOWN"`.
+            pub const fn name(self) -> &'static str {
+                match self.0 { $($number => stringify!($name),)* _ => "UNKNOWN" }
+            }
+
+            /// What it means and what to do next, in one sentence.
+            pub const fn advice(self) -> &'static str {
+                match self.0 { $($number => $advice,)* _ => "a code of a newer protocol version" }
+            }
+        }
+    };
+}
+
+codes! {
+    /// Done.
+    OK = 0, "done";
+    /// Done before; the reply carries the present state.
+    REPLAY = 1, "this id was executed before; the reply carries its present state";
+    /// Done in part.
+    OK_PARTIAL = 2, "done in part; the reply says which part";
+    /// Confirmed after the deadline, inside the grace.
+    OK_LATE = 3, "confirmed after the deadline but inside the grace period";
+    /// Confirmed after expiry by taking the units again.
+    OK_REACQUIRED = 4, "the units had expired and were taken again";
+    /// Too few units.
+    NO_STOCK = 100, "too few units; the reply lists every short line with its availability";
+    /// The reservation has expired.
+    HOLD_EXPIRED = 101, "the reservation has expired; reserve again under a new id";
+    /// The reservation was released.
+    HOLD_RELEASED = 102, "the reservation was released; reserve again under a new id";
+    /// The reservation is confirmed.
+    HOLD_CONFIRMED = 103, "the reservation is confirmed; cancel it instead";
+    /// The reservation is not confirmed yet.
+    NOT_CONFIRMED = 104, "confirm the reservation first";
+    /// No such reservation.
+    NOT_FOUND = 105, "no reservation has this id";
+    /// The request contradicts what was done before.
+    CONFLICT = 106, "this step was done before with other quantities";
+    /// More than the reservation holds.
+    QTY_EXCEEDS = 107, "more units than the reservation holds";
+    /// The id was used with another body.
+    ID_REUSED = 108, "this id was used with a different body; make a new id per request";
+    /// The id is older than the retention.
+    ID_TOO_OLD = 109, "the id's time is older than the retention; make a new id";
+    /// The id lies in the future.
+    CLOCK_SKEW = 110, "the id's time is too far in the future; check the client's clock and that ids are UUIDv7 or ULID";
+    /// The expected value was another.
+    STALE_EXPECTED = 111, "the value is not the expected one; read it again";
+    /// A newer feed was applied.
+    STALE_FEED = 112, "a newer feed was applied; drop this one";
+    /// The change would make the cell short.
+    WOULD_SHORT = 113, "the change would take units that are promised";
+    /// The cell is frozen.
+    FROZEN = 114, "the cell is frozen";
+    /// No such SKU.
+    UNKNOWN_SKU = 115, "no such SKU; define the cell or receive stock first";
+    /// No such warehouse.
+    UNKNOWN_WAREHOUSE = 116, "no such warehouse; define the cell or receive stock first";
+    /// The warehouse does not stock the SKU.
+    NOT_STOCKED = 117, "the warehouse does not stock this SKU; define the cell first";
+    /// The owner has reached its limit.
+    OWNER_LIMIT = 118, "the owner has reached its limit of open units or reservations";
+    /// The ttl is out of range.
+    TTL_RANGE = 119, "ttl_ms must be 0 (default) or within 1,000 and 14,400,000";
+    /// The reservation has reached its longest life.
+    MAX_LIFE = 120, "the reservation has reached its longest life; confirm or release it";
+    /// A counter would leave its range.
+    OVERFLOW = 121, "a counter would leave ±(2^53 − 1)";
+    /// Another operation of the linked batch failed.
+    LINKED_FAILED = 122, "another operation of the linked batch was refused";
+    /// `not_after` has passed.
+    DEADLINE_PASSED = 123, "not_after has passed; the request did not and will not take effect";
+    /// Fewer units than `min_qty`.
+    MIN_QTY = 124, "fewer units than min_qty are there";
+    /// Ask the leader.
+    NOT_LEADER = 200, "send it to the leader, whose address the reply carries if it is known";
+    /// Too much to do.
+    BUSY = 201, "a limit is reached; retry with the same id after retry_after_ms";
+    /// No majority can be reached.
+    NO_QUORUM = 202, "no majority of nodes can be reached; retry with the same id";
+    /// The request may or may not have taken effect.
+    OUTCOME_UNKNOWN = 203, "the request may have taken effect; retry with the same id and the RETRY flag";
+    /// The disk is full.
+    DISK_FULL = 204, "the node's disk is full; reads go on, writes resume when space is back; retry with the same id";
+    /// The frame cannot be read.
+    BAD_FRAME = 300, "the frame is malformed or its checksum is wrong; the connection closes";
+    /// No common version.
+    VERSION = 301, "client and server share no protocol version";
+    /// Larger than a limit.
+    TOO_LARGE = 302, "the frame or batch is over a limit stated in the hello";
+    /// Who are you?
+    UNAUTHENTICATED = 303, "authenticate first";
+    /// Not allowed.
+    FORBIDDEN = 304, "this principal may not do that";
+    /// The operation cannot be read.
+    BAD_OP = 305, "the operation is unknown or malformed; it was not executed";
+}
+
+impl Code {
+    /// The operation took effect, now or earlier.
+    pub const fn is_ok(self) -> bool {
+        self.0 < 100
+    }
+
+    /// The same request would be refused again: do not retry unchanged.
+    pub const fn is_refusal(self) -> bool {
+        self.0 >= 100 && self.0 < 200
+    }
+
+    /// Worth sending again, with the same id.
+    pub const fn is_retry(self) -> bool {
+        self.0 >= 200 && self.0 < 300
+    }
+}
+
+impl std::fmt::Display for Code {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{} ({})", self.name(), self.0)
+    }
+}

@@ -1,0 +1,44 @@
+//! The wire protocol of stockd, version 1: what clients and servers say to each other, as types.
+//!
+//! ```text
+//! frame    header (20 bytes) + body                      frame.rs
+//! body     hello | one operation | a batch | reply       hello.rs, reply.rs
+//! op       header (8 bytes) + body                       op.rs
+//! outcome  header (8 bytes) + body                       outcome.rs
+//! ```
+//!
+//! Every integer is little-endian. `protocol.md` draws every byte and is enough to write a client
+//! in another language; `tests/document.rs` decodes and encodes its hex examples.
+//!
+//! Invariants:
+//! - Decoding never panics, never allocates from a declared length, and borrows from its input.
+//! - What `encode` writes, `decode` reads back as the same value.
+//! - An operation has one encoding for the wire and for the log: a server logs the bytes it got.
+//!
+//! Left out on purpose: sockets, retries, time. This crate moves bytes into types and back.
+#![forbid(unsafe_code)]
+
+mod code;
+mod frame;
+mod hello;
+mod id;
+pub mod limits;
+mod op;
+mod outcome;
+mod reader;
+mod reply;
+
+pub use code::Code;
+pub use frame::{Frame, FrameError, Header, Kind, begin_frame, finish_frame, take_frame};
+pub use hello::{Hello, HelloReply, MAGIC};
+pub use id::{CellHandle, OpId, ReservationId, ShardId, UnixMillis};
+pub use op::{CellRef, Line, Lines, Op, OpError, OpFlags, Opcode, Refs, take_op};
+pub use outcome::{
+    CellCounters, LineFault, Outcome, OutcomeHeader, ReservationState, ShortLine, SkuTotal,
+    begin_outcome, finish_outcome, take_outcome,
+};
+pub use reader::{Reader, Truncated};
+pub use reply::{ErrorReply, ReplyPrefix};
+
+/// The protocol version this crate speaks.
+pub const VERSION: u16 = 1;

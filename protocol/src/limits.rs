@@ -1,0 +1,28 @@
+//! The limits of protocol version 1, each with its reason. A server states those it may lower in
+//! its [`HelloReply`](crate::HelloReply).
+
+/// Largest frame, header included. One mebibyte is 8,192 operations of 128 bytes: past that,
+/// batching gains nothing and one frame would hold up its neighbours.
+pub const FRAME_BYTES_MAX: u32 = (1 << 20) + 1024;
+/// Largest frame before the hello is done, so that strangers cost little memory.
+pub const FRAME_BYTES_MAX_BEFORE_HELLO: u32 = 4096;
+/// Most operations in one batch frame.
+pub const BATCH_OPS_MAX: u32 = 8192;
+/// Most lines in one reservation.
+pub const LINES_MAX: u16 = 1024;
+/// Most cells in one read.
+pub const READ_CELLS_MAX: u16 = 8192;
+/// Longest warehouse name.
+pub const WAREHOUSE_BYTES_MAX: usize = 32;
+/// Longest SKU name.
+pub const SKU_BYTES_MAX: usize = 64;
+/// Longest client name in a hello.
+pub const CLIENT_NAME_BYTES_MAX: usize = 64;
+/// Shortest and longest time to live of a reservation: one second to four hours.
+pub const TTL_MS_MIN: u32 = 1_000;
+/// See [`TTL_MS_MIN`].
+pub const TTL_MS_MAX: u32 = 4 * 60 * 60 * 1_000;
+/// What `ttl_ms = 0` means: ten minutes.
+pub const TTL_MS_DEFAULT: u32 = 10 * 60 * 1_000;
+/// A counter stays within ±(2⁵³ − 1), so that every language can hold it exactly.
+pub const COUNTER_MAX: i64 = (1 << 53) - 1;

@@ -1,0 +1,5 @@
+//! The binary: everything is in `stockd::cli`.
+
+fn main() -> std::process::ExitCode {
+    stockd::cli::main()
+}
