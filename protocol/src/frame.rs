@@ -13,7 +13,9 @@
 
 use bytes::{BufMut, Bytes, BytesMut};
 
-use crate::{ShardId, limits};
+use crate::ShardId;
+#[cfg(doc)]
+use crate::limits;
 
 /// What a frame's body is.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -93,9 +95,9 @@ pub enum FrameError {
     },
     /// The frame is larger than the limit in force.
     TooLarge {
-        /// The declared length.
+        /// The declared length: the frame without its first four bytes.
         len: u32,
-        /// The limit in force.
+        /// The limit in force, on the whole frame.
         max: u32,
     },
     /// The kind is not one of this version.
@@ -119,7 +121,9 @@ impl std::error::Error for FrameError {}
 
 /// Takes one frame off the front of `buffer`, or `None` if it is not all there yet.
 ///
-/// `max` bounds the declared length, [`limits::FRAME_BYTES_MAX`] after the hello.
+/// `max` bounds the whole frame, header included: for requests
+/// [`limits::FRAME_BYTES_MAX_BEFORE_HELLO`] and then [`limits::FRAME_BYTES_MAX`], for replies
+/// [`limits::REPLY_BYTES_MAX`]. Nothing is allocated for a declared length.
 ///
 /// # Errors
 /// The bytes are no frame; the connection must close.
@@ -130,7 +134,7 @@ pub fn take_frame(buffer: &mut BytesMut, max: u32) -> Result<Option<Frame>, Fram
     if len < Header::BYTES as u32 - 4 {
         return Err(FrameError::TooShort { len });
     }
-    if len > max.min(limits::FRAME_BYTES_MAX) {
+    if len > max - 4 {
         return Err(FrameError::TooLarge { len, max });
     }
     if buffer.len() - 4 < len as usize {

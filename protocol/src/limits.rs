@@ -4,6 +4,10 @@
 /// Largest frame, header included. One mebibyte is 8,192 operations of 128 bytes: past that,
 /// batching gains nothing and one frame would hold up its neighbours.
 pub const FRAME_BYTES_MAX: u32 = (1 << 20) + 1024;
+/// Largest reply frame, header included. A reply may be larger than its request: a mebibyte of
+/// one-line reserves, every one refused for lack of stock, is answered with less than three. A read
+/// whose reply would be larger is answered TOO_LARGE.
+pub const REPLY_BYTES_MAX: u32 = 4 << 20;
 /// Largest frame before the hello is done, so that strangers cost little memory.
 pub const FRAME_BYTES_MAX_BEFORE_HELLO: u32 = 4096;
 /// Most operations in one batch frame.

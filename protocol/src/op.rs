@@ -127,6 +127,17 @@ pub enum CellRef<'a> {
     },
 }
 
+impl<'a> CellRef<'a> {
+    /// A cell by name.
+    pub fn name<W, S>(warehouse: &'a W, sku: &'a S) -> Self
+    where
+        W: AsRef<[u8]> + ?Sized,
+        S: AsRef<[u8]> + ?Sized,
+    {
+        Self::Name { warehouse: warehouse.as_ref(), sku: sku.as_ref() }
+    }
+}
+
 /// One line of a reservation.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Line<'a> {
