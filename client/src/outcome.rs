@@ -1,0 +1,338 @@
+//! What calls return: the wire's outcomes, typed and owned.
+
+use std::time::Duration;
+
+use stockd_protocol::{
+    CellCounters, CellHandle, Code, LineFault, Opcode, Outcome as WireOutcome, Reader, ReplyPrefix,
+    ReservationState, ShortLine, SkuTotal, Truncated, UnixMillis,
+};
+
+use crate::error::Refusal;
+
+/// Units are held. With `replay`, look at `state`: a retry finds what has become of the grant.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Granted {
+    /// When the hold ends, on the cluster's clock; a grace of seconds follows.
+    pub deadline: UnixMillis,
+    /// One per line if the request named its cells, else empty.
+    pub handles: Vec<CellHandle>,
+    /// The log index at which it was granted or found.
+    pub index: u64,
+    /// This id was granted before.
+    pub replay: bool,
+    /// The cluster's clock at the reply; `deadline − server_now` is what is left.
+    pub server_now: UnixMillis,
+    /// ACTIVE for a new grant.
+    pub state: ReservationState,
+}
+
+/// Units are promised to an order and have no deadline any more.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Confirmed {
+    /// The log index.
+    pub index: u64,
+    /// After the deadline but inside the grace.
+    pub late: bool,
+    /// It was confirmed before.
+    pub replay: bool,
+}
+
+/// Units are given back, or were before.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Released {
+    /// The log index.
+    pub index: u64,
+    /// It was released before.
+    pub replay: bool,
+    /// RELEASED; EXPIRED if the deadline came first; FENCED if the id was unknown: it can never be
+    /// granted now.
+    pub state: ReservationState,
+}
+
+/// The deadline was moved.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Extended {
+    /// The new deadline; never earlier than the old one.
+    pub deadline: UnixMillis,
+    /// The log index.
+    pub index: u64,
+}
+
+/// A cell is there.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Defined {
+    /// Its compact name.
+    pub handle: CellHandle,
+    /// The log index.
+    pub index: u64,
+    /// It was there before.
+    pub replay: bool,
+}
+
+/// Units were added.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Received {
+    /// What a reserve could take afterwards.
+    pub available: i64,
+    /// The cell's compact name.
+    pub handle: CellHandle,
+    /// The log index.
+    pub index: u64,
+    /// What is physically there afterwards.
+    pub on_hand: i64,
+    /// This id was executed before; the counters are the present ones.
+    pub replay: bool,
+}
+
+/// The answer to a read, and when it was true.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Read<T> {
+    /// How old the answer may be: zero for a linearizable read, `None` if a stale read's age is
+    /// unknown.
+    pub age: Option<Duration>,
+    /// The log index at which it holds.
+    pub index: u64,
+    /// The cluster's clock.
+    pub server_now: UnixMillis,
+    /// The answer.
+    pub value: T,
+}
+
+/// One cell's counters.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Cell {
+    /// Its counters.
+    pub counters: CellCounters,
+    /// Its compact name.
+    pub handle: CellHandle,
+}
+
+/// A reservation as it stands.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Reservation {
+    /// When it was granted.
+    pub created: UnixMillis,
+    /// When it ends, or would have.
+    pub deadline: UnixMillis,
+    /// Its lines in the order of the request.
+    pub lines: Vec<ReservedLine>,
+    /// Where it stands.
+    pub state: ReservationState,
+}
+
+/// One line of a reservation.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct ReservedLine {
+    /// Which cell.
+    pub cell: CellHandle,
+    /// How many units.
+    pub quantity: u32,
+}
+
+/// Some of a SKU's cells, and the sum of all.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct SkuPage {
+    /// The cells of this page, in order of their handles.
+    pub cells: Vec<SkuCell>,
+    /// Where the next page starts ("after"), or `None` on the last page.
+    pub next: Option<CellHandle>,
+    /// The sum over all warehouses, not only over this page.
+    pub total: CellCounters,
+}
+
+/// One warehouse's cell of a SKU.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct SkuCell {
+    /// The cell.
+    pub cell: Cell,
+    /// The warehouse's name.
+    pub warehouse: Vec<u8>,
+}
+
+/// The result of one operation of a [`Batch`](crate::Batch).
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Outcome {
+    /// Of a read of cells; `None` where there is no such cell.
+    Cells(Read<Vec<Option<Cell>>>),
+    /// Of a confirm.
+    Confirmed(Confirmed),
+    /// Of a define.
+    Defined(Defined),
+    /// Of an extend.
+    Extended(Extended),
+    /// Of a reserve.
+    Granted(Granted),
+    /// Of a ping.
+    Pong(Read<()>),
+    /// Of a receive.
+    Received(Received),
+    /// Of a release.
+    Released(Released),
+    /// Of a read of a reservation.
+    Reservation(Read<Reservation>),
+    /// Of a read of a SKU.
+    Sku(Read<SkuPage>),
+    /// Of a cluster status: JSON.
+    Status(Read<String>),
+}
+
+/// A reply that does not fit its request.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct BadReply;
+
+impl From<Truncated> for BadReply {
+    fn from(_: Truncated) -> Self {
+        Self
+    }
+}
+
+/// Turns one outcome into what the caller gets.
+pub(crate) fn decode(
+    opcode: Opcode,
+    prefix: &ReplyPrefix,
+    outcome: &WireOutcome<'_>,
+) -> Result<Result<Outcome, Refusal>, BadReply> {
+    if outcome.code.is_ok() {
+        decode_ok(opcode, prefix, outcome).map(Ok)
+    } else {
+        decode_refusal(prefix, outcome).map(Err)
+    }
+}
+
+fn decode_ok(
+    opcode: Opcode,
+    prefix: &ReplyPrefix,
+    outcome: &WireOutcome<'_>,
+) -> Result<Outcome, BadReply> {
+    let mut body = Reader::new(outcome.body);
+    let index = prefix.index;
+    let replay = outcome.code == Code::REPLAY;
+    let state = || outcome.state().ok_or(BadReply);
+    Ok(match opcode {
+        Opcode::Define => {
+            Outcome::Defined(Defined { handle: take_handle(&mut body)?, index, replay })
+        }
+        Opcode::Receive => Outcome::Received(Received {
+            handle: take_handle(&mut body)?,
+            on_hand: body.i64()?,
+            available: body.i64()?,
+            index,
+            replay,
+        }),
+        Opcode::Reserve => Outcome::Granted(Granted {
+            deadline: UnixMillis(body.u64()?),
+            handles: take_handles(&mut body)?,
+            index,
+            replay,
+            server_now: prefix.server_now,
+            state: state()?,
+        }),
+        Opcode::Confirm => {
+            Outcome::Confirmed(Confirmed { index, late: outcome.code == Code::OK_LATE, replay })
+        }
+        Opcode::Release => Outcome::Released(Released { index, replay, state: state()? }),
+        Opcode::Extend => Outcome::Extended(Extended { deadline: UnixMillis(body.u64()?), index }),
+        Opcode::ReadCells => Outcome::Cells(read(prefix, take_cells(&mut body)?)),
+        Opcode::ReadReservation => {
+            Outcome::Reservation(read(prefix, take_reservation(&mut body, state()?)?))
+        }
+        Opcode::ReadSku => Outcome::Sku(read(prefix, take_sku_page(&mut body)?)),
+        Opcode::Ping => Outcome::Pong(read(prefix, ())),
+        Opcode::ClusterStatus => {
+            let json = String::from_utf8(outcome.body.to_vec()).map_err(|_| BadReply)?;
+            Outcome::Status(read(prefix, json))
+        }
+    })
+}
+
+fn decode_refusal(prefix: &ReplyPrefix, outcome: &WireOutcome<'_>) -> Result<Refusal, BadReply> {
+    // Only whole frames are answered "retry": an outcome is a decision.
+    if outcome.code.is_retry() {
+        return Err(BadReply);
+    }
+    let mut body = Reader::new(outcome.body);
+    let mut refusal = Refusal {
+        code: outcome.code,
+        index: prefix.index,
+        lines: Vec::new(),
+        message: String::new(),
+        server_now: prefix.server_now,
+        short: Vec::new(),
+        state: None,
+    };
+    match outcome.code {
+        Code::NO_STOCK => {
+            while !body.is_empty() {
+                refusal.short.push(ShortLine::take(&mut body)?);
+            }
+        }
+        Code::UNKNOWN_SKU | Code::UNKNOWN_WAREHOUSE | Code::NOT_STOCKED => {
+            while !body.is_empty() {
+                refusal.lines.push(LineFault::take(&mut body)?.line);
+            }
+        }
+        _ => refusal.state = outcome.state(),
+    }
+    Ok(refusal)
+}
+
+fn read<T>(prefix: &ReplyPrefix, value: T) -> Read<T> {
+    let age = match prefix.age_ms {
+        u32::MAX => None,
+        millis => Some(Duration::from_millis(u64::from(millis))),
+    };
+    Read { age, index: prefix.index, server_now: prefix.server_now, value }
+}
+
+fn take_handle(body: &mut Reader<'_>) -> Result<CellHandle, BadReply> {
+    Ok(CellHandle(body.u32()?))
+}
+
+fn take_handles(body: &mut Reader<'_>) -> Result<Vec<CellHandle>, BadReply> {
+    let mut handles = Vec::new();
+    while !body.is_empty() {
+        handles.push(take_handle(body)?);
+    }
+    Ok(handles)
+}
+
+fn take_cell(body: &mut Reader<'_>) -> Result<Option<Cell>, BadReply> {
+    let handle = take_handle(body)?;
+    let found = body.u32()? != 0;
+    let counters = CellCounters::take(body)?;
+    Ok(found.then_some(Cell { counters, handle }))
+}
+
+fn take_cells(body: &mut Reader<'_>) -> Result<Vec<Option<Cell>>, BadReply> {
+    let mut cells = Vec::new();
+    while !body.is_empty() {
+        cells.push(take_cell(body)?);
+    }
+    Ok(cells)
+}
+
+fn take_reservation(
+    body: &mut Reader<'_>,
+    state: ReservationState,
+) -> Result<Reservation, BadReply> {
+    let created = UnixMillis(body.u64()?);
+    let deadline = UnixMillis(body.u64()?);
+    let count = body.u32()?;
+    let mut lines = Vec::new();
+    for _ in 0..count {
+        lines.push(ReservedLine { cell: take_handle(body)?, quantity: body.u32()? });
+    }
+    Ok(Reservation { created, deadline, lines, state })
+}
+
+fn take_sku_page(body: &mut Reader<'_>) -> Result<SkuPage, BadReply> {
+    let head = SkuTotal::take(body)?;
+    let mut cells = Vec::new();
+    for _ in 0..head.cells {
+        let warehouse = body.short_bytes()?.to_vec();
+        let cell = take_cell(body)?.ok_or(BadReply)?;
+        cells.push(SkuCell { cell, warehouse });
+    }
+    let last = cells.last().map(|last| last.cell.handle);
+    Ok(SkuPage { cells, next: last.filter(|_| head.more), total: head.total })
+}
