@@ -39,6 +39,30 @@ pub enum Kind {
 }
 
 impl Kind {
+    /// Every kind of this version, in order.
+    pub const ALL: &'static [Self] = &[
+        Self::Hello,
+        Self::Op,
+        Self::Batch,
+        Self::HelloReply,
+        Self::OpReply,
+        Self::BatchReply,
+        Self::Error,
+    ];
+
+    /// As documents write it.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Hello => "HELLO",
+            Self::Op => "OP",
+            Self::Batch => "BATCH",
+            Self::HelloReply => "HELLO_REPLY",
+            Self::OpReply => "OP_REPLY",
+            Self::BatchReply => "BATCH_REPLY",
+            Self::Error => "ERROR",
+        }
+    }
+
     const fn from_u8(kind: u8) -> Option<Self> {
         Some(match kind {
             0x01 => Self::Hello,

@@ -77,6 +77,38 @@ impl Opcode {
         })
     }
 
+    /// Every operation of this version, in order.
+    pub const ALL: &'static [Self] = &[
+        Self::Define,
+        Self::Receive,
+        Self::Reserve,
+        Self::Confirm,
+        Self::Release,
+        Self::Extend,
+        Self::ReadCells,
+        Self::ReadReservation,
+        Self::ReadSku,
+        Self::Ping,
+        Self::ClusterStatus,
+    ];
+
+    /// As documents write it.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Define => "DEFINE",
+            Self::Receive => "RECEIVE",
+            Self::Reserve => "RESERVE",
+            Self::Confirm => "CONFIRM",
+            Self::Release => "RELEASE",
+            Self::Extend => "EXTEND",
+            Self::ReadCells => "READ_CELLS",
+            Self::ReadReservation => "READ_RESERVATION",
+            Self::ReadSku => "READ_SKU",
+            Self::Ping => "PING",
+            Self::ClusterStatus => "CLUSTER_STATUS",
+        }
+    }
+
     /// The operation changes state and goes through the log.
     pub const fn is_write(self) -> bool {
         (self as u8) < 0x20

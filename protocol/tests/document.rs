@@ -1,0 +1,414 @@
+//! `protocol.md` is right: every hex example decodes to the value it claims and encodes back to the
+//! same bytes, and its tables hold every kind, opcode, code, state and flag of the crate.
+#![expect(clippy::unwrap_used, reason = "in a test, a panic is the report")]
+
+use std::collections::BTreeSet;
+
+use bytes::{BufMut, BytesMut};
+use stockd_protocol::{
+    CellCounters, CellHandle, CellRef, Code, ErrorReply, Header, Hello, HelloReply, Kind, Line,
+    LineFault, Op, OpFlags, Opcode, OutcomeHeader, Reader, ReplyPrefix, ReservationState,
+    ShortLine, SkuTotal, begin_frame, begin_outcome, finish_frame, finish_outcome, limits,
+    take_frame, take_op, take_outcome,
+};
+
+const DOCUMENT: &str = include_str!("../../protocol.md");
+
+/// One fenced block: ```` ```hex TAG… ````, bytes with comments, `= value`.
+struct Example {
+    line: usize,
+    tag: Vec<&'static str>,
+    bytes: Vec<u8>,
+    value: &'static str,
+}
+
+fn examples() -> Vec<Example> {
+    let mut examples = Vec::new();
+    let mut open: Option<Example> = None;
+    for (number, text) in DOCUMENT.lines().enumerate() {
+        if let Some(tag) = text.strip_prefix("```hex ") {
+            let tag = tag.split(' ').collect();
+            open = Some(Example { line: number + 1, tag, bytes: Vec::new(), value: "" });
+        } else if text == "```" {
+            examples.extend(open.take());
+        } else if let Some(example) = &mut open {
+            match text.strip_prefix("= ") {
+                Some(value) => example.value = value,
+                None => example.bytes.extend(hex(text.split(';').next().unwrap())),
+            }
+        }
+    }
+    examples
+}
+
+fn hex(text: &str) -> impl Iterator<Item = u8> {
+    text.split_whitespace().map(|byte| u8::from_str_radix(byte, 16).expect("two hex digits"))
+}
+
+#[test]
+fn every_example_decodes_to_its_value_and_encodes_to_its_bytes() {
+    let examples = examples();
+    assert!(examples.len() > 30, "only {} examples were found", examples.len());
+    for Example { line, tag, bytes, value } in examples {
+        let mut again = BytesMut::new();
+        let mut reader = Reader::new(&bytes);
+        let actual = match tag.as_slice() {
+            ["op"] => op(&mut reader, &mut again).1,
+            ["outcome", name] => outcome(opcode(name), &mut reader, &mut again),
+            ["frame"] => {
+                reader.bytes(bytes.len()).unwrap();
+                frame(&bytes, &mut again)
+            }
+            _ => panic!("line {line}: the tag {tag:?} is unknown"),
+        };
+        assert_eq!(actual, value, "line {line}");
+        assert!(reader.is_empty(), "line {line}: bytes are left over");
+        assert_eq!(again, bytes, "line {line}: encoded again");
+    }
+}
+
+#[test]
+fn every_operation_outcome_and_kind_has_an_example() {
+    let mut missing: BTreeSet<String> = BTreeSet::new();
+    for opcode in Opcode::ALL {
+        missing.insert(format!("op {}", opcode.name()));
+        missing.insert(format!("outcome {}", opcode.name()));
+    }
+    missing.extend(Kind::ALL.iter().map(|kind| format!("frame {}", kind.name())));
+    for Example { tag, value, .. } in examples() {
+        let first = value.split(' ').next().unwrap();
+        missing.remove(&match tag.as_slice() {
+            ["outcome", name] => format!("outcome {name}"),
+            [tag, ..] => format!("{tag} {first}"),
+            [] => continue,
+        });
+    }
+    assert_eq!(missing, BTreeSet::new());
+}
+
+#[test]
+fn every_number_of_the_crate_is_in_a_table() {
+    let mut rows = Vec::new();
+    rows.extend(Kind::ALL.iter().map(|kind| format!("| {:#04x} | {} |", *kind as u8, kind.name())));
+    for opcode in Opcode::ALL {
+        let kind = if opcode.is_write() { "write" } else { "read" };
+        rows.push(format!("| {:#04x} | {} | {kind} |", *opcode as u8, opcode.name()));
+    }
+    let codes = Code::ALL.iter();
+    rows.extend(codes.map(|code| format!("| {} | {} | {} |", code.0, code.name(), code.advice())));
+    let states = (1..=5).map(|detail| (detail, ReservationState::from_detail(detail).unwrap()));
+    rows.extend(states.map(|(detail, state)| format!("| {detail} | {} |", state.name())));
+    rows.extend(FLAGS.iter().map(|(flag, name)| format!("| {} | {name} |", flag.0)));
+    for row in rows {
+        assert!(DOCUMENT.contains(&format!("\n{row}")), "protocol.md lacks the row {row}");
+    }
+    assert_eq!(ReservationState::from_detail(6), None, "a new state must be documented");
+}
+
+#[test]
+fn the_limits_are_those_of_the_crate() {
+    for limit in [
+        u64::from(limits::FRAME_BYTES_MAX),
+        u64::from(limits::FRAME_BYTES_MAX_BEFORE_HELLO),
+        u64::from(limits::REPLY_BYTES_MAX),
+        u64::from(limits::BATCH_OPS_MAX),
+        u64::from(limits::LINES_MAX),
+        u64::from(limits::READ_CELLS_MAX),
+        u64::from(limits::TTL_MS_MIN),
+        u64::from(limits::TTL_MS_MAX),
+        u64::from(limits::TTL_MS_DEFAULT),
+        limits::COUNTER_MAX as u64,
+        limits::WAREHOUSE_BYTES_MAX as u64,
+        limits::SKU_BYTES_MAX as u64,
+    ] {
+        let section = DOCUMENT.split("\n## 11.").nth(1).unwrap();
+        let section = section.split("\n## ").next().unwrap().replace(',', "");
+        let words: Vec<&str> = section.split(|c: char| !c.is_ascii_digit()).collect();
+        assert!(words.contains(&limit.to_string().as_str()), "section 11 lacks {limit}");
+    }
+}
+
+const FLAGS: [(OpFlags, &str); 5] = [
+    (OpFlags::RETRY, "RETRY"),
+    (OpFlags::NOT_AFTER, "NOT_AFTER"),
+    (OpFlags::NAMES, "NAMES"),
+    (OpFlags::DEFINE, "DEFINE"),
+    (OpFlags::STALE, "STALE"),
+];
+
+fn opcode(name: &str) -> Opcode {
+    *Opcode::ALL.iter().find(|opcode| opcode.name() == name).expect("an opcode's name")
+}
+
+fn text(bytes: &[u8]) -> &str {
+    std::str::from_utf8(bytes).unwrap()
+}
+
+fn cell(cell: CellRef<'_>) -> String {
+    match cell {
+        CellRef::Handle(handle) => format!("#{}", handle.0),
+        CellRef::Name { warehouse, sku } => format!("{}/{}", text(warehouse), text(sku)),
+    }
+}
+
+/// Takes an operation, appends it to `out` again, and says what it is.
+fn op(reader: &mut Reader<'_>, out: &mut BytesMut) -> (Opcode, String) {
+    let (op, flags, not_after) = take_op(reader).unwrap();
+    let names = FLAGS.iter().filter(|(flag, _)| flags.contains(*flag)).map(|(_, name)| *name);
+    let mut said = format!("{} [{}]", op.opcode().name(), names.collect::<Vec<_>>().join(" "));
+    if let Some(not_after) = not_after {
+        said += &format!(" not_after={}", not_after.0);
+    }
+    said += &match op {
+        Op::Define { cell: at } => {
+            let CellRef::Name { warehouse, sku } = at else { panic!("a define names its cell") };
+            Op::encode_define(out, warehouse, sku);
+            format!(" {}", cell(at))
+        }
+        Op::Receive { op_id, quantity, cell: at } => {
+            Op::encode_receive(out, flags, not_after, op_id, at, quantity);
+            format!(" op_id={op_id} {quantity} x {}", cell(at))
+        }
+        Op::Reserve { id, ttl_ms, lines } => {
+            let all: Vec<Line<'_>> = lines.iter().collect();
+            Op::encode_reserve(out, flags, not_after, id, ttl_ms, &all);
+            let all = all.iter().map(|line| format!("{} x {}", line.quantity, cell(line.cell)));
+            format!(" id={id} ttl_ms={ttl_ms} {}", all.collect::<Vec<_>>().join(", "))
+        }
+        Op::Confirm { id } => {
+            Op::encode_confirm(out, flags, not_after, id);
+            format!(" id={id}")
+        }
+        Op::Release { id } => {
+            Op::encode_release(out, flags, not_after, id);
+            format!(" id={id}")
+        }
+        Op::Extend { id, ttl_ms } => {
+            Op::encode_extend(out, flags, not_after, id, ttl_ms);
+            format!(" id={id} ttl_ms={ttl_ms}")
+        }
+        Op::ReadCells { cells } => {
+            let all: Vec<CellRef<'_>> = cells.iter().collect();
+            Op::encode_read_cells(out, flags, &all);
+            format!(" {}", all.into_iter().map(cell).collect::<Vec<_>>().join(", "))
+        }
+        Op::ReadReservation { id } => {
+            Op::encode_read_reservation(out, flags, id);
+            format!(" id={id}")
+        }
+        Op::ReadSku { after, sku } => {
+            Op::encode_read_sku(out, flags, after, sku);
+            let after = after.map_or("none".to_owned(), |after| format!("#{}", after.0));
+            format!(" {} after={after}", text(sku))
+        }
+        Op::Ping => {
+            Op::encode_ping(out);
+            String::new()
+        }
+        Op::ClusterStatus => {
+            Op::encode_cluster_status(out);
+            String::new()
+        }
+    };
+    (op.opcode(), said)
+}
+
+/// Takes an outcome of an operation, appends it to `out` again, and says what it is.
+fn outcome(opcode: Opcode, reader: &mut Reader<'_>, out: &mut BytesMut) -> String {
+    let outcome = take_outcome(reader).unwrap();
+    let state = outcome.state().map_or("-", ReservationState::name);
+    let header = OutcomeHeader { code: outcome.code, detail: outcome.detail };
+    let start = begin_outcome(out, header);
+    let mut body = Reader::new(outcome.body);
+    let said = match outcome.code.is_ok() {
+        true => ok_body(opcode, &mut body, out),
+        false => refusal_body(outcome.code, &mut body, out),
+    };
+    assert!(body.is_empty(), "an outcome has bytes after its last field");
+    finish_outcome(out, start);
+    format!("{} {state} {said}", outcome.code.name()).trim_end().to_owned()
+}
+
+fn ok_body(opcode: Opcode, body: &mut Reader<'_>, out: &mut BytesMut) -> String {
+    match opcode {
+        Opcode::Define => handle(body, out),
+        Opcode::Receive => {
+            let handle = handle(body, out);
+            format!("{handle} on_hand={} available={}", i64(body, out), i64(body, out))
+        }
+        Opcode::Reserve => {
+            let mut said = format!("deadline={}", u64(body, out));
+            while !body.is_empty() {
+                said += &format!(" {}", handle(body, out));
+            }
+            said
+        }
+        Opcode::Confirm | Opcode::Release | Opcode::Ping => String::new(),
+        Opcode::Extend => format!("deadline={}", u64(body, out)),
+        Opcode::ReadCells => {
+            let mut cells = Vec::new();
+            while !body.is_empty() {
+                cells.push(found_cell(body, out));
+            }
+            cells.join(", ")
+        }
+        Opcode::ReadReservation => {
+            let said = format!("created={} deadline={}", u64(body, out), u64(body, out));
+            let lines = (0..u32(body, out)).map(|_| {
+                let handle = handle(body, out);
+                format!("{} x {handle}", u32(body, out))
+            });
+            format!("{said} {}", lines.collect::<Vec<_>>().join(", "))
+        }
+        Opcode::ReadSku => {
+            let head = SkuTotal::take(body).unwrap();
+            head.encode(out);
+            let cells = (0..head.cells).map(|_| {
+                let warehouse = body.short_bytes().unwrap();
+                out.put_u8(warehouse.len() as u8);
+                out.put_slice(warehouse);
+                format!("{} {}", text(warehouse), found_cell(body, out))
+            });
+            let cells = cells.collect::<Vec<_>>().join(", ");
+            format!("more={} total {}: {cells}", head.more, counters(&head.total))
+        }
+        Opcode::ClusterStatus => {
+            let json = body.bytes(body.rest().len()).unwrap();
+            out.put_slice(json);
+            text(json).to_owned()
+        }
+    }
+}
+
+fn refusal_body(code: Code, body: &mut Reader<'_>, out: &mut BytesMut) -> String {
+    let mut said = Vec::new();
+    while !body.is_empty() {
+        said.push(match code {
+            Code::NO_STOCK => {
+                let short = ShortLine::take(body).unwrap();
+                short.encode(out);
+                let ShortLine { line, cell, asked, available } = short;
+                format!("line {line} #{} asked={asked} available={available}", cell.0)
+            }
+            Code::UNKNOWN_SKU | Code::UNKNOWN_WAREHOUSE | Code::NOT_STOCKED => {
+                let fault = LineFault::take(body).unwrap();
+                fault.encode(out);
+                format!("line {}", fault.line)
+            }
+            _ => panic!("{code} has no body"),
+        });
+    }
+    said.join(", ")
+}
+
+/// Takes a frame, appends it to `out` again, and says what it is.
+fn frame(bytes: &[u8], out: &mut BytesMut) -> String {
+    let mut buffer = BytesMut::from(bytes);
+    let frame = take_frame(&mut buffer, limits::FRAME_BYTES_MAX).unwrap().expect("a whole frame");
+    assert!(buffer.is_empty(), "bytes follow the frame");
+    let Header { request_id, kind, shard } = frame.header;
+    let start = begin_frame(out, frame.header);
+    let mut body = Reader::new(&frame.body);
+    let said = match kind {
+        Kind::Hello => hello(&mut body, out),
+        Kind::Op => op(&mut body, out).1,
+        Kind::Batch => {
+            let ops = (0..u32(&mut body, out)).map(|_| op(&mut body, out).1);
+            ops.collect::<Vec<_>>().join("; ")
+        }
+        Kind::HelloReply => hello_reply(&mut body, out),
+        // A reply does not repeat its operation; those in examples answer a confirm and a release,
+        // or a ping, whose bodies are empty.
+        Kind::OpReply => {
+            format!("{}: {}", prefix(&mut body, out), outcome(Opcode::Ping, &mut body, out))
+        }
+        Kind::BatchReply => {
+            let prefix = prefix(&mut body, out);
+            let all = (0..u32(&mut body, out)).map(|_| outcome(Opcode::Confirm, &mut body, out));
+            format!("{prefix}: {}", all.collect::<Vec<_>>().join("; "))
+        }
+        Kind::Error => error(&mut body, out),
+    };
+    assert!(body.is_empty(), "a body has bytes after its last field");
+    finish_frame(out, start);
+    format!("{} request_id={request_id} shard={} {said}", kind.name(), shard.0)
+}
+
+fn hello(body: &mut Reader<'_>, out: &mut BytesMut) -> String {
+    let hello = Hello::decode(body.bytes(body.rest().len()).unwrap()).unwrap();
+    assert_eq!(hello.magic, stockd_protocol::MAGIC);
+    hello.encode(out);
+    let name = text(hello.client_name);
+    format!("versions={}..{} name={name}", hello.version_min, hello.version_max)
+}
+
+fn hello_reply(body: &mut Reader<'_>, out: &mut BytesMut) -> String {
+    let reply = HelloReply::decode(body.bytes(body.rest().len()).unwrap()).unwrap();
+    reply.encode(out);
+    format!(
+        "version={} frame_bytes_max={} batch_ops_max={} frames_in_flight_max={} cluster_id={} \
+         node_id={} server_now={} leader={}",
+        reply.version,
+        reply.frame_bytes_max,
+        reply.batch_ops_max,
+        reply.frames_in_flight_max,
+        reply.cluster_id,
+        reply.node_id,
+        reply.server_now.0,
+        text(reply.leader)
+    )
+}
+
+fn error(body: &mut Reader<'_>, out: &mut BytesMut) -> String {
+    let reply = ErrorReply::decode(body.bytes(body.rest().len()).unwrap()).unwrap();
+    reply.encode(out);
+    format!(
+        "{} retry_after_ms={} leader={} message={}",
+        reply.code.name(),
+        reply.retry_after_ms,
+        text(reply.leader),
+        text(reply.message)
+    )
+}
+
+fn prefix(body: &mut Reader<'_>, out: &mut BytesMut) -> String {
+    let prefix = ReplyPrefix::take(body).unwrap();
+    prefix.encode(out);
+    let ReplyPrefix { index, server_now, age_ms } = prefix;
+    format!("index={index} server_now={} age_ms={age_ms}", server_now.0)
+}
+
+fn found_cell(body: &mut Reader<'_>, out: &mut BytesMut) -> String {
+    let handle = handle(body, out);
+    let found = u32(body, out) == 1;
+    let cell = CellCounters::take(body).unwrap();
+    cell.encode(out);
+    format!("{} {}", if found { &handle } else { "none" }, counters(&cell))
+}
+
+fn counters(cell: &CellCounters) -> String {
+    let CellCounters { on_hand, reserved, committed, available } = cell;
+    format!("on_hand={on_hand} reserved={reserved} committed={committed} available={available}")
+}
+
+fn handle(body: &mut Reader<'_>, out: &mut BytesMut) -> String {
+    format!("#{}", CellHandle(u32(body, out)).0)
+}
+
+fn u32(body: &mut Reader<'_>, out: &mut BytesMut) -> u32 {
+    let value = body.u32().unwrap();
+    out.put_u32_le(value);
+    value
+}
+
+fn u64(body: &mut Reader<'_>, out: &mut BytesMut) -> u64 {
+    let value = body.u64().unwrap();
+    out.put_u64_le(value);
+    value
+}
+
+fn i64(body: &mut Reader<'_>, out: &mut BytesMut) -> i64 {
+    let value = body.i64().unwrap();
+    out.put_i64_le(value);
+    value
+}
