@@ -1,0 +1,527 @@
+//! One connection's load, without the connection: bytes and times in, bytes out.
+//!
+//! ```text
+//!             fill(now, out)                      handle(now, frame)
+//!  free slot ───────────────▶ in flight ───────────────────────────▶ free slot
+//!                                 │  ▲                                   │ grants bring
+//!        lost() or a 2xx answer   ▼  │ fill: the same ids, flag RETRY    ▼ follow-ups
+//!                               waiting                                 todo
+//! ```
+//!
+//! - **Closed loop**: `depth` slots; a frame leaves whenever a slot is free.
+//! - **Open loop**: frame *n* is due at `start + n · ops / rate`, whatever the server does. A due frame
+//!   that finds no free slot waits in the schedule, and its latency counts from when it was due.
+//! - A slot's operations are kept as 8-byte [`Step`]s until they are answered, so a frame can be
+//!   encoded again. Nothing is allocated per operation.
+//! - Every acknowledged answer moves a [`Mark`]; nothing acknowledged is forgotten.
+//!
+//! Left out on purpose: sockets and clocks (`connection.rs`).
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use bytes::{BufMut, BytesMut};
+use stockd_protocol::{
+    CellHandle, CellRef, Code, ErrorReply, Frame, Header, Kind, Line, Op, OpFlags, Outcome, Reader,
+    ReplyPrefix, ReservationState, ShardId, begin_frame, finish_frame, take_outcome,
+};
+
+use crate::book::{Book, Mark};
+use crate::clock::Clock;
+use crate::plan::{Fate, IdStream, Pick, Plan};
+use crate::stats::{Shared, Stats, Window};
+
+/// How a phase of a run is driven; the same for all its connections.
+#[derive(Clone, Debug)]
+pub struct Load {
+    /// How many connections share the load.
+    pub connections: u32,
+    /// Frames in flight on each.
+    pub depth: u32,
+    /// Operations per frame; 1 sends single-operation frames, more sends batches.
+    pub ops_per_frame: u32,
+    /// Reservations a second over all connections; `None` is the closed loop.
+    pub rate: Option<f64>,
+    /// When the load begins, on the run's clock.
+    pub start_ns: u64,
+    /// No new reservation is sent, or due, from here on.
+    pub stop_ns: u64,
+    /// Most reservations of each connection.
+    pub budget: u64,
+    /// Beyond the budget, go on until this many reservations of all connections are confirmed.
+    pub until_confirmed: Option<u64>,
+    /// What is measured.
+    pub windows: Vec<Window>,
+}
+
+/// What the shell must do after a frame.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Next {
+    /// Go on.
+    Continue,
+    /// This node cannot serve: connect to the leader, if it was named, or try another node.
+    Reconnect(Option<String>),
+}
+
+/// The server said something that ends the run.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Fault(pub String);
+
+impl std::fmt::Display for Fault {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for Fault {}
+
+/// One operation of a frame: what to do with which reservation.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+struct Step(u64);
+
+impl Step {
+    const RESERVE: u64 = 0;
+    const CONFIRM: u64 = 1;
+    const RELEASE: u64 = 2;
+
+    const fn new(verb: u64, counter: u64) -> Self {
+        Self(verb << 62 | counter)
+    }
+
+    const fn verb(self) -> u64 {
+        self.0 >> 62
+    }
+
+    const fn counter(self) -> u64 {
+        self.0 & ((1 << 62) - 1)
+    }
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum SlotState {
+    Free,
+    InFlight,
+    /// To be sent again, not before this time.
+    Waiting(u64),
+}
+
+#[derive(Debug)]
+struct Slot {
+    state: SlotState,
+    due_ns: u64,
+    generation: u32,
+    /// It may have been executed before: the flag RETRY.
+    retry: bool,
+    steps: Vec<Step>,
+}
+
+/// One connection's load.
+#[derive(Debug)]
+pub struct Driver {
+    load: Arc<Load>,
+    shared: Arc<Shared>,
+    clock: Clock,
+    connection: u32,
+    book: Book,
+    slots: Vec<Slot>,
+    free: Vec<u32>,
+    waiting: u32,
+    frames_scheduled: u64,
+    todo: VecDeque<Step>,
+    picks: Vec<Pick>,
+    lines: Vec<Line<'static>>,
+    stats: Stats,
+}
+
+/// More than this is not gathered for one write.
+const WRITE_BYTES_MAX: usize = 1 << 20;
+/// How long to wait when a node says "later" without saying when.
+const RETRY_DELAY_NS: u64 = 5_000_000;
+const MS: u64 = 1_000_000;
+
+impl Driver {
+    /// Connection number `connection` of the load; `stream` names its reservations.
+    pub fn new(
+        load: Arc<Load>,
+        shared: Arc<Shared>,
+        clock: Clock,
+        plan: Arc<Plan>,
+        ids: IdStream,
+        stream: u32,
+        connection: u32,
+    ) -> Self {
+        let slot = |_| Slot {
+            state: SlotState::Free,
+            due_ns: 0,
+            generation: 0,
+            retry: false,
+            steps: Vec::with_capacity(load.ops_per_frame as usize),
+        };
+        Self {
+            slots: (0..load.depth).map(slot).collect(),
+            free: (0..load.depth).rev().collect(),
+            waiting: 0,
+            frames_scheduled: 0,
+            todo: VecDeque::new(),
+            picks: Vec::new(),
+            lines: Vec::new(),
+            stats: Stats::new(&load.windows),
+            book: Book { plan, stream, ids, marks: Vec::new() },
+            load,
+            shared,
+            clock,
+            connection,
+        }
+    }
+
+    /// Frames sent and not answered.
+    pub fn in_flight(&self) -> bool {
+        self.free.len() + (self.waiting as usize) < self.slots.len()
+    }
+
+    /// Nothing is left to send or to wait for.
+    pub fn finished(&self, now: u64) -> bool {
+        self.free.len() == self.slots.len()
+            && self.todo.is_empty()
+            && !self.may_reserve(now)
+            && (self.load.rate.is_none()
+                || self.exhausted()
+                || self.next_due() >= self.load.stop_ns)
+    }
+
+    /// When `fill` will have something to send that it has not now; `None`: only after an answer.
+    pub fn wake_ns(&self, now: u64) -> Option<u64> {
+        let scheduled = match self.load.rate {
+            Some(_) if !self.free.is_empty() && !self.exhausted() => {
+                Some(self.next_due()).filter(|due| *due < self.load.stop_ns)
+            }
+            Some(_) => None,
+            None => (now < self.load.start_ns).then_some(self.load.start_ns),
+        };
+        let waiting = self.slots.iter().filter_map(|slot| match slot.state {
+            SlotState::Waiting(until) => Some(until),
+            _ => None,
+        });
+        let waiting = if self.waiting == 0 { None } else { waiting.min() };
+        scheduled.into_iter().chain(waiting).min()
+    }
+
+    /// Appends every frame that may be sent now.
+    pub fn fill(&mut self, now: u64, out: &mut BytesMut) {
+        if self.waiting > 0 {
+            self.resend(now, out);
+        }
+        self.book.ids.tick(self.book.marks.len() as u64, self.clock.unix_ms(now));
+        while out.len() < WRITE_BYTES_MAX {
+            let Some(&index) = self.free.last() else { break };
+            let Some(due_ns) = self.collect(index as usize, now) else { break };
+            self.free.pop();
+            let slot = &mut self.slots[index as usize];
+            slot.due_ns = due_ns;
+            slot.retry = false;
+            self.encode(index as usize, out);
+        }
+    }
+
+    /// The connection broke: all that was sent and not answered must be sent again.
+    pub fn lost(&mut self, now: u64) {
+        for slot in &mut self.slots {
+            if slot.state == SlotState::InFlight {
+                slot.state = SlotState::Waiting(now);
+                slot.retry = true;
+                self.waiting += 1;
+            }
+        }
+        self.stats.reconnects += 1;
+    }
+
+    /// Takes one frame from the server.
+    ///
+    /// # Errors
+    /// The server does not follow the protocol, or refuses what the harness sends.
+    pub fn handle(&mut self, now: u64, frame: &Frame) -> Result<Next, Fault> {
+        let index = (frame.header.request_id & 0xffff_ffff) as usize;
+        let generation = (frame.header.request_id >> 32) as u32;
+        let known = self
+            .slots
+            .get(index)
+            .is_some_and(|slot| slot.state == SlotState::InFlight && slot.generation == generation);
+        if !known {
+            return Err(Fault(format!("a reply to no request: {:?}", frame.header)));
+        }
+        let mut reader = Reader::new(&frame.body);
+        let count = self.slots[index].steps.len();
+        let whole = match frame.header.kind {
+            Kind::BatchReply if self.load.ops_per_frame > 1 => ReplyPrefix::take(&mut reader)
+                .and_then(|_| reader.u32())
+                .is_ok_and(|said| said as usize == count),
+            Kind::OpReply if self.load.ops_per_frame == 1 => ReplyPrefix::take(&mut reader).is_ok(),
+            Kind::Error => return self.refused(now, index, &frame.body),
+            _ => false,
+        };
+        if !whole || self.settle_all(now, index, &mut reader).is_none() {
+            return Err(Fault(format!("a reply that cannot be read: {:?}", frame.header)));
+        }
+        Ok(Next::Continue)
+    }
+
+    /// Tells the other connections and the progress display what this burst brought.
+    pub fn publish(&mut self, now: u64) {
+        let fresh = std::mem::take(&mut self.stats.fresh);
+        self.shared.add(now, &fresh);
+    }
+
+    /// What was measured and what is remembered, at the end.
+    pub fn into_parts(mut self, now: u64) -> (Stats, Book) {
+        self.stats.frames_overdue = self.overdue(now);
+        (self.stats, self.book)
+    }
+
+    /// Frames that were due in the open loop and never left.
+    fn overdue(&self, now: u64) -> u64 {
+        let Some(rate) = self.load.rate else { return 0 };
+        let end = now.min(self.load.stop_ns).saturating_sub(self.load.start_ns) as f64 / 1e9;
+        let per_connection =
+            rate / f64::from(self.load.ops_per_frame) / f64::from(self.load.connections);
+        let budget = self.load.budget / u64::from(self.load.ops_per_frame);
+        ((end * per_connection) as u64).min(budget).saturating_sub(self.frames_scheduled)
+    }
+
+    fn exhausted(&self) -> bool {
+        self.book.marks.len() as u64 >= self.load.budget
+            // Relaxed: a late look sends a few more reservations, which does no harm.
+            && self
+                .load
+                .until_confirmed
+                .is_none_or(|units| self.shared.confirmed.load(Ordering::Relaxed) >= units)
+    }
+
+    fn may_reserve(&self, now: u64) -> bool {
+        now < self.load.stop_ns && now >= self.load.start_ns && !self.exhausted()
+    }
+
+    /// When the next frame of the open loop is due.
+    fn next_due(&self) -> u64 {
+        let rate = self.load.rate.expect("asked in the open loop only");
+        let frame = self.frames_scheduled * u64::from(self.load.connections);
+        let frame = (frame + u64::from(self.connection)) as f64;
+        self.load.start_ns + (frame * f64::from(self.load.ops_per_frame) * 1e9 / rate) as u64
+    }
+
+    /// Chooses the steps of a new frame and says when it was due; `None`: there is none now.
+    fn collect(&mut self, index: usize, now: u64) -> Option<u64> {
+        let ops_max = self.load.ops_per_frame as usize;
+        let mut due_ns = now;
+        let follow_ups = self.todo.len().min(ops_max);
+        let mut room = ops_max - follow_ups;
+        if self.load.rate.is_some() {
+            // Follow-ups leave at once and by themselves; reservations leave when they are due.
+            due_ns = if follow_ups > 0 { now } else { self.next_due() };
+            let is_due = due_ns <= now && due_ns < self.load.stop_ns && !self.exhausted();
+            room = if follow_ups == 0 && is_due { room } else { 0 };
+            self.frames_scheduled += u64::from(room > 0);
+        } else if !self.may_reserve(now) {
+            room = 0;
+        }
+        let steps = &mut self.slots[index].steps;
+        steps.clear();
+        steps.extend(self.todo.drain(..follow_ups));
+        let first = self.book.marks.len() as u64;
+        let beyond = self.load.until_confirmed.is_some();
+        let budget = if beyond { u64::MAX } else { self.load.budget.saturating_sub(first) };
+        let count = (room as u64).min(budget);
+        steps.extend((first..first + count).map(|counter| Step::new(Step::RESERVE, counter)));
+        self.book.marks.resize((first + count) as usize, Mark::Unanswered);
+        (!steps.is_empty()).then_some(due_ns)
+    }
+
+    fn resend(&mut self, now: u64, out: &mut BytesMut) {
+        for index in 0..self.slots.len() {
+            if matches!(self.slots[index].state, SlotState::Waiting(until) if until <= now) {
+                self.waiting -= 1;
+                self.stats.frames_resent += 1;
+                self.encode(index, out);
+            }
+        }
+    }
+
+    /// Encodes a slot's steps as a frame and counts it as in flight.
+    fn encode(&mut self, index: usize, out: &mut BytesMut) {
+        let slot = &mut self.slots[index];
+        slot.state = SlotState::InFlight;
+        slot.generation = slot.generation.wrapping_add(1);
+        let batch = self.load.ops_per_frame > 1;
+        let request_id = u64::from(slot.generation) << 32 | index as u64;
+        let kind = if batch { Kind::Batch } else { Kind::Op };
+        let start = begin_frame(out, Header { request_id, kind, shard: ShardId(0) });
+        if batch {
+            out.put_u32_le(slot.steps.len() as u32);
+        }
+        let flags = if slot.retry { OpFlags::RETRY } else { OpFlags::default() };
+        let book = &self.book;
+        for step in &slot.steps {
+            let counter = step.counter();
+            let id = book.ids.id(counter);
+            match step.verb() {
+                Step::CONFIRM => Op::encode_confirm(out, flags, None, id),
+                Step::RELEASE => Op::encode_release(out, flags, None, id),
+                _ => {
+                    book.plan.lines(book.stream, counter, &mut self.picks);
+                    self.lines.clear();
+                    self.lines.extend(self.picks.iter().map(|(cell, quantity)| Line {
+                        cell: CellRef::Handle(CellHandle(book.plan.handles[*cell as usize])),
+                        quantity: *quantity,
+                    }));
+                    let fate = book.plan.fate(book.stream, counter);
+                    let ttl_ms = book.plan.ttl_ms(fate, id.millis());
+                    Op::encode_reserve(out, flags, None, id, ttl_ms, &self.lines);
+                }
+            }
+        }
+        finish_frame(out, start);
+    }
+
+    /// Settles all steps of a slot; `None`: the reply is cut short.
+    fn settle_all(&mut self, now: u64, index: usize, reader: &mut Reader<'_>) -> Option<()> {
+        let mut steps = std::mem::take(&mut self.slots[index].steps);
+        let retried = self.slots[index].retry;
+        let (mut kept, mut settled) = (0, 0_u64);
+        let granted_before = self.stats.fresh.granted;
+        for at in 0..steps.len() {
+            let step = steps[at];
+            let outcome = take_outcome(reader).ok()?;
+            self.stats.count(outcome.code);
+            if outcome.code.is_retry() {
+                steps[kept] = step;
+                kept += 1;
+            } else {
+                settled += 1;
+                self.settle(step, &outcome, retried);
+            }
+        }
+        steps.truncate(kept);
+        let granted = self.stats.fresh.granted - granted_before;
+        let slot = &mut self.slots[index];
+        slot.steps = steps;
+        self.stats.answered(slot.due_ns, now, settled, granted, kept == 0);
+        if kept == 0 {
+            slot.state = SlotState::Free;
+            self.free.push(index as u32);
+        } else {
+            slot.retry = true;
+            slot.state = SlotState::Waiting(now + RETRY_DELAY_NS);
+            self.waiting += 1;
+        }
+        Some(())
+    }
+
+    #[inline]
+    fn settle(&mut self, step: Step, outcome: &Outcome<'_>, retried: bool) {
+        let counter = step.counter();
+        let mark = match step.verb() {
+            Step::CONFIRM => self.confirmed(outcome),
+            Step::RELEASE => self.released(outcome),
+            _ => self.reserved(counter, outcome, retried),
+        };
+        if mark == Mark::Odd {
+            let verb = ["RESERVE", "CONFIRM", "RELEASE"][step.verb() as usize];
+            let id = self.book.ids.id(counter);
+            let state = outcome.state().map_or("no state", ReservationState::name);
+            self.stats.odd(format!("{verb} {id} was answered {} with {state}", outcome.code));
+        }
+        self.book.marks[counter as usize] = mark;
+    }
+
+    fn reserved(&mut self, counter: u64, outcome: &Outcome<'_>, retried: bool) -> Mark {
+        if outcome.code == Code::NO_STOCK {
+            self.stats.fresh.refused += 1;
+            return Mark::Refused;
+        }
+        // An id that was sent once cannot have been executed before.
+        let granted = outcome.code == Code::OK || (retried && outcome.code == Code::REPLAY);
+        if !granted {
+            return Mark::Odd;
+        }
+        self.stats.fresh.granted += 1;
+        match outcome.state() {
+            Some(ReservationState::Active) => self.stats.deadline(outcome),
+            // A replay that came so late that the reservation has run out meanwhile.
+            Some(ReservationState::Expired) if retried => return Mark::Expired,
+            _ => return Mark::Odd,
+        }
+        match self.book.plan.fate(self.book.stream, counter) {
+            Fate::Confirm => {
+                self.todo.push_back(Step::new(Step::CONFIRM, counter));
+                Mark::Confirming
+            }
+            Fate::Release => {
+                self.todo.push_back(Step::new(Step::RELEASE, counter));
+                Mark::Releasing
+            }
+            Fate::Keep => Mark::Granted,
+        }
+    }
+
+    fn confirmed(&mut self, outcome: &Outcome<'_>) -> Mark {
+        if outcome.code.is_ok() {
+            self.stats.fresh.confirmed += 1;
+            Mark::Confirmed
+        } else if outcome.code == Code::HOLD_EXPIRED {
+            self.stats.fresh.expired += 1;
+            Mark::Expired
+        } else {
+            Mark::Odd
+        }
+    }
+
+    fn released(&mut self, outcome: &Outcome<'_>) -> Mark {
+        match (outcome.code.is_ok(), outcome.state()) {
+            (true, Some(ReservationState::Expired)) => {
+                self.stats.fresh.expired += 1;
+                Mark::Expired
+            }
+            (true, Some(ReservationState::Released)) => {
+                self.stats.fresh.released += 1;
+                Mark::Released
+            }
+            _ => Mark::Odd,
+        }
+    }
+
+    /// A whole frame was refused: wait, move, or give up.
+    fn refused(&mut self, now: u64, index: usize, body: &[u8]) -> Result<Next, Fault> {
+        let error = ErrorReply::decode(body).map_err(|_| Fault("an error cut short".into()))?;
+        self.stats.count(error.code);
+        if !error.code.is_retry() {
+            let message = String::from_utf8_lossy(error.message);
+            return Err(Fault(format!("the server refused a frame: {}: {message}", error.code)));
+        }
+        let delay = u64::from(error.retry_after_ms) * MS;
+        let slot = &mut self.slots[index];
+        // The other 2xx codes say that nothing was executed.
+        slot.retry |= error.code == Code::OUTCOME_UNKNOWN;
+        self.waiting += 1;
+        if error.code == Code::NOT_LEADER {
+            slot.state = SlotState::Waiting(now);
+            let leader = String::from_utf8_lossy(error.leader).into_owned();
+            return Ok(Next::Reconnect(Some(leader).filter(|leader| !leader.is_empty())));
+        }
+        slot.state = SlotState::Waiting(now + if delay == 0 { RETRY_DELAY_NS } else { delay });
+        Ok(Next::Continue)
+    }
+}
+
+/// The largest frame this load can send, in bytes.
+pub fn frame_bytes_max(plan: &Plan, ops_per_frame: u32) -> usize {
+    let op = Op::HEADER_BYTES + 16 + 4 + 8 * plan.lines_max();
+    Header::BYTES + 4 + op * ops_per_frame as usize
+}
+
+/// A counter that many connections add to, once per burst.
+pub fn add(counter: &AtomicU64, count: u64) {
+    if count > 0 {
+        // Relaxed: a statistic; it orders nothing.
+        counter.fetch_add(count, Ordering::Relaxed);
+    }
+}
