@@ -158,7 +158,7 @@ pub fn take_frame(buffer: &mut BytesMut, max: u32) -> Result<Option<Frame>, Fram
     if len < Header::BYTES as u32 - 4 {
         return Err(FrameError::TooShort { len });
     }
-    if len > max - 4 {
+    if len > max.saturating_sub(4) {
         return Err(FrameError::TooLarge { len, max });
     }
     if buffer.len() - 4 < len as usize {

@@ -5,6 +5,9 @@
 pub struct Truncated;
 
 /// Takes values off the front of a byte slice; never reads past its end.
+///
+/// Each method that takes fails with [`Truncated`] if too few bytes are left, and then takes nothing
+/// but, for bytes behind a length, the length.
 #[derive(Clone, Copy, Debug)]
 pub struct Reader<'a> {
     rest: &'a [u8],
