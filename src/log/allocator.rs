@@ -1,0 +1,145 @@
+//! The thread that makes segments ahead of need and removes purged ones, so that neither ever
+//! stands in the way of a commit.
+//!
+//! A segment is written with zeros, synced, renamed, and its name synced, before the writer sees it:
+//! a sync of written zeros costs half of one that grows the file (135 against 202–247 µs measured on
+//! ext4), and a commit can then not run out of disk. When the disk is full the half-made file is
+//! removed and the allocator tries again every [`RETRY`]; that is not an error.
+
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use tokio::sync::mpsc;
+
+use super::Error;
+use super::segment::{self, Segment, ZERO_CHUNK_BYTES};
+use super::shared::{Shared, lock};
+use super::storage::is_full;
+
+/// How long to wait for space before the next try.
+pub(super) const RETRY: Duration = Duration::from_millis(100);
+
+/// A pause after each piece of zeros, so that commits do not queue behind 64 MiB of them. It makes
+/// 250 MB/s at most; a log that writes faster than that waits for its segment now and then.
+const PACE: Duration = Duration::from_millis(3);
+
+/// What the writer asks for.
+pub(super) enum Chore {
+    /// Make the segment of this number.
+    Make(u64),
+    /// Remove these segments, oldest first.
+    Remove(Vec<Arc<Segment>>),
+}
+
+/// Works until the writer hangs up or something fails.
+pub(super) async fn run(shared: Arc<Shared>, mut chores: mpsc::UnboundedReceiver<Chore>) {
+    while let Some(chore) = chores.recv().await {
+        let result = match chore {
+            Chore::Make(number) => make_patiently(&shared, number, &mut chores).await,
+            Chore::Remove(segments) => remove(&shared, &segments),
+        };
+        if let Err(error) = result {
+            shared.fail(error);
+            return;
+        }
+    }
+}
+
+async fn make_patiently(
+    shared: &Shared,
+    number: u64,
+    chores: &mut mpsc::UnboundedReceiver<Chore>,
+) -> Result<(), Error> {
+    loop {
+        match make(shared, number).await {
+            Ok(segment) => {
+                let bytes = segment.bytes;
+                *lock(&shared.spare) = Some(Arc::new(segment));
+                shared.counters.bytes_on_disk.fetch_add(bytes, Ordering::Relaxed);
+                shared.counters.spare.store(true, Ordering::Relaxed);
+                shared.counters.disk_full.store(false, Ordering::Relaxed);
+                shared.bell.notify_one();
+                return Ok(());
+            }
+            Err(error) if is_full(&error.source) => discard(shared, number)?,
+            Err(error) => return Err(error.into_error(shared, number)),
+        }
+        shared.counters.disk_full.store(true, Ordering::Relaxed);
+        // What the writer wants removed may be the very space that is missing.
+        match tokio::time::timeout(RETRY, chores.recv()).await {
+            Err(_) => {}
+            Ok(None) => return Ok(()),
+            Ok(Some(Chore::Remove(segments))) => remove(shared, &segments)?,
+            Ok(Some(Chore::Make(_))) => unreachable!("the writer wants one segment at a time"),
+        }
+    }
+}
+
+/// A step of the making that failed.
+struct Failed {
+    sync: bool,
+    source: io::Error,
+}
+
+impl Failed {
+    fn into_error(self, shared: &Shared, number: u64) -> Error {
+        let file = shared.storage.path(&segment::temporary_name(number));
+        let Self { sync, source } = self;
+        if sync {
+            Error::SyncFailed { file, offset: 0, source }
+        } else {
+            Error::Io { deed: "create", file, source }
+        }
+    }
+}
+
+async fn make(shared: &Shared, number: u64) -> Result<Segment, Failed> {
+    let other = |source| Failed { sync: false, source };
+    let sync = |source| Failed { sync: true, source };
+    let storage = &*shared.storage;
+    let bytes = shared.options.segment_bytes;
+    let file = storage.create(&segment::temporary_name(number)).map_err(other)?;
+    let zeros = vec![0; ZERO_CHUNK_BYTES.min(bytes as usize)];
+    let mut offset = 0;
+    while offset < bytes {
+        let chunk = (bytes - offset).min(zeros.len() as u64);
+        file.write_at(offset, &zeros[..chunk as usize]).map_err(other)?;
+        file.sync_data().map_err(sync)?;
+        offset += chunk;
+        if offset < bytes {
+            tokio::time::sleep(PACE).await;
+        }
+    }
+    storage.rename(&segment::temporary_name(number), &segment::name(number)).map_err(other)?;
+    storage.sync_dir().map_err(sync)?;
+    Ok(Segment::new(number, bytes, file))
+}
+
+fn discard(shared: &Shared, number: u64) -> Result<(), Error> {
+    let name = segment::temporary_name(number);
+    match shared.storage.remove(&name) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            let file = shared.storage.path(&name);
+            Err(Error::Io { deed: "remove", file, source: error })
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Removes segments one by one, each name synced before the next goes: a power cut then never
+/// leaves a gap in the numbers.
+fn remove(shared: &Shared, segments: &[Arc<Segment>]) -> Result<(), Error> {
+    for segment in segments {
+        let name = segment::name(segment.number);
+        let failed = |deed| {
+            let file = shared.storage.path(&name);
+            move |source| Error::Io { deed, file, source }
+        };
+        shared.storage.remove(&name).map_err(failed("remove"))?;
+        shared.storage.sync_dir().map_err(failed("sync the directory of"))?;
+        shared.counters.bytes_on_disk.fetch_sub(segment.bytes, Ordering::Relaxed);
+    }
+    Ok(())
+}

@@ -1,0 +1,28 @@
+//! The one place that maps files into memory.
+
+use std::fs::File;
+use std::io;
+
+use bytes::Bytes;
+
+/// Maps the whole file, read-only. Slices of the result keep the mapping alive, also when the file
+/// is removed.
+///
+/// The log maps a segment only when it has stopped writing to it. A sector that can not be read
+/// shows as SIGBUS, which stops the process: a stopped replica is safe.
+///
+/// # Errors
+/// The operating system refuses.
+#[allow(unsafe_code, reason = "a mapping is unsafe by nature; see SAFETY")]
+pub(super) fn map(file: &File) -> io::Result<Bytes> {
+    if file.metadata()?.len() == 0 {
+        return Ok(Bytes::new());
+    }
+    // SAFETY: the bytes must not change while they are mapped. The data directory is locked by the
+    // process that writes it, that process only maps segments which it has finished (or, while it
+    // recovers, has not begun) to write, and segments are never shortened. `stockd log` on a running
+    // node may see the last segment change under it: every decision there is made on copied heads
+    // and bounds-checked slices, so a change can give a wrong verdict but no wrong access.
+    let map = unsafe { memmap2::Mmap::map(file)? };
+    Ok(Bytes::from_owner(map))
+}
