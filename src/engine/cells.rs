@@ -1,0 +1,448 @@
+//! Cells and their counters: one writer, any number of readers, no locks.
+//!
+//! ```text
+//! slot (40 bytes)   seq u32 · 0 u32 · earliest_due u64 · on_hand i64 · reserved i64 · committed i64
+//! key  (12 bytes)   warehouse u32 · sku u32 · next cell of the same SKU u32
+//! ```
+//!
+//! A slot is a seqlock: `seq` is odd while the writer changes the counters, and a reader that saw it
+//! change reads again. Cells are never removed and never move.
+//!
+//! Invariants:
+//! - `reserved` and `committed` are never negative; no counter leaves ±[`COUNTER_MAX`].
+//! - No line of the cell that is due and unswept is in a tick before `max(front, earliest_due)`.
+//! - A SKU's cells are chained in the order of their handles.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, AtomicU32, AtomicU64, Ordering, fence};
+
+use crate::protocol::limits::COUNTER_MAX;
+use crate::protocol::{CellCounters, CellRef, Reader, Truncated};
+use crate::world::UnixMicros;
+
+use super::chunked::{Chunked, SharedIndex};
+use super::cut::PageCut;
+use super::hash::{Digest, mix2};
+use super::names::{Names, SkuId, WarehouseId};
+use super::prefetch::prefetch;
+use super::ring::NIL;
+use super::time::{HoldClock, Tick};
+
+#[derive(Default)]
+struct Slot {
+    seq: AtomicU32,
+    /// Room for a cell's policy.
+    _spare: AtomicU32,
+    earliest_due: AtomicU64,
+    on_hand: AtomicI64,
+    reserved: AtomicI64,
+    committed: AtomicI64,
+}
+
+const _: () = assert!(size_of::<Slot>() == 40);
+
+struct Key {
+    warehouse: AtomicU32,
+    sku: AtomicU32,
+    next: AtomicU32,
+}
+
+impl Default for Key {
+    fn default() -> Self {
+        Self { warehouse: AtomicU32::new(NIL), sku: AtomicU32::new(NIL), next: AtomicU32::new(NIL) }
+    }
+}
+
+/// First and last cell of a SKU.
+struct Chain {
+    first: AtomicU32,
+    last: AtomicU32,
+}
+
+impl Default for Chain {
+    fn default() -> Self {
+        Self { first: AtomicU32::new(NIL), last: AtomicU32::new(NIL) }
+    }
+}
+
+/// One cell at one moment, as its slot has it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub(super) struct Cell {
+    pub earliest_due: Tick,
+    pub on_hand: i64,
+    pub reserved: i64,
+    pub committed: i64,
+}
+
+impl Cell {
+    /// What a reserve could take.
+    #[inline]
+    pub fn available(&self) -> i64 {
+        self.on_hand - self.reserved - self.committed
+    }
+
+    /// As replies show it.
+    pub fn counters(&self) -> CellCounters {
+        CellCounters {
+            on_hand: self.on_hand,
+            reserved: self.reserved,
+            committed: self.committed,
+            available: self.available(),
+        }
+    }
+}
+
+/// Why a cell cannot be found.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Missing {
+    Pair,
+    Sku,
+    Warehouse,
+}
+
+/// What writer and readers share.
+pub(super) struct CellTable {
+    slots: Chunked<Slot>,
+    keys: Chunked<Key>,
+    chains: Chunked<Chain>,
+    pairs: SharedIndex,
+    pub warehouses: Names,
+    pub skus: Names,
+    count: AtomicU32,
+    seed: u64,
+    /// The log's clock, for readers: micros, and the outage shift in ms.
+    now: AtomicU64,
+    shift_ms: AtomicU64,
+    /// The first tick that is not swept yet.
+    front: AtomicU64,
+}
+
+impl CellTable {
+    fn new(seed: u64) -> Self {
+        Self {
+            slots: Chunked::new(),
+            keys: Chunked::new(),
+            chains: Chunked::new(),
+            pairs: SharedIndex::new(),
+            warehouses: Names::new(seed),
+            skus: Names::new(seed),
+            count: AtomicU32::new(0),
+            seed,
+            now: AtomicU64::new(0),
+            shift_ms: AtomicU64::new(0),
+            front: AtomicU64::new(0),
+        }
+    }
+
+    /// How many cells there are: handles are below this.
+    #[inline]
+    pub fn count(&self) -> u32 {
+        self.count.load(Ordering::Acquire)
+    }
+
+    /// The cell that a request means.
+    #[inline]
+    pub fn resolve(&self, cell: CellRef<'_>) -> Result<u32, Missing> {
+        match cell {
+            CellRef::Handle(handle) if handle.0 < self.count() => Ok(handle.0),
+            CellRef::Handle(_) => Err(Missing::Pair),
+            CellRef::Name { warehouse, sku } => {
+                let warehouse = self.warehouses.find(warehouse).ok_or(Missing::Warehouse)?;
+                let sku = self.skus.find(sku).ok_or(Missing::Sku)?;
+                self.find(WarehouseId(warehouse), SkuId(sku)).ok_or(Missing::Pair)
+            }
+        }
+    }
+
+    fn find(&self, warehouse: WarehouseId, sku: SkuId) -> Option<u32> {
+        let hash = self.hash(warehouse, sku);
+        self.pairs.find(hash, |cell| self.key(cell) == Some((warehouse, sku)))
+    }
+
+    fn hash(&self, warehouse: WarehouseId, sku: SkuId) -> u64 {
+        mix2(self.seed, u64::from(warehouse.0), u64::from(sku.0))
+    }
+
+    /// The pair has a cell.
+    pub fn has(&self, warehouse: WarehouseId, sku: SkuId) -> bool {
+        self.find(warehouse, sku).is_some()
+    }
+
+    /// The names of a cell, as numbers.
+    pub fn key(&self, cell: u32) -> Option<(WarehouseId, SkuId)> {
+        let key = self.keys.get(cell)?;
+        // Relaxed: the cell was published with Release after its key was stored.
+        let warehouse = key.warehouse.load(Ordering::Relaxed);
+        Some((WarehouseId(warehouse), SkuId(key.sku.load(Ordering::Relaxed))))
+    }
+
+    /// The cell's counters, all of one moment, or `None` for a handle never given out.
+    #[inline]
+    pub fn read(&self, cell: u32) -> Option<Cell> {
+        if cell >= self.count() {
+            return None;
+        }
+        let slot = self.slots.get(cell)?;
+        loop {
+            // Acquire: the loads below come after it.
+            let before = slot.seq.load(Ordering::Acquire);
+            let read = slot.load();
+            // Acquire fence: the loads above come before the load below; it pairs with the
+            // writer's Release fence.
+            fence(Ordering::Acquire);
+            if before & 1 == 0 && slot.seq.load(Ordering::Relaxed) == before {
+                return Some(read);
+            }
+            std::hint::spin_loop();
+        }
+    }
+
+    /// The cells of a SKU, in the order of their handles, after `after`.
+    pub fn cells_of(&self, sku: SkuId, after: Option<u32>) -> impl Iterator<Item = u32> + '_ {
+        let first = self.chains.get(sku.0).map_or(NIL, |c| c.first.load(Ordering::Acquire));
+        // Acquire: pairs with the writer's Release when it links a cell.
+        let next = |cell: &u32| self.keys.get(*cell).map(|key| key.next.load(Ordering::Acquire));
+        std::iter::successors(Some(first), next)
+            .take_while(|cell| *cell != NIL)
+            .skip_while(move |cell| after.is_some_and(|after| *cell <= after))
+    }
+
+    /// Nothing of the cell can have fallen due by the log time `now` and be unswept, so that its
+    /// counters are what a reserve at `now` would find. To be called *before* the cell is read.
+    pub fn swept_before(&self) -> Tick {
+        // Acquire: sees all counters that the sweep before this front changed.
+        Tick(self.front.load(Ordering::Acquire))
+    }
+
+    /// The hold clock of the log, moved to `now` if that is later.
+    pub fn clock(&self, now: UnixMicros, grace_ms: u64) -> HoldClock {
+        // An older shift only makes more lines look due, which is the safe side.
+        let shift_ms = self.shift_ms.load(Ordering::Acquire);
+        let now = now.max(UnixMicros(self.now.load(Ordering::Acquire)));
+        HoldClock { now, shift_ms, grace_ms }
+    }
+
+    /// Mixes everything in.
+    pub fn digest(&self, digest: &mut Digest) {
+        for names in [&self.warehouses, &self.skus] {
+            for number in 0..names.count() {
+                digest.bytes(names.name(number).expect("counted names are there"));
+            }
+        }
+        for cell in 0..self.count() {
+            digest.bytes(&encode(self, cell..cell + 1));
+        }
+    }
+
+    /// Bytes of memory held.
+    pub fn bytes(&self) -> u64 {
+        let tables = self.slots.bytes() + self.keys.bytes() + self.chains.bytes();
+        tables + self.pairs.bytes() + self.warehouses.bytes() + self.skus.bytes()
+    }
+}
+
+impl Slot {
+    /// Relaxed: the writer reads its own stores, a reader checks `seq` around it.
+    #[inline]
+    fn load(&self) -> Cell {
+        Cell {
+            earliest_due: Tick(self.earliest_due.load(Ordering::Relaxed)),
+            on_hand: self.on_hand.load(Ordering::Relaxed),
+            reserved: self.reserved.load(Ordering::Relaxed),
+            committed: self.committed.load(Ordering::Relaxed),
+        }
+    }
+
+    #[inline]
+    fn store(&self, cell: Cell) {
+        let seq = self.seq.load(Ordering::Relaxed);
+        self.seq.store(seq.wrapping_add(1), Ordering::Relaxed);
+        // Release fence: a reader that sees any store below sees the odd sequence number.
+        fence(Ordering::Release);
+        self.earliest_due.store(cell.earliest_due.0, Ordering::Relaxed);
+        self.on_hand.store(cell.on_hand, Ordering::Relaxed);
+        self.reserved.store(cell.reserved, Ordering::Relaxed);
+        self.committed.store(cell.committed, Ordering::Relaxed);
+        // Release: a reader that sees the even number sees the stores above.
+        self.seq.store(seq.wrapping_add(2), Ordering::Release);
+    }
+}
+
+/// The one writer of a [`CellTable`].
+pub(super) struct CellWriter {
+    table: Arc<CellTable>,
+    cut: Option<PageCut>,
+}
+
+impl CellWriter {
+    /// No cells yet. The seed is this process's own.
+    pub fn new(seed: u64) -> Self {
+        Self { table: Arc::new(CellTable::new(seed)), cut: None }
+    }
+
+    /// What readers share.
+    pub fn table(&self) -> &Arc<CellTable> {
+        &self.table
+    }
+
+    /// The cell's present state.
+    ///
+    /// # Panics
+    /// The cell was never defined.
+    #[inline]
+    pub fn get(&self, cell: u32) -> Cell {
+        self.slot(cell).load()
+    }
+
+    /// Starts fetching a cell; `cell` may be out of range.
+    #[inline]
+    pub fn prefetch(&self, cell: u32) {
+        if let Some(slot) = self.table.slots.get(cell) {
+            prefetch(&slot.seq);
+            prefetch(&slot.committed);
+        }
+    }
+
+    /// Changes the cell.
+    ///
+    /// # Panics
+    /// A counter leaves its range.
+    #[inline]
+    pub fn update(&mut self, cell: u32, change: impl FnOnce(&mut Cell)) {
+        if let Some(cut) = &mut self.cut {
+            cut.before_change(cell, |range| encode(&self.table, range));
+        }
+        let slot = self.slot(cell);
+        let mut value = slot.load();
+        change(&mut value);
+        assert!(value.reserved >= 0 && value.committed >= 0, "promised units are never negative");
+        assert!(value.on_hand.abs() <= COUNTER_MAX, "a counter is within its range");
+        slot.store(value);
+    }
+
+    /// A line of the cell falls due in `tick`.
+    #[inline]
+    pub fn lower_earliest_due(&mut self, cell: u32, tick: Tick) {
+        if tick < self.get(cell).earliest_due {
+            self.update(cell, |value| value.earliest_due = tick);
+        }
+    }
+
+    /// The cell of two names, made if need be.
+    pub fn define(&mut self, warehouse: &[u8], sku: &[u8]) -> u32 {
+        let warehouse = WarehouseId(self.table.warehouses.add(warehouse));
+        let sku = SkuId(self.table.skus.add(sku));
+        match self.table.find(warehouse, sku) {
+            Some(cell) => cell,
+            None => {
+                self.push(warehouse, sku, Cell { earliest_due: Tick::NEVER, ..Cell::default() })
+            }
+        }
+    }
+
+    /// Appends a cell that is not there yet.
+    pub fn push(&mut self, warehouse: WarehouseId, sku: SkuId, value: Cell) -> u32 {
+        let table = &*self.table;
+        let cell = table.count.load(Ordering::Relaxed);
+        assert!(cell < NIL - 1, "cells have 32-bit handles");
+        table.slots.make(cell).store(value);
+        let key = table.keys.make(cell);
+        key.warehouse.store(warehouse.0, Ordering::Relaxed);
+        key.sku.store(sku.0, Ordering::Relaxed);
+        // Release: whoever sees the count, the pair or the link sees slot and key.
+        table.count.store(cell + 1, Ordering::Release);
+        table.pairs.insert(table.hash(warehouse, sku), cell);
+        let chain = table.chains.make(sku.0);
+        match chain.last.swap(cell, Ordering::Relaxed) {
+            NIL => chain.first.store(cell, Ordering::Release),
+            last => table.keys.make(last).next.store(cell, Ordering::Release),
+        }
+        cell
+    }
+
+    /// Publishes the log's clock and how far the sweep has come.
+    pub fn publish(&self, clock: &HoldClock, front: Tick) {
+        // Release: a reader that sees the front sees the counters that the sweep changed.
+        self.table.now.store(clock.now.0, Ordering::Release);
+        self.table.shift_ms.store(clock.shift_ms, Ordering::Release);
+        self.table.front.store(front.0, Ordering::Release);
+    }
+
+    /// Begins a cut of the cells as they are now.
+    pub fn begin_cut(&mut self) {
+        self.cut = Some(PageCut::new(self.table.count()));
+    }
+
+    /// Forgets the cut.
+    pub fn end_cut(&mut self) {
+        self.cut = None;
+    }
+
+    /// The next page of the cut: cell count and bytes.
+    pub fn take_page(&mut self) -> Option<(u32, Vec<u8>)> {
+        self.cut.as_mut()?.take(|range| encode(&self.table, range))
+    }
+
+    /// Turns this table into `newer`, a later state of the same log, under the readers' feet: each
+    /// cell changes at once, all of them one after the other.
+    ///
+    /// # Panics
+    /// `newer` does not begin with this table's cells.
+    pub fn overwrite(&mut self, newer: &CellTable) {
+        self.cut = None;
+        for (ours, theirs) in
+            [(&self.table.warehouses, &newer.warehouses), (&self.table.skus, &newer.skus)]
+        {
+            for number in 0..theirs.count() {
+                let name = theirs.name(number).expect("counted names are there");
+                assert!(ours.add(name) == number, "a later state keeps the numbers of names");
+            }
+        }
+        assert!(self.table.count() <= newer.count(), "a later state keeps all cells");
+        for cell in 0..newer.count() {
+            let value = newer.read(cell).expect("counted cells are there");
+            let (warehouse, sku) = newer.key(cell).expect("counted cells have names");
+            if cell < self.table.count() {
+                assert!(self.table.key(cell) == Some((warehouse, sku)), "a cell keeps its names");
+                self.update(cell, |ours| *ours = value);
+            } else {
+                self.push(warehouse, sku, value);
+            }
+        }
+    }
+
+    #[inline]
+    fn slot(&self, cell: u32) -> &Slot {
+        self.table.slots.get(cell).expect("a resolved cell has a slot")
+    }
+}
+
+/// Bytes of a cell in a snapshot: warehouse u32, sku u32, earliest_due u64, three counters i64.
+pub(super) const CELL_BYTES: usize = 40;
+
+/// Reads a cell as a snapshot has it.
+pub(super) fn decode(reader: &mut Reader<'_>) -> Result<(WarehouseId, SkuId, Cell), Truncated> {
+    let (warehouse, sku) = (WarehouseId(reader.u32()?), SkuId(reader.u32()?));
+    let value = Cell {
+        earliest_due: Tick(reader.u64()?),
+        on_hand: reader.i64()?,
+        reserved: reader.i64()?,
+        committed: reader.i64()?,
+    };
+    Ok((warehouse, sku, value))
+}
+
+fn encode(table: &CellTable, range: std::ops::Range<u32>) -> Vec<u8> {
+    let mut bytes = Vec::with_capacity(range.len() * CELL_BYTES);
+    for cell in range {
+        let (warehouse, sku) = table.key(cell).expect("counted cells have names");
+        let value = table.slots.get(cell).expect("counted cells have slots").load();
+        bytes.extend_from_slice(&warehouse.0.to_le_bytes());
+        bytes.extend_from_slice(&sku.0.to_le_bytes());
+        bytes.extend_from_slice(&value.earliest_due.0.to_le_bytes());
+        for counter in [value.on_hand, value.reserved, value.committed] {
+            bytes.extend_from_slice(&counter.to_le_bytes());
+        }
+    }
+    bytes
+}

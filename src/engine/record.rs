@@ -1,0 +1,314 @@
+//! The entries of the slabs: reservations, their further lines, groups of lines that fall due
+//! together.
+//!
+//! ```text
+//! record (64 bytes: one cache line)             line (24)               group (24)
+//!  0 16 id                                       0 4 record              0 8 tick
+//! 16  8 created   ms, real clock                 4 4 cell                8 4 cell
+//! 24  8 deadline  ms, hold clock                 8 4 quantity           12 4 head: a line reference
+//! 32  8 forget    ms, hold clock                12 4 more: next line    16 4 next group of the tick
+//! 40  4 fingerprint of the request              16 4 next in its group  20 4 0
+//! 44  4 meta: state 4 | lines 12 | linked 12    20 4 0
+//! 48  4 cell      ┐ the first line
+//! 52  4 quantity  ┘
+//! 56  4 more: the second line, in the line slab
+//! 60  4 next: in its group while linked, else in its retention bucket, else free chain
+//! ```
+//!
+//! `linked` counts the lines that are still in a group. A line stays in its group when the
+//! reservation is confirmed, released or extended; whoever walks the group drops or moves it. Until
+//! then the record is not freed.
+
+use crate::protocol::{ReservationId, ReservationState};
+
+use super::ring::NIL;
+use super::slab::Entry;
+use super::time::{HoldMillis, Tick};
+
+/// What a record stands for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Standing {
+    /// A stock write that was done; the record is its idempotency key.
+    Op,
+    /// A reservation.
+    Reservation(ReservationState),
+}
+
+impl Standing {
+    const fn to_bits(self) -> u32 {
+        match self {
+            Self::Reservation(state) => state as u32,
+            Self::Op => 6,
+        }
+    }
+
+    fn from_bits(bits: u32) -> Option<Self> {
+        match bits {
+            6 => Some(Self::Op),
+            _ => ReservationState::from_detail(bits as u16).map(Self::Reservation),
+        }
+    }
+}
+
+/// A reservation or the trace of a stock write.
+#[derive(Clone, Copy)]
+#[repr(C, align(64))]
+pub(super) struct Record {
+    pub id: ReservationId,
+    pub created_ms: u64,
+    pub deadline: HoldMillis,
+    /// While active: the earliest moment at which it may be forgotten. Once ended: the moment.
+    pub forget: HoldMillis,
+    pub fingerprint: u32,
+    /// Packed: use the methods. Visible for struct update syntax only.
+    pub meta: u32,
+    pub cell: u32,
+    pub quantity: u32,
+    pub more: u32,
+    pub next: u32,
+}
+
+const _: () = assert!(size_of::<Record>() == 64);
+
+const STATE_MASK: u32 = 0xf;
+const LINES_SHIFT: u32 = 4;
+const LINKED_SHIFT: u32 = 16;
+const COUNT_MASK: u32 = 0xfff;
+
+impl Record {
+    /// A record without lines.
+    pub fn new(id: ReservationId, standing: Standing) -> Self {
+        Self { id, meta: standing.to_bits(), ..Self::free(NIL) }
+    }
+
+    /// What it stands for, or `None` if the entry is free.
+    #[inline]
+    pub fn standing(&self) -> Option<Standing> {
+        Standing::from_bits(self.meta & STATE_MASK)
+    }
+
+    /// A reservation in this state.
+    #[inline]
+    pub fn is(&self, state: ReservationState) -> bool {
+        self.meta & STATE_MASK == state as u32
+    }
+
+    /// It is over and waits to be forgotten.
+    pub fn is_terminal(&self) -> bool {
+        use ReservationState::{Active, Confirmed};
+        !matches!(self.standing(), None | Some(Standing::Reservation(Active | Confirmed)))
+    }
+
+    /// Changes the state.
+    #[inline]
+    pub fn set_state(&mut self, state: ReservationState) {
+        self.meta = self.meta & !STATE_MASK | state as u32;
+    }
+
+    /// How many lines it has: 0 for a fenced id and for a stock write.
+    #[inline]
+    pub fn lines(&self) -> u32 {
+        self.meta >> LINES_SHIFT & COUNT_MASK
+    }
+
+    /// How many of its lines are in a group.
+    #[inline]
+    pub fn linked(&self) -> u32 {
+        self.meta >> LINKED_SHIFT & COUNT_MASK
+    }
+
+    /// Sets the number of lines, none of them linked.
+    pub fn set_lines(&mut self, count: u32) {
+        self.meta = self.meta & STATE_MASK | count << LINES_SHIFT;
+    }
+
+    /// One more line is in a group.
+    #[inline]
+    pub fn link(&mut self) {
+        debug_assert!(self.linked() < self.lines(), "a line is in one group");
+        self.meta += 1 << LINKED_SHIFT;
+    }
+
+    /// One line left its group.
+    #[inline]
+    pub fn unlink(&mut self) {
+        assert!(self.linked() > 0, "a line that leaves its group was in it");
+        self.meta -= 1 << LINKED_SHIFT;
+    }
+}
+
+impl Entry for Record {
+    const BYTES: usize = 64;
+
+    fn free(next: u32) -> Self {
+        Self {
+            id: ReservationId([0; 16]),
+            created_ms: 0,
+            deadline: HoldMillis(0),
+            forget: HoldMillis(0),
+            fingerprint: 0,
+            meta: 0,
+            cell: NIL,
+            quantity: 0,
+            more: NIL,
+            next,
+        }
+    }
+
+    fn free_next(&self) -> Option<u32> {
+        (self.meta & STATE_MASK == 0).then_some(self.next)
+    }
+
+    fn put(&self, out: &mut Vec<u8>) {
+        let mut bytes = [0; 64];
+        bytes[..16].copy_from_slice(&self.id.0);
+        bytes[16..24].copy_from_slice(&self.created_ms.to_le_bytes());
+        bytes[24..32].copy_from_slice(&self.deadline.0.to_le_bytes());
+        bytes[32..40].copy_from_slice(&self.forget.0.to_le_bytes());
+        let words = [self.fingerprint, self.meta, self.cell, self.quantity, self.more, self.next];
+        put_words(&mut bytes[40..], words);
+        out.extend_from_slice(&bytes);
+    }
+
+    fn take(bytes: &[u8]) -> Self {
+        Self {
+            id: ReservationId(*bytes.first_chunk().expect("an entry has its size")),
+            created_ms: u64_at(bytes, 16),
+            deadline: HoldMillis(u64_at(bytes, 24)),
+            forget: HoldMillis(u64_at(bytes, 32)),
+            fingerprint: u32_at(bytes, 40),
+            meta: u32_at(bytes, 44),
+            cell: u32_at(bytes, 48),
+            quantity: u32_at(bytes, 52),
+            more: u32_at(bytes, 56),
+            next: u32_at(bytes, 60),
+        }
+    }
+}
+
+/// A reservation's second or later line.
+#[derive(Clone, Copy)]
+pub(super) struct ExtraLine {
+    pub record: u32,
+    pub cell: u32,
+    pub quantity: u32,
+    pub more: u32,
+    pub next: u32,
+}
+
+impl Entry for ExtraLine {
+    const BYTES: usize = 24;
+
+    fn free(next: u32) -> Self {
+        Self { record: NIL, cell: NIL, quantity: 0, more: NIL, next }
+    }
+
+    fn free_next(&self) -> Option<u32> {
+        (self.record == NIL).then_some(self.next)
+    }
+
+    fn put(&self, out: &mut Vec<u8>) {
+        let mut bytes = [0; 24];
+        put_words(&mut bytes, [self.record, self.cell, self.quantity, self.more, self.next]);
+        out.extend_from_slice(&bytes);
+    }
+
+    fn take(bytes: &[u8]) -> Self {
+        Self {
+            record: u32_at(bytes, 0),
+            cell: u32_at(bytes, 4),
+            quantity: u32_at(bytes, 8),
+            more: u32_at(bytes, 12),
+            next: u32_at(bytes, 16),
+        }
+    }
+}
+
+/// The lines of one cell whose deadlines are in one tick.
+#[derive(Clone, Copy)]
+pub(super) struct Group {
+    pub tick: Tick,
+    pub cell: u32,
+    pub head: LineRef,
+    pub next: u32,
+}
+
+impl Entry for Group {
+    const BYTES: usize = 24;
+
+    fn free(next: u32) -> Self {
+        Self { tick: Tick::NEVER, cell: NIL, head: LineRef::NONE, next }
+    }
+
+    fn free_next(&self) -> Option<u32> {
+        (self.cell == NIL).then_some(self.next)
+    }
+
+    fn put(&self, out: &mut Vec<u8>) {
+        let mut bytes = [0; 24];
+        bytes[..8].copy_from_slice(&self.tick.0.to_le_bytes());
+        put_words(&mut bytes[8..], [self.cell, self.head.0, self.next]);
+        out.extend_from_slice(&bytes);
+    }
+
+    fn take(bytes: &[u8]) -> Self {
+        Self {
+            tick: Tick(u64_at(bytes, 0)),
+            cell: u32_at(bytes, 8),
+            head: LineRef(u32_at(bytes, 12)),
+            next: u32_at(bytes, 16),
+        }
+    }
+}
+
+/// A line as a member of a group: a record's first line, or an extra line (top bit set).
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct LineRef(pub u32);
+
+/// A line reference, taken apart.
+pub(super) enum LineAt {
+    /// The first line of this record.
+    First(u32),
+    /// This entry of the line slab.
+    Extra(u32),
+}
+
+impl LineRef {
+    /// No line: the end of a group.
+    pub const NONE: Self = Self(NIL);
+    const EXTRA: u32 = 1 << 31;
+
+    /// The first line of a record.
+    pub const fn first(record: u32) -> Self {
+        Self(record)
+    }
+
+    /// An entry of the line slab.
+    pub const fn extra(line: u32) -> Self {
+        Self(line | Self::EXTRA)
+    }
+
+    /// Where the line is, or `None` at the end of a group.
+    #[inline]
+    pub fn at(self) -> Option<LineAt> {
+        match self {
+            Self::NONE => None,
+            Self(bits) if bits & Self::EXTRA == 0 => Some(LineAt::First(bits)),
+            Self(bits) => Some(LineAt::Extra(bits & !Self::EXTRA)),
+        }
+    }
+}
+
+fn put_words<const N: usize>(bytes: &mut [u8], words: [u32; N]) {
+    for (place, word) in bytes.chunks_exact_mut(4).zip(words) {
+        place.copy_from_slice(&word.to_le_bytes());
+    }
+}
+
+fn u32_at(bytes: &[u8], at: usize) -> u32 {
+    u32::from_le_bytes(bytes[at..at + 4].try_into().expect("four bytes"))
+}
+
+fn u64_at(bytes: &[u8], at: usize) -> u64 {
+    u64::from_le_bytes(bytes[at..at + 8].try_into().expect("eight bytes"))
+}

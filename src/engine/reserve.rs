@@ -1,0 +1,280 @@
+//! RESERVE: check every line, then take every line, or refuse and take none.
+//!
+//! ```text
+//! known id ─▶ REPLAY / ID_REUSED / HOLD_RELEASED
+//! unknown  ─▶ not_after ─▶ id's age ─▶ ttl ─▶ names ─▶ stock ─▶ grant
+//! ```
+//!
+//! A refusal leaves no trace of the id: it may be asked again and granted. It may leave due
+//! reservations expired, which they were by then anyway.
+
+use bytes::{BufMut, BytesMut};
+
+use crate::protocol::limits::{TTL_MS_DEFAULT, TTL_MS_MAX, TTL_MS_MIN};
+use crate::protocol::{
+    CellHandle, Code, LineFault, Lines, ReservationId, ReservationState, ShortLine,
+};
+
+use super::cells::{CellTable, Missing};
+use super::hash::mix2;
+use super::holds::HeldLine;
+use super::outcomes::{Outcomes, put_millis};
+use super::record::{Record, Standing};
+use super::state::StockState;
+use super::time::{HoldMillis, SKEW_MS_MAX};
+
+/// Buffers that are used again for every reserve.
+#[derive(Default)]
+pub(super) struct Scratch {
+    lines: Vec<HeldLine>,
+    demands: Demands,
+    shorts: Vec<ShortLine>,
+}
+
+/// What a request asks of one cell: its lines on that cell, summed.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Demand {
+    /// The first line that names the cell.
+    pub line: u16,
+    pub cell: u32,
+    pub asked: u64,
+}
+
+/// The demands of a request, each cell once, in the order of their first lines.
+#[derive(Default)]
+pub(super) struct Demands {
+    pub sums: Vec<Demand>,
+}
+
+impl Demands {
+    /// Sums lines by cell.
+    pub fn sum(&mut self, lines: impl Iterator<Item = HeldLine>) {
+        self.sums.clear();
+        self.sums.extend(lines.enumerate().map(|(line, held)| Demand {
+            line: line as u16,
+            cell: held.cell,
+            asked: u64::from(held.quantity),
+        }));
+        if self.sums.len() > 1 {
+            self.sums.sort_unstable_by_key(|demand| (demand.cell, demand.line));
+            self.sums.dedup_by(|later, first| {
+                let same = later.cell == first.cell;
+                first.asked += if same { later.asked } else { 0 };
+                same
+            });
+            self.sums.sort_unstable_by_key(|demand| demand.line);
+        }
+    }
+}
+
+/// A ttl as asked for, or the default for 0.
+#[inline]
+pub(super) fn ttl_or_default(ttl_ms: u32) -> u64 {
+    u64::from(if ttl_ms == 0 { TTL_MS_DEFAULT } else { ttl_ms })
+}
+
+/// A ttl as asked for, or the default for 0; `None` if it is out of range.
+#[inline]
+pub(super) fn ttl_checked(ttl_ms: u32) -> Option<u64> {
+    let in_range = ttl_ms == 0 || (TTL_MS_MIN..=TTL_MS_MAX).contains(&ttl_ms);
+    in_range.then(|| ttl_or_default(ttl_ms))
+}
+
+impl StockState {
+    #[inline]
+    pub(super) fn reserve(
+        &mut self,
+        id: ReservationId,
+        hash: u64,
+        ttl_ms: u32,
+        lines: Lines<'_>,
+        late: bool,
+        out: &mut Outcomes<'_>,
+    ) {
+        // Taken out so that the checks below may borrow the state; no allocation either way.
+        let mut scratch = std::mem::take(&mut self.scratch);
+        self.reserve_with(&mut scratch, id, hash, ttl_ms, lines, late, out);
+        self.scratch = scratch;
+    }
+
+    #[inline]
+    #[expect(clippy::too_many_arguments, reason = "one caller, a line above")]
+    fn reserve_with(
+        &mut self,
+        scratch: &mut Scratch,
+        id: ReservationId,
+        hash: u64,
+        ttl_ms: u32,
+        lines: Lines<'_>,
+        late: bool,
+        out: &mut Outcomes<'_>,
+    ) {
+        if let Some(handle) = self.look_up(&id, hash) {
+            return self.reserve_again(scratch, handle, ttl_ms, lines, out);
+        }
+        if late {
+            return out.plain(Code::DEADLINE_PASSED, 0);
+        }
+        if let Err(code) = self.check_new_id(&id) {
+            return out.plain(code, 0);
+        }
+        let Some(ttl) = ttl_checked(ttl_ms) else { return out.plain(Code::TTL_RANGE, 0) };
+        if let Err((line, missing)) = resolve(self.cells.table(), lines, &mut scratch.lines) {
+            return refuse_names(self.cells.table(), lines, line, missing, out);
+        }
+        if !self.check_stock(scratch) {
+            return refuse_stock(&scratch.shorts, out);
+        }
+        // From here on the grant succeeds.
+        let record = Record {
+            created_ms: self.clock.now.as_millis(),
+            deadline: self.clock.deadline_after(ttl),
+            forget: HoldMillis(self.clock.unreal(id.millis()).0 + self.config.retention_ms),
+            fingerprint: fingerprint(&scratch.lines, ttl_ms),
+            ..Record::new(id, Standing::Reservation(ReservationState::Active))
+        };
+        for line in &scratch.lines {
+            self.cells.update(line.cell, |cell| {
+                cell.reserved += i64::from(line.quantity);
+                assert!(cell.available() >= 0, "a grant leaves no cell short");
+            });
+        }
+        self.holds.insert(&mut self.cells, record, hash, &scratch.lines);
+        let deadline = self.clock.real(record.deadline);
+        out.body(Code::OK, ReservationState::Active as u16, |out| {
+            put_millis(out, deadline);
+            put_handles(out, lines, &scratch.lines);
+        });
+    }
+
+    /// The id is known: the answer is what became of it, if it was asked for the same.
+    #[cold]
+    fn reserve_again(
+        &mut self,
+        scratch: &mut Scratch,
+        handle: u32,
+        ttl_ms: u32,
+        lines: Lines<'_>,
+        out: &mut Outcomes<'_>,
+    ) {
+        let record = self.holds.records.get(handle);
+        let Some(Standing::Reservation(state)) = record.standing() else {
+            return out.plain(Code::ID_REUSED, 0);
+        };
+        if state == ReservationState::Fenced {
+            return out.state(Code::HOLD_RELEASED, state);
+        }
+        let same = resolve(self.cells.table(), lines, &mut scratch.lines).is_ok()
+            && fingerprint(&scratch.lines, ttl_ms) == record.fingerprint;
+        if !same {
+            return out.state(Code::ID_REUSED, state);
+        }
+        let deadline = self.clock.real(record.deadline);
+        out.body(Code::REPLAY, state as u16, |out| {
+            put_millis(out, deadline);
+            put_handles(out, lines, &scratch.lines);
+        });
+    }
+
+    /// An id that is not known: too old to say whether it ever was, or from the future?
+    #[inline]
+    pub(super) fn check_new_id(&self, id: &ReservationId) -> Result<(), Code> {
+        let now_ms = self.clock.now.as_millis();
+        if self.is_too_old(id) {
+            Err(Code::ID_TOO_OLD)
+        } else if id.millis() > now_ms + SKEW_MS_MAX {
+            Err(Code::CLOCK_SKEW)
+        } else {
+            Ok(())
+        }
+    }
+
+    /// An id of this age may have been forgotten.
+    #[inline]
+    pub(super) fn is_too_old(&self, id: &ReservationId) -> bool {
+        id.millis() + self.config.retention_ms <= self.clock.now.as_millis()
+    }
+
+    /// Every cell has what is asked of it, if need be after its due reservations have expired. If
+    /// not, the short cells are in `scratch.shorts`.
+    #[inline]
+    fn check_stock(&mut self, scratch: &mut Scratch) -> bool {
+        scratch.shorts.clear();
+        scratch.demands.sum(scratch.lines.iter().copied());
+        let Self { holds, cells, clock, config, .. } = self;
+        for demand in &scratch.demands.sums {
+            let asked = demand.asked as i64;
+            let enough = cells.get(demand.cell).available() >= asked
+                || holds.reclaim(cells, clock, config.retention_ms, demand.cell, asked);
+            if !enough {
+                scratch.shorts.push(ShortLine {
+                    line: demand.line,
+                    cell: CellHandle(demand.cell),
+                    asked: demand.asked,
+                    available: 0,
+                });
+            }
+        }
+        // Reclaiming for a later line may have freed units of an earlier one: look once more.
+        scratch.shorts.retain_mut(|short| {
+            short.available = cells.get(short.cell.0).available();
+            short.available < short.asked as i64
+        });
+        scratch.shorts.is_empty()
+    }
+}
+
+/// Finds the cells of all lines; the first line without one, if any.
+#[inline]
+fn resolve(
+    table: &CellTable,
+    lines: Lines<'_>,
+    resolved: &mut Vec<HeldLine>,
+) -> Result<(), (u16, Missing)> {
+    resolved.clear();
+    for (at, line) in lines.iter().enumerate() {
+        match table.resolve(line.cell) {
+            Ok(cell) => resolved.push(HeldLine { cell, quantity: line.quantity }),
+            Err(missing) => return Err((at as u16, missing)),
+        }
+    }
+    Ok(())
+}
+
+/// Names every line that has the same fault as the first faulty one.
+#[cold]
+fn refuse_names(
+    table: &CellTable,
+    lines: Lines<'_>,
+    first: u16,
+    missing: Missing,
+    out: &mut Outcomes<'_>,
+) {
+    out.body(missing.code(), first, |out| {
+        for (at, line) in lines.iter().enumerate() {
+            if table.resolve(line.cell) == Err(missing) {
+                LineFault { line: at as u16 }.encode(out);
+            }
+        }
+    });
+}
+
+fn refuse_stock(shorts: &[ShortLine], out: &mut Outcomes<'_>) {
+    out.body(Code::NO_STOCK, 0, |out| shorts.iter().for_each(|short| short.encode(out)));
+}
+
+/// A request that named cells learns their handles.
+fn put_handles(out: &mut BytesMut, lines: Lines<'_>, resolved: &[HeldLine]) {
+    if lines.is_named() {
+        resolved.iter().for_each(|line| out.put_u32_le(line.cell));
+    }
+}
+
+/// 32 bits over what was asked for, so that an id used with another body is caught.
+#[inline]
+pub(super) fn fingerprint(lines: &[HeldLine], ttl_ms: u32) -> u32 {
+    let start = u64::from(ttl_ms) << 32 | lines.len() as u64;
+    let words = lines.iter().map(|line| u64::from(line.cell) << 32 | u64::from(line.quantity));
+    let hash = words.fold(start, |hash, word| mix2(0, hash, word));
+    (hash ^ hash >> 32) as u32
+}

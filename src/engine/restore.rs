@@ -1,0 +1,363 @@
+//! From a snapshot's bytes back to a state. The bytes come from a disk or a peer: nothing in them can
+//! panic, and nothing is taken on trust.
+//!
+//! Checked: block headers, checksums, order and counts; then every reference and every sum
+//! (`audit.rs`), since a checksum only says that these are the bytes somebody wrote.
+
+use bytes::{Buf, BytesMut};
+
+use crate::protocol::limits::{COUNTER_MAX, SKU_BYTES_MAX, WAREHOUSE_BYTES_MAX};
+use crate::protocol::{Reader, Truncated};
+use crate::world::UnixMicros;
+
+use super::EngineConfig;
+use super::cells::{CELL_BYTES, CellWriter, decode};
+use super::holds::{FORGET_SPAN, Holds};
+use super::names::Names;
+use super::record::{ExtraLine, Group, Record};
+use super::ring::{NIL, Ring};
+use super::slab::{Entry, Slab};
+use super::snapshot::{BLOCK_BODY_BYTES_MAX, BLOCK_HEADER_BYTES, Kind, MAGIC, VERSION, block_crc};
+use super::state::StockState;
+use super::time::HoldClock;
+use super::wheel::{SPAN_TICKS, Wheel};
+
+/// Times past the year 140,000 are no times: keeps every later sum within 64 bits.
+pub(super) const MILLIS_MAX: u64 = 1 << 50;
+
+/// A snapshot that cannot be restored. Retrying the same bytes fails again; the snapshot must be
+/// taken or fetched anew.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct SnapshotError {
+    /// Where the block at fault begins, or the total length if all blocks were read.
+    pub offset: u64,
+    /// What is wrong.
+    pub fault: SnapshotFault,
+}
+
+/// What is wrong with a snapshot.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum SnapshotFault {
+    /// A block has another length than its kind allows, or holds more items than the head says.
+    Block,
+    /// It was taken under another grace, retention or longest life than this node has.
+    Config,
+    /// The content breaks this rule.
+    Content(&'static str),
+    /// A checksum does not match: the bytes are damaged.
+    Crc,
+    /// A block of another kind was expected.
+    Order,
+    /// The bytes end before the snapshot does.
+    Truncated,
+    /// It has another format version, or is no snapshot at all.
+    Version,
+}
+
+impl std::fmt::Display for SnapshotError {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "snapshot at byte {}: ", self.offset)?;
+        match self.fault {
+            SnapshotFault::Block => f.write_str("a block does not fit its kind"),
+            SnapshotFault::Config => f.write_str("taken under other settings"),
+            SnapshotFault::Content(rule) => write!(f, "broken rule: {rule}"),
+            SnapshotFault::Crc => f.write_str("checksum mismatch"),
+            SnapshotFault::Order => f.write_str("blocks out of order"),
+            SnapshotFault::Truncated => f.write_str("ends too early"),
+            SnapshotFault::Version => f.write_str("not a snapshot of this version"),
+        }
+    }
+}
+
+impl std::error::Error for SnapshotError {}
+
+impl From<Truncated> for SnapshotFault {
+    fn from(_: Truncated) -> Self {
+        Self::Block
+    }
+}
+
+/// Restores a state from chunks of a snapshot, cut anywhere.
+pub struct SnapshotLoader {
+    config: EngineConfig,
+    pending: BytesMut,
+    offset: u64,
+    blocks: u64,
+    /// The kind of the last block; `None` before the first.
+    kind: Option<Kind>,
+    head: Head,
+    cells: CellWriter,
+    records: Slab<Record>,
+    lines: Slab<ExtraLine>,
+    groups: Slab<Group>,
+    ring: Ring,
+    forget: Ring,
+    ticks: u32,
+    buckets: u32,
+}
+
+#[derive(Default)]
+struct Head {
+    index: u64,
+    now: UnixMicros,
+    shift_ms: u64,
+    warehouses: u32,
+    skus: u32,
+    cells: u32,
+    records: u32,
+    lines: u32,
+    groups: u32,
+    ticks: u32,
+    buckets: u32,
+    free: [(u32, u32); 3],
+}
+
+impl SnapshotLoader {
+    /// Begins. `config` must be that of the snapshot, except for its seed.
+    pub fn new(config: EngineConfig) -> Self {
+        Self {
+            config,
+            pending: BytesMut::new(),
+            offset: 0,
+            blocks: 0,
+            kind: None,
+            head: Head::default(),
+            cells: CellWriter::new(config.hash_seed),
+            records: Slab::new(),
+            lines: Slab::new(),
+            groups: Slab::new(),
+            ring: Ring::new(SPAN_TICKS),
+            forget: Ring::new(FORGET_SPAN),
+            ticks: 0,
+            buckets: 0,
+        }
+    }
+
+    /// Takes the next bytes.
+    ///
+    /// # Errors
+    /// They are no snapshot's; the loader is then of no further use.
+    pub fn feed(&mut self, bytes: &[u8]) -> Result<(), SnapshotError> {
+        self.pending.extend_from_slice(bytes);
+        while let Some(len) = self.block_len().map_err(|fault| self.error(fault))? {
+            let block = self.pending.split_to(len);
+            self.block(&block).map_err(|fault| self.error(fault))?;
+            self.offset += len as u64;
+            self.blocks += 1;
+        }
+        Ok(())
+    }
+
+    /// Checks that the snapshot is whole and consistent, and gives the state.
+    ///
+    /// # Errors
+    /// It is not.
+    pub fn finish(self) -> Result<StockState, SnapshotError> {
+        let offset = self.offset;
+        self.build().map_err(|fault| SnapshotError { offset, fault })
+    }
+
+    fn error(&self, fault: SnapshotFault) -> SnapshotError {
+        SnapshotError { offset: self.offset, fault }
+    }
+
+    /// Length of the next block, or `None` if it is not all there yet.
+    fn block_len(&self) -> Result<Option<usize>, SnapshotFault> {
+        let Some(len) = self.pending.get(4..8) else { return Ok(None) };
+        let len = (&mut &*len).get_u32_le() as usize;
+        if len > BLOCK_BODY_BYTES_MAX {
+            return Err(SnapshotFault::Block);
+        }
+        let len = BLOCK_HEADER_BYTES + len;
+        Ok((self.pending.len() >= len).then_some(len))
+    }
+
+    fn block(&mut self, block: &[u8]) -> Result<(), SnapshotFault> {
+        let (header, body) = block.split_at(BLOCK_HEADER_BYTES);
+        let (header, crc) = header.split_at(8);
+        if block_crc(header, body) != (&mut &*crc).get_u32_le() {
+            return Err(SnapshotFault::Crc);
+        }
+        let kind = self.next_kind(header[0])?;
+        self.kind = Some(kind);
+        let mut reader = Reader::new(body);
+        while !reader.is_empty() {
+            self.item(kind, &mut reader)?;
+        }
+        Ok(())
+    }
+
+    /// Blocks come in the order of their kinds; a kind may take many blocks, or none.
+    fn next_kind(&self, byte: u8) -> Result<Kind, SnapshotFault> {
+        let first = match self.kind {
+            None => Some(Kind::Head),
+            Some(Kind::Head) => Kind::Head.next(),
+            Some(Kind::End) => None,
+            kind => kind,
+        };
+        let kind = std::iter::successors(first, |kind| kind.next()).find(|k| *k as u8 == byte);
+        match (self.kind, kind) {
+            (None, Some(kind)) if kind != Kind::Head => Err(SnapshotFault::Version),
+            (None, None) => Err(SnapshotFault::Version),
+            (_, kind) => kind.ok_or(SnapshotFault::Order),
+        }
+    }
+
+    fn item(&mut self, kind: Kind, reader: &mut Reader<'_>) -> Result<(), SnapshotFault> {
+        let head = &self.head;
+        match kind {
+            Kind::Head => self.head(reader),
+            Kind::Warehouses => add_name(
+                &self.cells.table().warehouses,
+                head.warehouses,
+                WAREHOUSE_BYTES_MAX,
+                reader,
+            ),
+            Kind::Skus => add_name(&self.cells.table().skus, head.skus, SKU_BYTES_MAX, reader),
+            Kind::Cells => self.cell(reader),
+            Kind::Records => push(&mut self.records, head.records, reader),
+            Kind::Lines => push(&mut self.lines, head.lines, reader),
+            Kind::Groups => push(&mut self.groups, head.groups, reader),
+            Kind::Ticks => chain(&mut self.ring, &mut self.ticks, head.ticks, reader),
+            Kind::Buckets => chain(&mut self.forget, &mut self.buckets, head.buckets, reader),
+            Kind::End if reader.u64()? == self.blocks => Ok(()),
+            Kind::End => Err(SnapshotFault::Order),
+        }
+    }
+
+    fn head(&mut self, reader: &mut Reader<'_>) -> Result<(), SnapshotFault> {
+        if reader.bytes(8)? != MAGIC || reader.u32()? != VERSION {
+            return Err(SnapshotFault::Version);
+        }
+        reader.u32()?;
+        let ours = [self.config.grace_rounded(), self.config.retention_ms, self.config.max_life_ms];
+        for our in ours {
+            if reader.u64()? != our {
+                return Err(SnapshotFault::Config);
+            }
+        }
+        let head = &mut self.head;
+        (head.index, head.now, head.shift_ms) =
+            (reader.u64()?, UnixMicros(reader.u64()?), reader.u64()?);
+        let (front, forget_front) = (reader.u64()?, reader.u64()?);
+        let times = [head.now.as_millis(), head.shift_ms, front, forget_front];
+        if times.iter().any(|time| *time > MILLIS_MAX) {
+            return Err(SnapshotFault::Content("times are within range"));
+        }
+        self.ring.skip_empty(front);
+        self.forget.skip_empty(forget_front);
+        for count in [
+            &mut head.warehouses,
+            &mut head.skus,
+            &mut head.cells,
+            &mut head.records,
+            &mut head.lines,
+            &mut head.groups,
+            &mut head.ticks,
+            &mut head.buckets,
+        ] {
+            *count = reader.u32()?;
+        }
+        for free in &mut head.free {
+            *free = (reader.u32()?, reader.u32()?);
+        }
+        if reader.is_empty() { Ok(()) } else { Err(SnapshotFault::Block) }
+    }
+
+    fn cell(&mut self, reader: &mut Reader<'_>) -> Result<(), SnapshotFault> {
+        let mut cell = Reader::new(reader.bytes(CELL_BYTES)?);
+        let (warehouse, sku, value) = decode(&mut cell)?;
+        let table = self.cells.table();
+        let named = warehouse.0 < table.warehouses.count() && sku.0 < table.skus.count();
+        if table.count() >= self.head.cells || !named || table.has(warehouse, sku) {
+            return Err(SnapshotFault::Content("a cell is one pair of names"));
+        }
+        let limits = 0..=COUNTER_MAX;
+        if value.on_hand.checked_abs().is_none_or(|units| units > COUNTER_MAX)
+            || !limits.contains(&value.reserved)
+            || !limits.contains(&value.committed)
+        {
+            return Err(SnapshotFault::Content("counters are within range"));
+        }
+        self.cells.push(warehouse, sku, value);
+        Ok(())
+    }
+
+    fn build(mut self) -> Result<StockState, SnapshotFault> {
+        if self.kind != Some(Kind::End) || !self.pending.is_empty() {
+            return Err(SnapshotFault::Truncated);
+        }
+        let head = &self.head;
+        let table = self.cells.table();
+        let have = [table.warehouses.count(), table.skus.count(), table.count()];
+        let slabs = [self.records.len(), self.lines.len(), self.groups.len()];
+        let rings = [self.ticks, self.buckets];
+        if have != [head.warehouses, head.skus, head.cells]
+            || slabs != [head.records, head.lines, head.groups]
+            || rings != [head.ticks, head.buckets]
+        {
+            return Err(SnapshotFault::Content("the head counts all items"));
+        }
+        let [records, lines, groups] = head.free;
+        if !self.records.set_free_chain(records.0, records.1)
+            || !self.lines.set_free_chain(lines.0, lines.1)
+            || !self.groups.set_free_chain(groups.0, groups.1)
+        {
+            return Err(SnapshotFault::Content("free entries are chained"));
+        }
+        let seed = self.config.hash_seed;
+        let wheel = Wheel::restore(self.groups, self.ring, seed);
+        let holds = Holds::restore(self.records, self.lines, wheel, self.forget, seed);
+        let mut state = StockState::new(self.config);
+        state.index = head.index;
+        state.clock = HoldClock { now: head.now, shift_ms: head.shift_ms, ..state.clock };
+        (state.cells, state.holds) = (self.cells, holds);
+        state.audit().map_err(SnapshotFault::Content)?;
+        state.cells.publish(&state.clock, state.holds.wheel.front());
+        Ok(state)
+    }
+}
+
+fn add_name(
+    names: &Names,
+    expected: u32,
+    bytes_max: usize,
+    reader: &mut Reader<'_>,
+) -> Result<(), SnapshotFault> {
+    let name = reader.short_bytes()?;
+    let count = names.count();
+    if count >= expected || name.is_empty() || name.len() > bytes_max || names.add(name) != count {
+        return Err(SnapshotFault::Content("names are distinct and of proper length"));
+    }
+    Ok(())
+}
+
+fn push<T: Entry>(
+    slab: &mut Slab<T>,
+    expected: u32,
+    reader: &mut Reader<'_>,
+) -> Result<(), SnapshotFault> {
+    let bytes = reader.bytes(T::BYTES)?;
+    if slab.len() >= expected {
+        return Err(SnapshotFault::Block);
+    }
+    slab.push(T::take(bytes));
+    Ok(())
+}
+
+fn chain(
+    ring: &mut Ring,
+    count: &mut u32,
+    expected: u32,
+    reader: &mut Reader<'_>,
+) -> Result<(), SnapshotFault> {
+    let (number, head) = (reader.u64()?, reader.u32()?);
+    *count += 1;
+    if number < ring.front() || number > MILLIS_MAX || head == NIL || *count > expected {
+        return Err(SnapshotFault::Content("chains lie ahead of the front"));
+    }
+    match ring.replace(number, head) {
+        NIL => Ok(()),
+        _ => Err(SnapshotFault::Content("a moment has one chain")),
+    }
+}

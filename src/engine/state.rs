@@ -1,0 +1,320 @@
+//! The state machine: one log entry in, outcomes out.
+
+use bytes::BytesMut;
+
+use crate::protocol::{CellRef, Code, Op, ReservationId, ReservationState};
+use crate::world::UnixMicros;
+
+use super::EngineConfig;
+use super::batch::{Batch, Command};
+use super::cells::CellWriter;
+use super::holds::{FORGET_MS, Holds};
+use super::outcomes::Outcomes;
+use super::reader::CellReader;
+use super::reserve::{Scratch, ttl_or_default};
+use super::time::{HoldClock, OUTAGE_MS_MAX, TICK_MS};
+
+/// Operations that are decoded and prefetched together. Past 32 nothing is gained: the processor
+/// keeps no more misses in flight.
+const CHUNK_OPS: usize = 32;
+
+/// The stock of one shard: cells, reservations and the log's clock. One thread writes it, by
+/// [`StockState::apply`] alone; any number read it through [`StockState::cells`].
+pub struct StockState {
+    pub(super) config: EngineConfig,
+    pub(super) index: u64,
+    pub(super) clock: HoldClock,
+    pub(super) cells: CellWriter,
+    pub(super) holds: Holds,
+    pub(super) scratch: Scratch,
+    pub(super) cut: Option<super::snapshot::Cut>,
+    pub(super) cuts: u64,
+}
+
+/// What one log entry did.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Applied {
+    /// The moment at which its operations happened: not before that of any earlier entry.
+    pub now: UnixMicros,
+    /// How many operations it held, and so how many outcomes it gave.
+    pub op_count: u32,
+}
+
+/// How much there is of what.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Stats {
+    /// Reservations that hold units under a deadline, due ones that nobody noticed included.
+    pub active: u64,
+    /// Reservations promised to orders.
+    pub confirmed: u64,
+    /// Ended reservations, fences and stock writes that are still remembered.
+    pub ended: u64,
+    /// All of the above: records in memory. Admission bounds this.
+    pub records: u64,
+    /// Cells.
+    pub cells: u64,
+    /// Warehouse names.
+    pub warehouses: u64,
+    /// SKU names.
+    pub skus: u64,
+    /// Groups of lines that fall due together.
+    pub groups: u64,
+    /// How far the sweep of due reservations is behind the log's clock, in ms; 0 when it keeps up.
+    pub sweep_lag_ms: u64,
+    /// Outages given back to deadlines so far, in ms.
+    pub outage_ms: u64,
+    /// Memory of tables and slabs, estimated.
+    pub bytes: u64,
+}
+
+impl StockState {
+    /// Nothing in stock, before the first log entry.
+    pub fn new(config: EngineConfig) -> Self {
+        Self {
+            config,
+            index: 0,
+            clock: HoldClock { now: UnixMicros(0), shift_ms: 0, grace_ms: config.grace_rounded() },
+            cells: CellWriter::new(config.hash_seed),
+            holds: Holds::new(config.hash_seed),
+            scratch: Scratch::default(),
+            cut: None,
+            cuts: 0,
+        }
+    }
+
+    /// A reader of the cells, for any thread. It stays valid for the life of this state and beyond.
+    pub fn cells(&self) -> CellReader {
+        CellReader::new(self.cells.table().clone(), self.clock.grace_ms)
+    }
+
+    /// The log's clock: the latest moment applied.
+    pub fn now(&self) -> UnixMicros {
+        self.clock.now
+    }
+
+    /// The index of the last log entry applied; 0 before the first.
+    pub fn applied_index(&self) -> u64 {
+        self.index
+    }
+
+    /// Reservations that hold units under a deadline, due ones that nobody noticed included.
+    pub fn active_reservations(&self) -> u64 {
+        self.holds.active
+    }
+
+    /// Would an EXPIRE at `now` do something?
+    pub fn due(&self, now: UnixMicros) -> bool {
+        let clock = HoldClock { now: now.max(self.clock.now), ..self.clock };
+        self.holds.wheel.ring.any_before(clock.first_not_due().0)
+            || self.holds.forget.any_before(first_bucket_kept(&clock))
+    }
+
+    /// How much there is of what.
+    pub fn stats(&self) -> Stats {
+        let table = self.cells.table();
+        let records = u64::from(self.holds.records.in_use());
+        let lag = self.clock.first_not_due().0.saturating_sub(self.holds.wheel.front().0);
+        Stats {
+            active: self.holds.active,
+            confirmed: self.holds.confirmed,
+            ended: records - self.holds.active - self.holds.confirmed,
+            records,
+            cells: u64::from(table.count()),
+            warehouses: u64::from(table.warehouses.count()),
+            skus: u64::from(table.skus.count()),
+            groups: u64::from(self.holds.wheel.groups.in_use()),
+            sweep_lag_ms: lag * TICK_MS,
+            outage_ms: self.clock.shift_ms,
+            bytes: table.bytes() + self.holds.bytes(),
+        }
+    }
+
+    /// Applies one log entry. Outcomes are appended to `out`, one per operation and in their order,
+    /// if someone waits for them.
+    ///
+    /// # Panics
+    /// `payload` is not a batch, or `index` was applied before: the log is broken, and a stopped
+    /// replica is safe. An operation that cannot be read gives BAD_OP.
+    pub fn apply(&mut self, index: u64, payload: &[u8], out: Option<&mut BytesMut>) -> Applied {
+        assert!(index > self.index, "log entries are applied in order, each once");
+        self.index = index;
+        let mut batch = Batch::decode(payload);
+        let mut outcomes = Outcomes(out);
+        let before = self.clock.now;
+        self.clock.now = before.max(batch.now);
+        let mut outage_ms = (self.clock.now.0 - before.0) / 1_000;
+        let mut left = batch.op_count as usize;
+        while left > 0 {
+            let count = left.min(CHUNK_OPS);
+            left -= count;
+            let mut commands = [(Command::Bad, 0); CHUNK_OPS];
+            for command in &mut commands[..count] {
+                *command = self.take(&mut batch);
+            }
+            self.prefetch(&commands[..count]);
+            for (command, hash) in &commands[..count] {
+                self.execute(*command, *hash, outage_ms, &mut outcomes);
+                // Only a batch's first operation can start a leader: nothing may have been judged
+                // by the clock before the outage was given back.
+                outage_ms = 0;
+            }
+        }
+        assert!(batch.ops.is_empty(), "a log entry ends with its last operation");
+        self.advance();
+        self.cells.publish(&self.clock, self.holds.wheel.front());
+        Applied { now: self.clock.now, op_count: batch.op_count }
+    }
+
+    /// Takes the place of a running state: readers of this one see `newer`, a later state of the
+    /// same log. A snapshot cut of this one is dropped.
+    ///
+    /// # Panics
+    /// `newer` is not a later state of the same log.
+    pub fn replace_from(&mut self, newer: StockState) {
+        assert!(newer.index >= self.index, "a state is replaced by a later one");
+        self.cells.overwrite(newer.cells.table());
+        let cells = std::mem::replace(&mut self.cells, CellWriter::new(0));
+        *self = Self { cells, cuts: self.cuts, ..newer };
+        self.cells.publish(&self.clock, self.holds.wheel.front());
+    }
+
+    /// Decodes an operation and starts fetching what it will look up.
+    #[inline]
+    fn take<'a>(&self, batch: &mut Batch<'a>) -> (Command<'a>, u64) {
+        let command = batch.take();
+        let Command::Client(op, ..) = command else { return (command, 0) };
+        let id = match op {
+            Op::Receive { op_id, .. } => op_id.0,
+            Op::Confirm { id } | Op::Release { id } | Op::Extend { id, .. } => id.0,
+            Op::Reserve { id, .. } => id.0,
+            _ => return (command, 0),
+        };
+        let hash = self.holds.hash(&id);
+        self.holds.prefetch_id(hash);
+        if let Op::Reserve { lines, ttl_ms, .. } = op
+            && !lines.is_named()
+        {
+            let tick = self.clock.deadline_after(ttl_or_default(ttl_ms)).tick();
+            for line in lines.iter() {
+                if let CellRef::Handle(cell) = line.cell {
+                    self.cells.prefetch(cell.0);
+                    self.holds.wheel.prefetch(cell.0, tick);
+                }
+            }
+        }
+        (command, hash)
+    }
+
+    /// Starts fetching the records that the operations are likely about, then their cells.
+    #[inline]
+    fn prefetch(&self, commands: &[(Command<'_>, u64)]) {
+        let mut likely = [u32::MAX; CHUNK_OPS];
+        for ((_, hash), likely) in commands.iter().zip(&mut likely) {
+            if *hash != 0
+                && let Some(record) = self.holds.likely(*hash)
+            {
+                self.holds.records.prefetch(record);
+                *likely = record;
+            }
+        }
+        for record in likely.iter().filter(|record| **record != u32::MAX) {
+            self.cells.prefetch(self.holds.records.get(*record).cell);
+        }
+    }
+
+    #[inline]
+    fn execute(&mut self, command: Command<'_>, hash: u64, outage_ms: u64, out: &mut Outcomes<'_>) {
+        let (op, flags, not_after) = match command {
+            Command::Client(op, flags, not_after) => (op, flags, not_after),
+            Command::Bad => return out.plain(Code::BAD_OP, 0),
+            Command::Expire(budget) => {
+                self.sweep(budget);
+                return out.plain(Code::OK, 0);
+            }
+            Command::LeaderStart => {
+                self.give_back(outage_ms);
+                return out.plain(Code::OK, 0);
+            }
+            Command::Tick => return out.plain(Code::OK, 0),
+        };
+        let late = not_after.is_some_and(|end| self.clock.now.0 > end.0.saturating_mul(1_000));
+        match op {
+            Op::Define { cell } => self.define(cell, late, out),
+            Op::Receive { op_id, quantity, cell } => {
+                self.receive(op_id, hash, quantity, cell, flags, late, out);
+            }
+            Op::Reserve { id, ttl_ms, lines } => self.reserve(id, hash, ttl_ms, lines, late, out),
+            Op::Confirm { id } => self.confirm(id, hash, late, out),
+            Op::Release { id } => self.release(id, hash, late, out),
+            Op::Extend { id, ttl_ms } => self.extend(id, hash, ttl_ms, late, out),
+            _ => out.plain(Code::BAD_OP, 0),
+        }
+    }
+
+    /// A new leader: moves every deadline later by the time in which nobody could be served.
+    fn give_back(&mut self, outage_ms: u64) {
+        if self.holds.active > 0 {
+            self.clock.shift_ms += outage_ms.min(OUTAGE_MS_MAX);
+        }
+    }
+
+    /// Expires and forgets what is due, at most `budget` lines and records.
+    fn sweep(&mut self, mut budget: u32) {
+        let Self { holds, cells, clock, config, .. } = self;
+        let first_not_due = clock.first_not_due();
+        while budget > 0 {
+            holds.wheel.ring.skip_empty(first_not_due.0);
+            let tick = holds.wheel.front();
+            let Some(group) = holds.wheel.first(tick).filter(|_| tick < first_not_due) else {
+                break;
+            };
+            budget -= 1;
+            if !holds.pop_due(cells, clock, config.retention_ms, group) {
+                holds.wheel.remove_first(tick);
+            }
+        }
+        let limit = first_bucket_kept(clock);
+        while budget > 0 {
+            holds.forget.skip_empty(limit);
+            let bucket = holds.forget.front();
+            let handle = holds.forget.head(bucket);
+            if bucket >= limit || handle == super::ring::NIL {
+                break;
+            }
+            budget -= 1;
+            let next = holds.records.get(handle).next;
+            holds.forget.replace(bucket, next);
+            holds.free(handle);
+        }
+    }
+
+    /// Moves the fronts over what is empty, so that they are never far behind.
+    fn advance(&mut self) {
+        self.holds.wheel.ring.skip_empty(self.clock.first_not_due().0);
+        self.holds.forget.skip_empty(first_bucket_kept(&self.clock));
+    }
+
+    /// The id's record as it stands now: what is due has expired, what is over long enough is
+    /// forgotten, and how far the sweep has come makes no difference.
+    #[inline]
+    pub(super) fn look_up(&mut self, id: &ReservationId, hash: u64) -> Option<u32> {
+        let handle = self.holds.find(id, hash)?;
+        let record = self.holds.records.get(handle);
+        if record.is(ReservationState::Active) {
+            if !self.clock.is_due(record.deadline) {
+                return Some(handle);
+            }
+            let Self { holds, cells, clock, config, .. } = self;
+            holds.expire(cells, clock, config.retention_ms, handle);
+        }
+        let record = self.holds.records.get(handle);
+        let forgotten = record.is_terminal() && self.clock.hold() >= record.forget;
+        (!forgotten).then_some(handle)
+    }
+}
+
+/// Buckets before this one hold only records that are forgotten.
+fn first_bucket_kept(clock: &HoldClock) -> u64 {
+    // A record with forget time f is in bucket f / FORGET_MS + 1.
+    clock.hold().0 / FORGET_MS + 1
+}
