@@ -13,8 +13,8 @@
 //! not sent                           next node
 //! ```
 //!
-//! A doubt stays until a reply settles it. Refusals that are decided before the id is looked up
-//! (DEADLINE_PASSED, ID_TOO_OLD, a whole frame) settle nothing about an earlier attempt. BUSY sets no flag: the server looked at nothing yet, and
+//! A doubt stays until a reply settles it. ID_TOO_OLD and the refusal of a whole frame settle nothing
+//! about an earlier attempt. BUSY sets no flag: the server looked at nothing yet, and
 //! a retry that says it may have been executed must go through the log even when all is sold.
 
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -231,7 +231,8 @@ impl Client {
         }
     }
 
-    /// Reads up to 8,192 cells at one moment; `None` where there is no such cell.
+    /// Reads up to 8,192 cells, each at one moment, not all at the same; `None` where there is no
+    /// such cell.
     ///
     /// # Errors
     /// See [`Error`].
@@ -514,8 +515,11 @@ impl Client {
         }
         match (fallback, refusal) {
             (Some((connection, address)), _) => Ok(Link::start(connection, address, &self.options)),
-            (None, Some(refusal)) if !refusal.code.is_retry() => Err(refusal.into()),
-            (None, _) => Err(Error::Retry(Why::Unreachable)),
+            (None, Some(refusal)) if refusal.code.is_retry() => {
+                Err(Error::Retry(Why::refused(refusal.code)))
+            }
+            (None, Some(refusal)) => Err(refusal.into()),
+            (None, None) => Err(Error::Retry(Why::Unreachable)),
         }
     }
 
@@ -584,10 +588,11 @@ impl Why {
 }
 
 /// The results of a request of which an earlier attempt may have been executed: a single operation
-/// whose refusal says nothing about that attempt stays in doubt. In a batch the caller sees the code.
+/// whose id is so old that it may have been forgotten stays in doubt. In a batch the caller sees the
+/// code.
 fn settle(results: Vec<Result<Outcome, Refusal>>) -> Result<Vec<Result<Outcome, Refusal>>, Error> {
     match results.as_slice() {
-        [Err(refusal)] if matches!(refusal.code, Code::DEADLINE_PASSED | Code::ID_TOO_OLD) => {
+        [Err(refusal)] if refusal.code == Code::ID_TOO_OLD => {
             Err(Error::Unknown(Why::refused(refusal.code)))
         }
         _ => Ok(results),

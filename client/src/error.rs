@@ -68,7 +68,7 @@ pub enum Why {
     /// Too many frames are unanswered on this side ([`WhenFull`](crate::WhenFull)).
     Full,
     /// The server said so: NOT_LEADER, BUSY, NO_QUORUM, OUTCOME_UNKNOWN or DISK_FULL; or a refusal
-    /// that does not settle what became of an earlier attempt, such as DEADLINE_PASSED.
+    /// that does not settle what became of an earlier attempt, such as ID_TOO_OLD.
     Code {
         /// Which.
         code: Code,

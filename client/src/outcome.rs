@@ -65,8 +65,6 @@ pub struct Defined {
     pub handle: CellHandle,
     /// The log index.
     pub index: u64,
-    /// It was there before.
-    pub replay: bool,
 }
 
 /// Units were added.
@@ -209,9 +207,7 @@ fn decode_ok(
     let replay = outcome.code == Code::REPLAY;
     let state = || outcome.state().ok_or(BadReply);
     Ok(match opcode {
-        Opcode::Define => {
-            Outcome::Defined(Defined { handle: take_handle(&mut body)?, index, replay })
-        }
+        Opcode::Define => Outcome::Defined(Defined { handle: take_handle(&mut body)?, index }),
         Opcode::Receive => Outcome::Received(Received {
             handle: take_handle(&mut body)?,
             on_hand: body.i64()?,

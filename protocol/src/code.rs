@@ -86,9 +86,8 @@ codes! {
     OVERFLOW = 121, "a counter would leave ±(2^53 − 1)";
     /// Another operation of the linked batch failed.
     LINKED_FAILED = 122, "another operation of the linked batch was refused";
-    /// `not_after` has passed. Decided before the id is looked up, so it says nothing about an earlier
-    /// sending of the same request.
-    DEADLINE_PASSED = 123, "not_after has passed; this sending did not and will not take effect";
+    /// `not_after` has passed. (What was done before it passed is still answered with REPLAY.)
+    DEADLINE_PASSED = 123, "not_after has passed; the request did not and will not take effect";
     /// Fewer units than `min_qty`.
     MIN_QTY = 124, "fewer units than min_qty are there";
     /// Ask the leader.

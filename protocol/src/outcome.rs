@@ -3,7 +3,8 @@
 //! ```text
 //! offset size
 //!      0    2  code
-//!      2    2  detail   the reservation's state (ReservationState), or the line at fault, or 0
+//!      2    2  detail   the reservation's state (ReservationState), or the first line at fault
+//!                      (UNKNOWN_*, NOT_STOCKED), or 0
 //!      4    4  len      bytes of the body
 //!      8    …  body, by operation and code:
 //!
@@ -13,7 +14,8 @@
 //! CONFIRM, RELEASE ok    nothing
 //! EXTEND ok              deadline u64 (ms)
 //! READ_CELLS ok          count × (handle u32 · found u32 (1 or 0) · on_hand i64 · reserved i64 ·
-//!                        committed i64 · available i64)
+//!                        committed i64 · available i64); not found: the handle as asked, or
+//!                        ffffffff, and zeros
 //! READ_RESERVATION ok    created u64 · deadline u64 · lines u32 · lines × (handle u32 · quantity u32)
 //! READ_SKU ok            more u32 (1: ask again after the last handle) · cells u32 ·
 //!                        total on_hand, reserved, committed, available i64 each, over all warehouses ·
