@@ -395,6 +395,7 @@ impl Client {
             Ok(frame) if frame.header.kind == Kind::Error => self.refused(&link, &frame),
             Ok(frame) => Attempt::Answered(frame),
             Err(Fate::Full) => Again::unsent(Why::Full, false),
+            Err(Fate::TooLarge) => Attempt::Failed(bare_refusal(Code::TOO_LARGE).into()),
             Err(Fate::Unsent) => Again::unsent(Why::Lost, true),
             Err(Fate::Lost) => {
                 Attempt::Again(Again { why: Why::Lost, doubt: true, mark: true, at_once: true })

@@ -44,12 +44,15 @@ pub(crate) enum Fate {
     Lost,
     /// No reply came in time; it may still come.
     TimedOut,
+    /// Larger than this server takes; it would close the connection. Not sent.
+    TooLarge,
     /// The link closed or was retired before the frame was written. Not sent.
     Unsent,
 }
 
 pub(crate) struct Link {
     address: String,
+    frame_bytes_max: u32,
     when_full: WhenFull,
     reply_timeout: Duration,
     permits: Arc<Semaphore>,
@@ -90,6 +93,7 @@ impl Link {
         let in_flight_max = options.frames_in_flight_max.min(server_max).max(1);
         let link = Arc::new(Self {
             address,
+            frame_bytes_max: connection.greeting().frame_bytes_max,
             when_full: options.when_full,
             reply_timeout: options.reply_timeout,
             permits: Arc::new(Semaphore::new(in_flight_max as usize)),
@@ -121,6 +125,9 @@ impl Link {
 
     /// Sends one request and waits for its reply, until `deadline` or the reply timeout.
     pub(crate) async fn call(&self, request: &Encoded, deadline: Instant) -> Result<Frame, Fate> {
+        if Header::BYTES + request.body.len() > self.frame_bytes_max as usize {
+            return Err(Fate::TooLarge);
+        }
         let permit = self.permit(deadline).await?;
         let (tx, rx) = oneshot::channel();
         let received_before = {

@@ -374,6 +374,42 @@ async fn a_reply_that_does_not_fit_leaves_a_doubt_for_writes_only() {
 }
 
 #[tokio::test]
+async fn a_server_that_takes_less_is_not_sent_more() {
+    let mut node = Node::start().await;
+    node.frame_bytes_max = 100;
+    let (client, mut peer) = join!(Client::connect(options(&[&node])), node.accept_as_leader());
+    let client = client.unwrap();
+    let large = (0..10).fold(cart(1), |cart, _| cart.handle(CellHandle(7), 1));
+    let calls = async { (client.reserve(&large).await, client.ping().await) };
+    let script = async {
+        let frame = peer.expect().await;
+        assert!(is(&frame, Opcode::Ping), "nothing was sent before it");
+        peer.send(reply(&frame, Code::OK, 0, |_| ())).await;
+    };
+    let ((refused, pong), ()) = join!(calls, script);
+    assert_eq!(refused.unwrap_err().code(), Some(Code::TOO_LARGE));
+    assert!(pong.is_ok());
+}
+
+#[tokio::test]
+async fn a_node_that_is_full_at_the_door_is_busy() {
+    let node = Node::start().await;
+    let script = async {
+        loop {
+            let mut peer = node.accept_silent().await;
+            let hello = peer.expect().await;
+            peer.send(error(&hello, Code::BUSY, 0, "")).await;
+        }
+    };
+    let refused = tokio::select! {
+        result = Client::connect(impatient(&node)) => result.unwrap_err(),
+        () = script => unreachable!("refuses for ever"),
+    };
+    let busy = Why::Code { code: Code::BUSY, retry_after: Duration::ZERO };
+    assert_eq!(refused, Error::Retry(busy));
+}
+
+#[tokio::test]
 async fn unanswered_frames_are_bounded_by_the_server_and_the_caller_may_fail() {
     let mut node = Node::start().await;
     node.frames_in_flight_max = 2;

@@ -17,6 +17,7 @@ pub struct Node {
     listener: TcpListener,
     pub address: String,
     pub frames_in_flight_max: u32,
+    pub frame_bytes_max: u32,
 }
 
 /// One accepted connection.
@@ -29,7 +30,12 @@ impl Node {
     pub async fn start() -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap().to_string();
-        Self { listener, address, frames_in_flight_max: 1000 }
+        Self {
+            listener,
+            address,
+            frames_in_flight_max: 1000,
+            frame_bytes_max: limits::FRAME_BYTES_MAX,
+        }
     }
 
     /// Takes the next connection and answers its hello, naming `leader` (empty: unknown).
@@ -39,7 +45,7 @@ impl Node {
         assert_eq!(hello.header.kind, Kind::Hello);
         let reply = HelloReply {
             version: VERSION,
-            frame_bytes_max: limits::FRAME_BYTES_MAX,
+            frame_bytes_max: self.frame_bytes_max,
             batch_ops_max: limits::BATCH_OPS_MAX,
             frames_in_flight_max: self.frames_in_flight_max,
             cluster_id: 1,
