@@ -90,6 +90,10 @@ pub struct Args {
     #[arg(long)]
     pub rate: Option<f64>,
 
+    /// Open loop: frames fall due in bursts, one burst every so many microseconds
+    #[arg(long, default_value_t = 1_000, value_parser = clap::value_parser!(u64).range(50..=1_000_000))]
+    pub tick_us: u64,
+
     /// Cells to make [default: 1000000; drop, hot, soldout: 1; expiry-storm: 10000]
     #[arg(long, value_parser = clap::value_parser!(u32).range(1..))]
     pub cells: Option<u32>,
@@ -98,6 +102,10 @@ pub struct Args {
     /// expiry-storm computes it]
     #[arg(long)]
     pub stock: Option<u32>,
+
+    /// Most reservations asked for, over all connections; the load ends when they are answered
+    #[arg(long, value_parser = clap::value_parser!(u64).range(1..))]
+    pub reservations: Option<u64>,
 
     /// drop: buyers per unit of stock
     #[arg(long, default_value_t = 300)]
@@ -148,6 +156,10 @@ pub struct Args {
     #[arg(long, value_name = "PID")]
     pub server_pid: Vec<u32>,
 
+    /// drop: create this file once half the stock is confirmed, as a signal for scripts
+    #[arg(long, value_name = "FILE")]
+    pub half_sold_file: Option<PathBuf>,
+
     /// Write the result as JSON to a file, or to standard output with -
     #[arg(long, value_name = "FILE")]
     pub json: Option<PathBuf>,
@@ -190,8 +202,9 @@ pub struct Settings {
     pub advance_seconds: f64,
 }
 
-/// Between the last calm second and the storm; covers clocks that disagree a little.
-pub const STORM_MARGIN_SECONDS: f64 = 1.0;
+/// So long after the advance reservations should have fallen due, the free stock still lasts: they
+/// fall due a little late, by what it took to send and log them. After that only due units are left.
+pub const STORM_SLACK_SECONDS: f64 = 0.2;
 
 impl Settings {
     /// Fills in the defaults.
@@ -257,7 +270,7 @@ impl Settings {
     /// Per cell: its share of the advance reservations, and of what is offered until they fall due.
     fn storm_stock(&self) -> Result<u32, String> {
         let cells = f64::from(self.cells);
-        let offered = self.rate.unwrap_or(0.0) * (self.seconds + STORM_MARGIN_SECONDS);
+        let offered = self.rate.unwrap_or(0.0) * (self.seconds + STORM_SLACK_SECONDS);
         let stock = (self.args.advance as f64 / cells).ceil() + (offered / cells).ceil() + 1.0;
         if stock > f64::from(u32::MAX) {
             Err("too much stock per cell".into())

@@ -1,10 +1,12 @@
 //! The shell around a [`Driver`]: reads all there is, lets the driver answer, writes once.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::BytesMut;
 use stockd_protocol::{limits::REPLY_BYTES_MAX, take_frame};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::sync::Notify;
 use tokio::time::{sleep, sleep_until, timeout};
 
 use crate::clock::Clock;
@@ -34,7 +36,8 @@ enum Broke {
     Done,
 }
 
-/// Drives one connection to the end of its load, over as many sockets as it takes.
+/// Drives one connection to the end of its load, over as many sockets as it takes. In the open loop,
+/// `tick` says when to look for frames that are due.
 ///
 /// # Errors
 /// The server does not follow the protocol.
@@ -44,6 +47,7 @@ pub async fn drive(
     mut nodes: Nodes,
     clock: Clock,
     patience: Patience,
+    tick: Arc<Notify>,
 ) -> Result<Driver, Fault> {
     loop {
         let now = clock.now_ns();
@@ -58,7 +62,7 @@ pub async fn drive(
             }
             continue;
         };
-        match pump(&mut driver, open, clock, patience).await? {
+        match pump(&mut driver, open, clock, patience, &tick).await? {
             Broke::Done => return Ok(driver),
             Broke::Away(leader) => {
                 driver.lost(clock.now_ns());
@@ -75,6 +79,7 @@ async fn pump(
     link: Link,
     clock: Clock,
     patience: Patience,
+    tick: &Notify,
 ) -> Result<Broke, Fault> {
     let Link { mut stream, mut input, .. } = link;
     let (mut reader, mut writer) = stream.split();
@@ -114,6 +119,7 @@ async fn pump(
                     return Ok(Broke::Away(leader));
                 }
             }
+            () = tick.notified() => now = clock.now_ns(),
             () = timer.as_mut() => {
                 now = clock.now_ns();
                 if now >= patience.end_ns {

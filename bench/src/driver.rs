@@ -9,8 +9,9 @@
 //! ```
 //!
 //! - **Closed loop**: `depth` slots; a frame leaves whenever a slot is free.
-//! - **Open loop**: frame *n* is due at `start + n · ops / rate`, whatever the server does. A due frame
-//!   that finds no free slot waits in the schedule, and its latency counts from when it was due.
+//! - **Open loop**: frame *n* is due at `start + n · ops / rate`, rounded up to the next tick, whatever
+//!   the server does. A due frame that finds no free slot waits in the schedule, and its latency
+//!   counts from when it was due. The shell calls `fill` at every tick.
 //! - A slot's operations are kept as 8-byte [`Step`]s until they are answered, so a frame can be
 //!   encoded again. Nothing is allocated per operation.
 //! - Every acknowledged answer moves a [`Mark`]; nothing acknowledged is forgotten.
@@ -43,6 +44,8 @@ pub struct Load {
     pub ops_per_frame: u32,
     /// Reservations a second over all connections; `None` is the closed loop.
     pub rate: Option<f64>,
+    /// Nanoseconds between the moments at which frames of the open loop fall due; at least 1.
+    pub tick_ns: u64,
     /// When the load begins, on the run's clock.
     pub start_ns: u64,
     /// No new reservation is sent, or due, from here on.
@@ -190,15 +193,10 @@ impl Driver {
                 || self.next_due() >= self.load.stop_ns)
     }
 
-    /// When `fill` will have something to send that it has not now; `None`: only after an answer.
+    /// When `fill` will have something to send that it has not now; `None`: only after an answer, or
+    /// at a tick of the open loop.
     pub fn wake_ns(&self, now: u64) -> Option<u64> {
-        let scheduled = match self.load.rate {
-            Some(_) if !self.free.is_empty() && !self.exhausted() => {
-                Some(self.next_due()).filter(|due| *due < self.load.stop_ns)
-            }
-            Some(_) => None,
-            None => (now < self.load.start_ns).then_some(self.load.start_ns),
-        };
+        let scheduled = (now < self.load.start_ns).then_some(self.load.start_ns);
         let waiting = self.slots.iter().filter_map(|slot| match slot.state {
             SlotState::Waiting(until) => Some(until),
             _ => None,
@@ -306,7 +304,8 @@ impl Driver {
         let rate = self.load.rate.expect("asked in the open loop only");
         let frame = self.frames_scheduled * u64::from(self.load.connections);
         let frame = (frame + u64::from(self.connection)) as f64;
-        self.load.start_ns + (frame * f64::from(self.load.ops_per_frame) * 1e9 / rate) as u64
+        let after_ns = (frame * f64::from(self.load.ops_per_frame) * 1e9 / rate) as u64;
+        self.load.start_ns + after_ns.next_multiple_of(self.load.tick_ns)
     }
 
     /// Chooses the steps of a new frame and says when it was due; `None`: there is none now.
@@ -523,5 +522,227 @@ pub fn add(counter: &AtomicU64, count: u64) {
     if count > 0 {
         // Relaxed: a statistic; it orders nothing.
         counter.fetch_add(count, Ordering::Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::plan::{Choice, Ttl};
+    use stockd_protocol::{
+        OutcomeHeader, UnixMillis, begin_outcome, finish_outcome, limits, take_frame, take_op,
+    };
+
+    fn load() -> Load {
+        Load {
+            connections: 1,
+            depth: 1,
+            ops_per_frame: 1,
+            rate: None,
+            tick_ns: MS,
+            start_ns: 0,
+            stop_ns: 1_000 * MS,
+            budget: u64::MAX,
+            until_confirmed: None,
+            windows: vec![Window { name: "all", from_ns: 0, to_ns: u64::MAX }],
+        }
+    }
+
+    async fn driver(load: Load, confirm_percent: u32) -> Driver {
+        let plan = Plan {
+            seed: 1,
+            choice: Choice::Uniform,
+            handles: vec![40, 41, 42],
+            confirm_percent,
+            release_percent: 0,
+            ttl: Ttl::Fixed(0),
+            ttl_kept: Ttl::Fixed(0),
+        };
+        let ids = IdStream::new(9, 0);
+        let shared = Arc::new(Shared::default());
+        Driver::new(Arc::new(load), shared, Clock::start(), Arc::new(plan), ids, 0, 0)
+    }
+
+    fn sent(driver: &mut Driver, now: u64) -> Vec<Frame> {
+        let mut out = BytesMut::new();
+        driver.fill(now, &mut out);
+        std::iter::from_fn(|| take_frame(&mut out, limits::FRAME_BYTES_MAX).unwrap()).collect()
+    }
+
+    /// Answers a single-operation frame.
+    fn answer(driver: &mut Driver, now: u64, frame: &Frame, code: Code, state: u16) -> Next {
+        let mut out = BytesMut::new();
+        let header = Header { kind: Kind::OpReply, ..frame.header };
+        let start = begin_frame(&mut out, header);
+        ReplyPrefix { index: 1, server_now: UnixMillis(1), age_ms: 0 }.encode(&mut out);
+        let outcome = begin_outcome(&mut out, OutcomeHeader { code, detail: state });
+        out.put_u64_le(77);
+        finish_outcome(&mut out, outcome);
+        finish_frame(&mut out, start);
+        let reply = take_frame(&mut out, limits::REPLY_BYTES_MAX).unwrap().unwrap();
+        driver.handle(now, &reply).unwrap()
+    }
+
+    fn refuse(driver: &mut Driver, now: u64, frame: &Frame, code: Code) -> Next {
+        let mut out = BytesMut::new();
+        let header = Header { kind: Kind::Error, ..frame.header };
+        let start = begin_frame(&mut out, header);
+        let leader = b"127.0.0.1:9";
+        ErrorReply { code, retry_after_ms: 7, leader, message: b"" }.encode(&mut out);
+        finish_frame(&mut out, start);
+        let reply = take_frame(&mut out, limits::REPLY_BYTES_MAX).unwrap().unwrap();
+        driver.handle(now, &reply).unwrap()
+    }
+
+    fn op(frame: &Frame) -> (Op<'_>, OpFlags) {
+        let (op, flags, _) = take_op(&mut Reader::new(&frame.body)).unwrap();
+        (op, flags)
+    }
+
+    #[tokio::test]
+    async fn open_loop_latency_counts_from_when_a_frame_was_due() {
+        // A frame is due every millisecond, one may be in flight, and the server sleeps for 10 ms.
+        let mut driver = driver(Load { rate: Some(1_000.0), ..load() }, 0).await;
+        let first = sent(&mut driver, 0);
+        assert_eq!(first.len(), 1);
+        assert_eq!(sent(&mut driver, 5 * MS).len(), 0, "the slot is taken");
+        answer(&mut driver, 10 * MS, &first[0], Code::OK, 1);
+        let second = sent(&mut driver, 10 * MS);
+        assert_eq!(second.len(), 1, "due at 1 ms");
+        answer(&mut driver, 11 * MS, &second[0], Code::OK, 1);
+        let third = sent(&mut driver, 11 * MS);
+        answer(&mut driver, 11 * MS, &third[0], Code::OK, 1);
+        let (stats, book) = driver.into_parts(12 * MS);
+        let latencies: Vec<u64> =
+            stats.measured[0].latency_us.iter_recorded().map(|v| v.value_iterated_to()).collect();
+        assert_eq!(latencies.len(), 2, "9 and 10 ms: {latencies:?}");
+        assert!(latencies[0].abs_diff(9_000) < 20 && latencies[1].abs_diff(10_000) < 20);
+        assert_eq!(stats.measured[0].latency_us.len(), 3);
+        assert_eq!(stats.frames_overdue, 12 - 3, "of those due before 12 ms, three were sent");
+        assert_eq!(book.marks, [Mark::Granted; 3]);
+    }
+
+    #[tokio::test]
+    async fn open_loop_frames_are_not_sent_before_they_are_due() {
+        let mut driver = driver(Load { rate: Some(1_000.0), depth: 8, ..load() }, 0).await;
+        assert_eq!(sent(&mut driver, 0).len(), 1);
+        assert_eq!(sent(&mut driver, MS - 1).len(), 0);
+        assert_eq!(sent(&mut driver, MS).len(), 1);
+        assert_eq!(sent(&mut driver, 4 * MS).len(), 3);
+    }
+
+    #[tokio::test]
+    async fn arrivals_gather_at_the_ticks() {
+        let load = Load { rate: Some(10_000.0), depth: 64, ..load() };
+        let mut driver = driver(load, 0).await;
+        assert_eq!(sent(&mut driver, 0).len(), 1);
+        assert_eq!(sent(&mut driver, MS - 1).len(), 0);
+        assert_eq!(sent(&mut driver, MS).len(), 10);
+    }
+
+    #[tokio::test]
+    async fn what_was_lost_is_sent_again_with_the_same_bytes_and_the_flag() {
+        let mut driver = driver(load(), 0).await;
+        let first = sent(&mut driver, 0);
+        driver.lost(MS);
+        let again = sent(&mut driver, MS);
+        assert_eq!(again.len(), 1);
+        let ((before, flags), (after, flags_after)) = (op(&first[0]), op(&again[0]));
+        assert_eq!(before, after, "same id, ttl and lines");
+        assert!(!flags.contains(OpFlags::RETRY) && flags_after.contains(OpFlags::RETRY));
+        // It had been executed, and the answer was lost.
+        answer(&mut driver, 2 * MS, &again[0], Code::REPLAY, 1);
+        let (stats, book) = driver.into_parts(3 * MS);
+        assert_eq!((stats.odd_count, book.marks), (0, vec![Mark::Granted]));
+    }
+
+    #[tokio::test]
+    async fn an_answer_to_an_earlier_sending_is_a_fault() {
+        let mut driver = driver(load(), 0).await;
+        let first = sent(&mut driver, 0);
+        driver.lost(MS);
+        sent(&mut driver, MS);
+        let stale =
+            Frame { header: Header { kind: Kind::OpReply, ..first[0].header }, ..first[0].clone() };
+        assert!(driver.handle(MS, &stale).is_err());
+    }
+
+    #[tokio::test]
+    async fn a_busy_server_is_given_time_and_no_retry_flag() {
+        let mut driver = driver(load(), 0).await;
+        let first = sent(&mut driver, 0);
+        assert_eq!(refuse(&mut driver, 0, &first[0], Code::BUSY), Next::Continue);
+        assert!(!driver.in_flight() && !driver.finished(2_000 * MS));
+        assert_eq!(driver.wake_ns(0), Some(7 * MS));
+        assert_eq!(sent(&mut driver, 7 * MS - 1).len(), 0);
+        let again = sent(&mut driver, 7 * MS);
+        assert!(!op(&again[0]).1.contains(OpFlags::RETRY), "nothing of it was executed");
+    }
+
+    #[tokio::test]
+    async fn an_unknown_outcome_is_sent_again_as_a_retry() {
+        let mut driver = driver(load(), 0).await;
+        let first = sent(&mut driver, 0);
+        refuse(&mut driver, 0, &first[0], Code::OUTCOME_UNKNOWN);
+        let again = sent(&mut driver, 7 * MS);
+        assert!(op(&again[0]).1.contains(OpFlags::RETRY));
+    }
+
+    #[tokio::test]
+    async fn another_leader_is_followed() {
+        let mut driver = driver(load(), 0).await;
+        let first = sent(&mut driver, 0);
+        let next = refuse(&mut driver, 0, &first[0], Code::NOT_LEADER);
+        assert_eq!(next, Next::Reconnect(Some("127.0.0.1:9".into())));
+        driver.lost(0);
+        let again = sent(&mut driver, 0);
+        assert!(!op(&again[0]).1.contains(OpFlags::RETRY), "a follower executes nothing");
+    }
+
+    #[tokio::test]
+    async fn grants_are_confirmed_even_after_the_load_stopped() {
+        let mut driver = driver(Load { stop_ns: MS, ..load() }, 100).await;
+        let reserve = sent(&mut driver, 0);
+        answer(&mut driver, 2 * MS, &reserve[0], Code::OK, 1);
+        assert!(!driver.finished(2 * MS));
+        let confirm = sent(&mut driver, 2 * MS);
+        assert!(matches!(op(&confirm[0]).0, Op::Confirm { .. }));
+        driver.lost(2 * MS);
+        let (stats, book) = {
+            let again = sent(&mut driver, 2 * MS);
+            answer(&mut driver, 3 * MS, &again[0], Code::REPLAY, 2);
+            assert!(driver.finished(3 * MS));
+            driver.into_parts(3 * MS)
+        };
+        assert_eq!((stats.odd_count, book.marks), (0, vec![Mark::Confirmed]));
+    }
+
+    #[tokio::test]
+    async fn a_confirm_of_nothing_is_impossible() {
+        let mut driver = driver(Load { stop_ns: MS, ..load() }, 100).await;
+        let reserve = sent(&mut driver, 0);
+        answer(&mut driver, MS, &reserve[0], Code::OK, 1);
+        let confirm = sent(&mut driver, MS);
+        answer(&mut driver, MS, &confirm[0], Code::NOT_FOUND, 0);
+        let (stats, book) = driver.into_parts(MS);
+        assert_eq!((stats.odd_count, book.marks), (1, vec![Mark::Odd]));
+    }
+
+    #[tokio::test]
+    async fn a_drop_goes_on_after_its_demand_until_all_is_sold() {
+        let load = Load { budget: 1, until_confirmed: Some(1), ..load() };
+        let mut driver = driver(load, 100).await;
+        for _ in 0..3 {
+            let reserve = sent(&mut driver, 0);
+            assert_eq!(reserve.len(), 1, "nothing is sold yet");
+            answer(&mut driver, 0, &reserve[0], Code::NO_STOCK, 0);
+        }
+        let reserve = sent(&mut driver, 0);
+        answer(&mut driver, 0, &reserve[0], Code::OK, 1);
+        let confirm = sent(&mut driver, 0);
+        answer(&mut driver, 0, &confirm[0], Code::OK, 2);
+        driver.publish(0);
+        assert!(driver.finished(0));
+        assert_eq!(sent(&mut driver, 0).len(), 0);
     }
 }

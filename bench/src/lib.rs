@@ -25,6 +25,7 @@ pub mod connection;
 pub mod draw;
 pub mod driver;
 pub mod link;
+pub mod pacer;
 pub mod plan;
 pub mod process;
 pub mod progress;

@@ -1,19 +1,22 @@
 //! A run from end to end: setup, one or two phases of load, verification.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use tokio::sync::Notify;
 use tokio::task::JoinSet;
 use tokio::time::{MissedTickBehavior, interval, sleep_until};
 
-use crate::args::{STORM_MARGIN_SECONDS, Settings, Workload};
+use crate::args::{Settings, Workload};
 use crate::book::Book;
 use crate::clock::Clock;
 use crate::connection::{Patience, drive};
 use crate::draw::{CartSizes, Zipf, mix};
 use crate::driver::{Driver, Fault, Load, frame_bytes_max};
 use crate::link::{Bounds, Link, LinkError, Nodes};
+use crate::pacer::Pacer;
 use crate::plan::{Choice, IdStream, Plan, Ttl};
 use crate::process::{Usage, listener};
 use crate::progress::Progress;
@@ -59,7 +62,9 @@ impl From<Fault> for RunError {
 }
 
 const SECOND_NS: f64 = 1e9;
-const CONNECT_PATIENCE: Duration = Duration::from_secs(10);
+const CONNECT_PATIENCE: Duration = Duration::from_secs(30);
+/// How often a running phase is looked at.
+const LOOK_INTERVAL: Duration = Duration::from_millis(20);
 const ZIPF_EXPONENT: f64 = 0.99;
 /// The part of a storm in which the sweeper is busiest.
 const STORM_FRONT_SECONDS: f64 = 2.0;
@@ -141,6 +146,9 @@ impl Bench<'_> {
         let plan = self.plan(handles, choice, Ttl::Fixed(settings.ttl_kept_ms));
         let links = self.links(&plan).await?;
         let mut load = self.load(self.clock.now_ns());
+        if let Some(reservations) = settings.args.reservations {
+            load.budget = reservations.div_ceil(u64::from(settings.args.connections));
+        }
         if settings.args.workload == Workload::Drop {
             let buyers = u64::from(settings.stock) * settings.args.demand_factor;
             load.budget = buyers.div_ceil(u64::from(settings.args.connections));
@@ -155,7 +163,7 @@ impl Bench<'_> {
         let settings = self.settings;
         let connections = settings.args.connections;
         let rate = settings.rate.expect("the settings give the storm a rate");
-        let before = settings.advance_seconds + settings.seconds + STORM_MARGIN_SECONDS;
+        let before = settings.advance_seconds + settings.seconds;
         let due_ns = self.clock.now_ns() + (before * SECOND_NS) as u64;
         let due_ms = self.clock.unix_ms(due_ns) - settings.args.grace_ms;
         let choice = Choice::RoundRobin { streams: u64::from(connections) };
@@ -177,8 +185,7 @@ impl Bench<'_> {
             return Err(RunError::Arguments(message));
         }
 
-        let calm_ns = ((settings.seconds + STORM_MARGIN_SECONDS) * SECOND_NS) as u64;
-        let start_ns = due_ns - calm_ns;
+        let start_ns = due_ns - (settings.seconds * SECOND_NS) as u64;
         if self.clock.now_ns() > start_ns {
             let message = "making the reservations took too long; raise --advance-seconds";
             return Err(RunError::Arguments(message.into()));
@@ -192,10 +199,9 @@ impl Bench<'_> {
         let end_ns = start_ns + (units as f64 / rate * SECOND_NS) as u64;
         load.stop_ns = end_ns + SECOND_NS as u64;
         let warm_ns = start_ns + (settings.warmup * SECOND_NS) as u64;
-        let margin_ns = (STORM_MARGIN_SECONDS * SECOND_NS) as u64;
         let front_ns = due_ns + (STORM_FRONT_SECONDS * SECOND_NS) as u64;
         load.windows = vec![
-            Window { name: "calm", from_ns: warm_ns, to_ns: due_ns - margin_ns },
+            Window { name: "calm", from_ns: warm_ns, to_ns: due_ns },
             Window { name: "storm", from_ns: due_ns, to_ns: end_ns },
             Window { name: "storm, first 2 s", from_ns: due_ns, to_ns: front_ns },
         ];
@@ -226,6 +232,7 @@ impl Bench<'_> {
             depth: settings.args.depth,
             ops_per_frame: settings.args.ops_per_frame,
             rate: settings.rate,
+            tick_ns: settings.args.tick_us * 1_000,
             start_ns,
             stop_ns: to_ns,
             budget: u64::MAX,
@@ -278,8 +285,14 @@ impl Bench<'_> {
         };
         // Ids of two runs with one seed must differ, or the second would meet replays.
         let salt = mix(args.seed ^ mix(self.clock.unix_ms(0)));
+        let ticks: Vec<_> = links.iter().map(|_| Arc::new(Notify::new())).collect();
+        let pacer = load.rate.map(|_| {
+            Pacer::start(self.clock, load.start_ns, load.tick_ns, ticks.clone())
+                .map_err(|error| RunError::Arguments(format!("no thread for the pacer: {error}")))
+        });
+        let _pacer = pacer.transpose()?;
         let mut tasks = JoinSet::new();
-        for (connection, link) in links.into_iter().enumerate() {
+        for (connection, (link, tick)) in links.into_iter().zip(ticks).enumerate() {
             let stream = number << 16 | connection as u32;
             let ids = IdStream::new(salt, stream);
             let driver = Driver::new(
@@ -291,7 +304,7 @@ impl Bench<'_> {
                 stream,
                 connection as u32,
             );
-            tasks.spawn(drive(driver, Some(link), self.nodes.clone(), self.clock, patience));
+            tasks.spawn(drive(driver, Some(link), self.nodes.clone(), self.clock, patience, tick));
         }
         let mut watch =
             Watch::new(self, &load, shared.clone(), Progress::new(name, length, args.no_progress));
@@ -303,7 +316,7 @@ impl Bench<'_> {
             ended_ns: 0,
             served: Vec::new(),
         };
-        let mut ticks = interval(Duration::from_millis(100));
+        let mut ticks = interval(LOOK_INTERVAL);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Skip);
         loop {
             tokio::select! {
@@ -339,6 +352,8 @@ struct Watch {
     ops_begun: u64,
     served: Option<Vec<Served>>,
     last: (u64, Fresh),
+    /// A file to create once so many reservations are confirmed.
+    half_sold: Option<(PathBuf, u64)>,
 }
 
 impl Watch {
@@ -354,7 +369,9 @@ impl Watch {
         let span = |window: &Window| (window.from_ns, window.to_ns);
         let (from_ns, _) = load.windows.first().map_or((0, 0), span);
         let to_ns = load.windows.iter().map(|window| window.to_ns).max().unwrap_or(u64::MAX);
+        let half = u64::from(bench.settings.stock) * u64::from(bench.settings.cells) / 2;
         Self {
+            half_sold: args.half_sold_file.clone().map(|file| (file, half)),
             shared,
             progress,
             by_time: !load.windows.is_empty(),
@@ -380,6 +397,14 @@ impl Watch {
         }
         if self.served.is_none() && now >= self.to_ns {
             self.served = Some(self.measure(totals.ops));
+        }
+        if let Some((file, half)) = &self.half_sold
+            && totals.confirmed >= *half
+        {
+            if let Err(error) = std::fs::write(file, "") {
+                eprintln!("{}: {error}", file.display());
+            }
+            self.half_sold = None;
         }
         let (then, before) = self.last;
         if now.saturating_sub(then) < 500_000_000 {

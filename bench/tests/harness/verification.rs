@@ -119,7 +119,7 @@ async fn busy_frames_are_sent_again() {
     assert_eq!(report.stats.frames_resent, busy, "{report}");
 }
 
-const STORM: &str = "expiry-storm --advance 2000 --advance-seconds 1.5 --rate 2000 --cells 20 \
+const STORM: &str = "expiry-storm --advance 2000 --advance-seconds 2 --rate 2000 --cells 20 \
      --connections 2 --warmup 0.1 --seconds 0.5";
 
 #[tokio::test]
