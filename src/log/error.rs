@@ -90,6 +90,17 @@ pub enum Error {
         /// What the operating system said.
         source: io::Error,
     },
+    /// A record that was sound when it was written is damaged now that it is read again.
+    Unreadable {
+        /// The file's path.
+        file: String,
+        /// Where the record begins.
+        offset: u64,
+        /// Whose record.
+        shard: ShardId,
+        /// Its index.
+        index: u64,
+    },
     /// The segment was written by a version with another format.
     Version {
         /// The file's path.
@@ -159,6 +170,12 @@ impl fmt::Display for Error {
                 "{file}: offset {offset}: sync failed: {source}; nothing since then was \
                  acknowledged; check the disk (dmesg, SMART), then start again: recovery finds out \
                  what is there"
+            ),
+            Self::Unreadable { file, offset, shard, index } => write!(
+                f,
+                "{file}: offset {offset}: record {index} of shard {} has been damaged since it was \
+                 written; {REJOIN}",
+                shard.0
             ),
             Self::Version { file, have, want } => write!(
                 f,

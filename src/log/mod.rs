@@ -80,6 +80,7 @@
 mod allocator;
 mod cache;
 mod error;
+pub mod inspect;
 mod mmap;
 mod options;
 mod record;
@@ -88,6 +89,7 @@ mod replay;
 mod segment;
 mod shard;
 mod shared;
+mod sim_storage;
 mod storage;
 mod writer;
 
@@ -106,6 +108,7 @@ pub use record::{FrameKind, PAYLOAD_BYTES_MAX, Record, RecordId, VOTE_BYTES_MAX}
 pub use replay::Progress;
 pub use segment::FORMAT_VERSION;
 pub use shard::{ShardLog, ShardState};
+pub use sim_storage::{Fault, SimStorage, Survival};
 pub use storage::{File, FileEntry, RealStorage, Storage};
 pub use writer::Done;
 

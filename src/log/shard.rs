@@ -290,7 +290,10 @@ impl Source<'_> {
 
     fn damaged(&self, index: u64, at: Position) -> io::Error {
         let file = self.log.shared.storage.path(&segment::name(at.number()));
-        let error = || Error::Corrupt { file: file.clone(), offset: at.offset(), seq: index };
+        let error = || {
+            let (file, shard) = (file.clone(), self.log.shard.id);
+            Error::Unreadable { file, offset: at.offset(), shard, index }
+        };
         self.log.shared.fail(error());
         io::Error::new(io::ErrorKind::InvalidData, error())
     }
