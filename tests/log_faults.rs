@@ -116,7 +116,7 @@ async fn a_flipped_bit_anywhere_in_acknowledged_bytes_stops_the_node() {
     filled(&storage, 130).await;
     let places = places(&storage);
     assert_eq!(places.len(), 130);
-    assert!(places.last().unwrap().0 >= "segment-0000000003.log".to_owned());
+    assert!(places.last().unwrap().0.as_str() >= "segment-0000000003.log");
     // In each part of frames in the first, in a middle and in the last segment: crc, length, seq,
     // mark, shard, kind, term, index, payload, padding; the last record is protected by the mark
     // of the clean close.
