@@ -223,6 +223,35 @@ async fn shards_share_the_log_and_keep_apart() {
 }
 
 #[tokio::test]
+async fn a_dropped_tail_keeps_no_segment() {
+    let directory = Directory::new();
+    let log = open(&directory.0).unwrap();
+    let (idle, busy) = (log.shard(ShardId(1)), log.shard(ShardId(2)));
+    append(&idle, records(1, 0..30, 900)).await;
+    idle.truncate_after(id(1, 9));
+    append(&busy, records(1, 0..100, 800)).await;
+    idle.purge(RecordId { term: 1, index: 9 });
+    log.close().await;
+    drop((log, idle, busy));
+    // What the restart counts and what the running log counts must agree.
+    let log = open(&directory.0).unwrap();
+    let (idle, busy) = (log.shard(ShardId(1)), log.shard(ShardId(2)));
+    let segments = log.stats().segments;
+    busy.purge(RecordId { term: 1, index: 60 });
+    vote(&busy, "synced").await;
+    let after = log.stats().segments;
+    assert!(after < segments, "{after} of {segments}: the records 10 to 29 of shard 1 are gone");
+    append(&idle, records(2, 10..60, 900)).await;
+    idle.truncate_after(id(2, 19));
+    append(&busy, records(1, 100..200, 900)).await;
+    idle.purge(RecordId { term: 2, index: 19 });
+    busy.purge(RecordId { term: 1, index: 199 });
+    vote(&busy, "synced").await;
+    assert_eq!(log.stats().segments, 1, "nobody needs any but the one in use");
+    log.close().await;
+}
+
+#[tokio::test]
 async fn a_second_process_is_refused() {
     let directory = Directory::new();
     let storage = RealStorage::open(&directory.0).unwrap();

@@ -48,7 +48,8 @@ pub enum Survival {
     Killed,
     /// Nothing.
     Lost,
-    /// Some sectors of each write, and the first few changes of names, drawn from this seed.
+    /// Some sectors of each write, the first few new names, and some of the removals before them,
+    /// drawn from this seed.
     Torn(u64),
 }
 
@@ -225,6 +226,11 @@ impl Disk {
             Survival::Torn(_) => dice.below(changes.len() as u64 + 1) as usize,
         };
         for change in &changes[..kept] {
+            // Removals reach the disk in any order, so any of them may be the one that did not.
+            let torn = matches!(survival, Survival::Torn(_));
+            if torn && matches!(change, NameChange::Remove(_)) && dice.below(2) == 0 {
+                continue;
+            }
             change.apply(&mut self.names_durable);
         }
         self.names = self.names_durable.clone();
