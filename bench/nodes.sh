@@ -1,16 +1,18 @@
 # Starts, kills and asks the nodes of a cluster on this machine. Sourced by scripts/flash-sale.sh and
 # scripts/bench.sh, which call `nodes_init` first and get everything cleaned up when they exit.
 #
-# What depends on the daemon's command line is in the first four functions.
+# What depends on the daemon's command line and its JSON is in the first functions.
 
-# node_start N: starts node N of $NODES on its ports, with its own data directory.
+# node_start N: starts node N of $NODES on its ports, with its own data directory; SERVE_OPTIONS are
+# added.
 node_start() {
-  local n=$1 join=()
-  [ "$n" -gt 1 ] && join=(--join "$(node_address 1)")
+  local n=$1 join=() options=()
+  [ "$n" -gt 1 ] && join=(--join "$(node_peer 1)")
+  read -ra options <<<"${SERVE_OPTIONS:-}"
   mkdir -p "$WORK/node$n"
   "$STOCKD" serve --node-id "$n" --data "$WORK/node$n" \
-    --listen "$(node_address "$n")" --peer "127.0.0.1:$((PORT + n * 10 + 1))" \
-    --admin "$(node_admin "$n")" "${join[@]}" >>"$WORK/node$n.log" 2>&1 &
+    --listen "$(node_address "$n")" --peer "$(node_peer "$n")" \
+    --admin "$(node_admin "$n")" "${join[@]}" "${options[@]}" >>"$WORK/node$n.log" 2>&1 &
   NODE_PID[n]=$!
 }
 
@@ -19,10 +21,15 @@ node_status() {
   timeout 3 "$STOCKD" admin --admin "$(node_admin "$1")" json status 2>/dev/null
 }
 
-# node_leads N
-node_leads() {
-  node_status "$1" | tr -d ' \n' | grep -qi '"role":"leader"'
+# node_role N: leader, follower, learner or candidate. The first role is the node's own.
+node_role() {
+  node_status "$1" | tr -d ' \n' | grep -o '"role":"[a-z]*"' | head -n 1 | cut -d'"' -f4
 }
+
+node_leads() { [ "$(node_role "$1")" = leader ]; }
+
+# node_votes N: it counts for majorities.
+node_votes() { case $(node_role "$1") in leader | follower) ;; *) return 1 ;; esac; }
 
 # node_applied N: the index of the last log entry it has applied.
 node_applied() {
@@ -30,6 +37,7 @@ node_applied() {
 }
 
 node_address() { echo "127.0.0.1:$((PORT + $1 * 10))"; }
+node_peer() { echo "127.0.0.1:$((PORT + $1 * 10 + 1))"; }
 node_admin() { echo "127.0.0.1:$((PORT + $1 * 10 + 2))"; }
 
 # node_kill N: as a power cut would, but for the disk.
@@ -92,14 +100,14 @@ ports_free() {
   done
 }
 
-# nodes_start COUNT: a fresh cluster of so many nodes, which has a leader when this returns.
+# nodes_start COUNT: a fresh cluster of so many voters, which has a leader when this returns.
 nodes_start() {
   NODES=$1
   local n
   rm -rf "$WORK"/node*
   for n in $(seq "$NODES"); do
     node_start "$n"
-    until_true 20 "an answer from node $n" node_answers "$n"
+    until_true 20 "node $n to be a voter" node_votes "$n"
   done
   until_true 20 "a leader" leader
 }

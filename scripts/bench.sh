@@ -22,6 +22,8 @@ while [ $# -gt 0 ]; do
   shift
 done
 
+# A row may make more reservations than a server remembers by default; more would be BUSY.
+: "${SERVE_OPTIONS:=--max-reservations 60000000}"
 nodes_init
 failed=0
 
@@ -107,7 +109,7 @@ load_row() {
 kill_row() {
   local i out=$WORK/kill.out
   for i in $(seq "$times"); do
-    if ! STOCKD=$STOCKD BENCH=$BENCH DATA_PARENT=$DATA_PARENT "$ROOT/scripts/flash-sale.sh" >"$out" 2>&1; then
+    if ! SERVE_OPTIONS=$SERVE_OPTIONS STOCKD=$STOCKD BENCH=$BENCH DATA_PARENT=$DATA_PARENT "$ROOT/scripts/flash-sale.sh" >"$out" 2>&1; then
       cat "$out" >&2
       failed=1
     fi

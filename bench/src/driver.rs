@@ -425,9 +425,10 @@ impl Driver {
         };
         if mark == Mark::Odd {
             let verb = ["RESERVE", "CONFIRM", "RELEASE"][step.verb() as usize];
-            let id = self.book.ids.id(counter);
             let state = outcome.state().map_or("no state", ReservationState::name);
-            self.stats.odd(format!("{verb} {id} was answered {} with {state}", outcome.code));
+            let (code, ids) = (outcome.code, &self.book.ids);
+            self.stats
+                .odd(|| format!("{verb} {} was answered {code} with {state}", ids.id(counter)));
         }
         self.book.marks[counter as usize] = mark;
     }

@@ -124,11 +124,11 @@ impl Stats {
         }
     }
 
-    /// An answer that no correct server gives.
-    pub fn odd(&mut self, what: String) {
+    /// An answer that no correct server gives; `what` is asked for the first few.
+    pub fn odd(&mut self, what: impl FnOnce() -> String) {
         self.odd_count += 1;
         if self.odd_examples.len() < EXAMPLES_MAX {
-            self.odd_examples.push(what);
+            self.odd_examples.push(what());
         }
     }
 

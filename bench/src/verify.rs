@@ -414,10 +414,15 @@ impl Cells<'_> {
         while !body.is_empty() {
             let (handle, found) = (body.u32()?, body.u32()?);
             let counters = CellCounters::take(&mut body)?;
-            if self.handles.get(*cell) != Some(&handle) || found != 1 {
+            if self.handles.get(*cell) != Some(&handle) {
                 return Err(Truncated);
             }
-            self.compare(*cell, &counters, findings);
+            if found == 1 {
+                self.compare(*cell, &counters, findings);
+            } else {
+                findings.cells_wrong += 1;
+                findings.example(format!("cell {handle}: it is gone"));
+            }
             *cell += 1;
         }
         Ok(())

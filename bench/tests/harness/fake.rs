@@ -31,6 +31,8 @@ pub enum Lie {
     ForgetId,
     /// Forgets the tenth confirm it acknowledged.
     ForgetConfirm,
+    /// Forgets the first cell once all reservations have been read.
+    ForgetCell,
     /// Expires the tenth reservation at once.
     ExpireEarly,
     /// Answers REPLAY to an id it sees for the first time.
@@ -356,9 +358,10 @@ impl State {
 
     fn put_cells(&self, handles: &[u32], out: &mut BytesMut) {
         for handle in handles {
-            let cell = self.cells[*handle as usize];
+            let gone = self.lie == Lie::ForgetCell && *handle == 0;
+            let cell = if gone { Cell::default() } else { self.cells[*handle as usize] };
             out.put_u32_le(*handle);
-            out.put_u32_le(1);
+            out.put_u32_le(u32::from(!gone));
             let Cell { on_hand, reserved, committed } = cell;
             let available = on_hand - reserved - committed;
             CellCounters { on_hand, reserved, committed, available }.encode(out);

@@ -88,6 +88,13 @@ async fn a_lost_confirm_is_found() {
 }
 
 #[tokio::test]
+async fn a_lost_cell_is_found() {
+    let report = bench(Lie::ForgetCell, UNIFORM).await;
+    assert!(!report.passed(), "{report}");
+    assert_eq!((report.findings.cells_wrong, report.findings.lost()), (1, 0), "{report}");
+}
+
+#[tokio::test]
 async fn an_early_expiry_is_found() {
     let line = "uniform --cells 5 --connections 2 --depth 1 --warmup 0 --seconds 0.1";
     let report = bench(Lie::ExpireEarly, line).await;
