@@ -22,7 +22,8 @@ use super::storage::is_full;
 pub(super) const RETRY: Duration = Duration::from_millis(100);
 
 /// A pause after each piece of zeros, so that commits do not queue behind 64 MiB of them. It makes
-/// 250 MB/s at most; a log that writes faster than that waits for its segment now and then.
+/// 250 MB/s at most, so it is left out when half of the segment in use is gone: a commit that waits
+/// for its segment waits longest.
 const PACE: Duration = Duration::from_millis(3);
 
 /// What the writer asks for.
@@ -108,7 +109,8 @@ async fn make(shared: &Shared, number: u64) -> Result<Segment, Failed> {
         file.write_at(offset, &zeros[..chunk as usize]).map_err(other)?;
         file.sync_data().map_err(sync)?;
         offset += chunk;
-        if offset < bytes {
+        let remaining = shared.counters.remaining_bytes.load(Ordering::Relaxed);
+        if offset < bytes && remaining > bytes / 2 {
             tokio::time::sleep(PACE).await;
         }
     }
