@@ -1,0 +1,425 @@
+//! Seeded random operations against the engine and a naive model of it. A failure names the seed;
+//! `STOCKD_SEED=n` runs that one alone, `STOCKD_SEEDS=n` that many.
+
+mod model;
+
+use bytes::{BufMut, BytesMut};
+use model::{Body, Command, Entry, Expected, Model, Ref};
+use stockd::engine::batch::{self, BatchBuilder};
+use stockd::engine::{EngineConfig, SnapshotLoader, StockState};
+use stockd::protocol::{
+    CellHandle, CellRef, Code, Line, Op, OpFlags, OpId, Outcome, Reader, ReservationId, UnixMillis,
+    take_op, take_outcome,
+};
+use stockd::world::UnixMicros;
+
+/// Short lives, so that a run of a few hundred batches sees every end.
+const CONFIG: EngineConfig =
+    EngineConfig { grace_ms: 500, retention_ms: 12_000, max_life_ms: 9_000, hash_seed: 1 };
+
+/// SplitMix64 (Steele, Lea, Flood 2014).
+struct Dice(u64);
+
+impl Dice {
+    fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.0;
+        z = (z ^ z >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ z >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ z >> 31
+    }
+
+    fn below(&mut self, limit: u64) -> u64 {
+        self.next() % limit
+    }
+
+    fn one_in(&mut self, n: u64) -> bool {
+        self.below(n) == 0
+    }
+
+    fn pick<T: Clone>(&mut self, items: &[T]) -> T {
+        items[self.below(items.len() as u64) as usize].clone()
+    }
+
+    fn name(&mut self) -> Ref {
+        let warehouse = format!("w{}", self.below(3));
+        Ref::Name(warehouse, format!("s{}", self.below(5)))
+    }
+}
+
+struct Run {
+    seed: u64,
+    dice: Dice,
+    model: Model,
+    state: StockState,
+    /// The engine as it was restored from a snapshot on the way: it must stay equal.
+    twin: Option<StockState>,
+    ids: Vec<[u8; 16]>,
+    reserves: Vec<Command>,
+    refused_early: u64,
+    codes: std::collections::BTreeMap<Code, u64>,
+}
+
+impl Run {
+    fn new(seed: u64) -> Self {
+        let config = EngineConfig { hash_seed: seed, ..CONFIG };
+        Self {
+            seed,
+            dice: Dice(seed),
+            model: Model::new(CONFIG),
+            state: StockState::new(config),
+            twin: None,
+            ids: Vec::new(),
+            reserves: Vec::new(),
+            refused_early: 0,
+            codes: std::collections::BTreeMap::new(),
+        }
+    }
+
+    fn id(&mut self, now_ms: u64) -> [u8; 16] {
+        if !self.ids.is_empty() && self.dice.one_in(12) {
+            return self.dice.pick(&self.ids);
+        }
+        let born = match self.dice.below(40) {
+            0 => now_ms + 299_000 + self.dice.below(2_000),
+            1 => now_ms.saturating_sub(CONFIG.retention_ms - 20 + self.dice.below(40)),
+            2..10 => now_ms + self.dice.below(3_000),
+            _ => now_ms.saturating_sub(self.dice.below(300)),
+        };
+        let mut random = [0; 10];
+        random[2..].copy_from_slice(&self.dice.next().to_le_bytes());
+        let id = ReservationId::from_parts(born, random).0;
+        self.ids.push(id);
+        id
+    }
+
+    fn old_id(&mut self, now_ms: u64) -> [u8; 16] {
+        let recent = self.ids.len().saturating_sub(30);
+        match self.dice.below(10) {
+            0 => self.id(now_ms),
+            1 | 2 if !self.ids.is_empty() => self.dice.pick(&self.ids),
+            _ if recent < self.ids.len() => self.dice.pick(&self.ids[recent..]),
+            _ => self.id(now_ms),
+        }
+    }
+
+    fn cell(&mut self) -> Ref {
+        let count = self.model.names.len() as u64;
+        match self.dice.below(30) {
+            0 => Ref::Name("nowhere".into(), "s1".into()),
+            1 => Ref::Name("w1".into(), "nothing".into()),
+            2 => Ref::Handle(count as u32 + 3),
+            3..10 => self.dice.name(),
+            _ => Ref::Handle(self.dice.below(count + 1) as u32),
+        }
+    }
+
+    fn lines(&mut self) -> Vec<(Ref, u32)> {
+        let count = self.dice.pick(&[1, 1, 1, 2, 2, 3, 4, 8]);
+        let first = (self.cell(), 1 + self.dice.below(4) as u32);
+        let mut lines = vec![first];
+        while lines.len() < count {
+            let cell = self.cell();
+            if matches!(cell, Ref::Name(..)) == matches!(lines[0].0, Ref::Name(..)) {
+                lines.push((cell, 1 + self.dice.below(4) as u32));
+            }
+        }
+        lines
+    }
+
+    fn command(&mut self, now_ms: u64) -> Command {
+        match self.dice.below(100) {
+            0..3 => Command::Define { cell: self.dice.name() },
+            3..15 => {
+                let (id, cell) = (self.id(now_ms), self.cell());
+                let define = self.dice.one_in(2) && matches!(cell, Ref::Name(..));
+                Command::Receive { id, quantity: 1 + self.dice.below(6) as u32, cell, define }
+            }
+            15..19 if !self.reserves.is_empty() => self.dice.pick(&self.reserves),
+            15..55 => {
+                let ttl_ms = match self.dice.below(30) {
+                    0 => 999,
+                    1 => 0,
+                    2 => 14_400_001,
+                    _ => 1_000 + self.dice.below(4_000) as u32,
+                };
+                let reserve = Command::Reserve { id: self.id(now_ms), ttl_ms, lines: self.lines() };
+                self.reserves.push(reserve.clone());
+                reserve
+            }
+            55..68 => Command::Confirm { id: self.old_id(now_ms) },
+            68..80 => Command::Release { id: self.old_id(now_ms) },
+            80..90 => {
+                let ttl_ms = if self.dice.one_in(20) { 5 } else { 1_000 + self.dice.below(6_000) };
+                Command::Extend { id: self.old_id(now_ms), ttl_ms: ttl_ms as u32 }
+            }
+            90..97 => Command::Expire { budget: self.dice.below(12) as u32 },
+            _ => Command::Tick,
+        }
+    }
+
+    /// One batch: executed by the model, the engine, and its twin.
+    fn step(&mut self) {
+        let gap_micros = match self.dice.below(60) {
+            0 => self.dice.below(20_000_000),
+            1 => 90_000_000,
+            2..20 => 0,
+            _ => self.dice.below(200_000),
+        };
+        let before = self.model.now_micros.max(1_700_000_000_000_000);
+        let now_micros = before + gap_micros;
+        let stamp = if self.dice.one_in(20) { now_micros - 50_000 } else { now_micros };
+        let was = self.model.now_micros;
+        self.model.advance(stamp);
+        let now_ms = self.model.now_micros / 1_000;
+        let count = self.dice.pick(&[1, 1, 2, 5, 40, 70]);
+        let mut commands = Vec::new();
+        if self.dice.one_in(25) {
+            commands.push((Command::LeaderStart, None));
+            if self.state.active_reservations() > 0 {
+                self.model.give_back((self.model.now_micros - was) / 1_000);
+            }
+        }
+        for _ in 0..count {
+            let command = self.command(now_ms);
+            // The protocol's encoder offers no deadline for a define.
+            let has_end = self.dice.one_in(15) && !matches!(command, Command::Define { .. });
+            let not_after = has_end.then(|| now_ms + 2 - self.dice.below(4));
+            commands.push((command, not_after));
+        }
+        let refused = self.refuse_early(&commands);
+        let mut ops = BytesMut::new();
+        commands.iter().for_each(|(command, end)| encode(&mut ops, command, *end));
+        let out = self.apply(stamp, commands.len() as u32, &ops);
+        let mut outcomes = Reader::new(&out);
+        for (command, not_after) in &commands {
+            let expected = self.model.execute(command, *not_after);
+            let outcome = take_outcome(&mut outcomes).unwrap();
+            *self.codes.entry(outcome.code).or_default() += 1;
+            self.compare(command, &expected, &outcome);
+        }
+        assert!(outcomes.is_empty(), "seed {}: one outcome per operation", self.seed);
+        if let Some(refused) = refused {
+            assert_eq!(refused, out, "seed {}: {commands:?} was refused too early", self.seed);
+            self.refused_early += 1;
+        }
+    }
+
+    /// What a session answers without the log, if the batch is one reserve that it would refuse.
+    fn refuse_early(&self, commands: &[(Command, Option<u64>)]) -> Option<BytesMut> {
+        let [(Command::Reserve { id, ttl_ms, .. }, None)] = commands else { return None };
+        let fresh = !self.model.entries.contains_key(id)
+            && model::millis(id).abs_diff(self.model.now_micros / 1_000) < 4_000;
+        if !fresh || !(1_000..=14_400_000).contains(ttl_ms) {
+            return None;
+        }
+        let mut op = BytesMut::new();
+        encode(&mut op, &commands[0].0, None);
+        let (Op::Reserve { lines, .. }, ..) = take_op(&mut Reader::new(&op)).unwrap() else {
+            unreachable!("a reserve was encoded");
+        };
+        let mut out = BytesMut::new();
+        let now = UnixMicros(self.model.now_micros);
+        self.state.cells().refuse_if_short(&lines, now, &mut out).then_some(out)
+    }
+
+    fn apply(&mut self, now_micros: u64, op_count: u32, ops: &[u8]) -> BytesMut {
+        let mut entry = BytesMut::new();
+        let batch = BatchBuilder::begin(&mut entry);
+        entry.put_slice(ops);
+        batch.finish(&mut entry, UnixMicros(now_micros), op_count);
+        let index = self.state.applied_index() + 1;
+        let mut out = BytesMut::new();
+        let applied = self.state.apply(index, &entry, Some(&mut out));
+        assert_eq!(applied.now.0, self.model.now_micros, "seed {}", self.seed);
+        if let Some(twin) = &mut self.twin {
+            twin.apply(index, &entry, None);
+        }
+        out
+    }
+
+    fn compare(&self, command: &Command, expected: &Expected, outcome: &Outcome<'_>) {
+        let seed = self.seed;
+        let now = self.model.now_micros;
+        let head = (expected.code, expected.detail);
+        assert_eq!((outcome.code, outcome.detail), head, "seed {seed} at {now}: {command:?}");
+        match &expected.body {
+            Body::Exact(body) => {
+                assert_eq!(outcome.body, &body[..], "seed {seed} at {now}: {command:?}")
+            }
+            Body::Received { cell, on_hand, available_max } => {
+                let mut body = Reader::new(outcome.body);
+                assert_eq!(body.u32(), Ok(*cell), "seed {seed}: {command:?}");
+                assert_eq!(body.i64(), Ok(*on_hand), "seed {seed}: {command:?}");
+                assert!(body.i64().unwrap() <= *available_max, "seed {seed}: {command:?}");
+            }
+        }
+    }
+
+    /// Sweeps everything; then the counters must be the model's, to the unit.
+    fn sweep_and_compare(&mut self) {
+        let seed = self.seed;
+        let mut ops = BytesMut::new();
+        batch::encode_expire(&mut ops, u32::MAX);
+        let now = self.model.now_micros;
+        self.apply(now, 1, &ops);
+        self.model.execute(&Command::Tick, None);
+        self.state.audit().unwrap_or_else(|rule| panic!("seed {seed}: {rule}"));
+        assert!(!self.state.due(UnixMicros(now)), "seed {seed}: all that is due was swept");
+        let cells = self.state.cells();
+        for cell in 0..self.model.names.len() as u32 {
+            let (on_hand, reserved, committed) = self.model.counters(cell);
+            let have = cells.counters(CellHandle(cell)).unwrap();
+            let want = (on_hand, reserved, committed, on_hand - reserved - committed);
+            let have = (have.on_hand, have.reserved, have.committed, have.available);
+            assert_eq!(have, want, "seed {seed}: cell {cell}");
+            let names = &self.model.names[cell as usize];
+            let found = cells.handle(names.0.as_bytes(), names.1.as_bytes());
+            assert_eq!(found, Some(CellHandle(cell)), "seed {seed}");
+        }
+        for (id, entry) in &self.model.entries {
+            let Entry::Hold(held) = entry else { continue };
+            let mut out = BytesMut::new();
+            self.state.read_reservation(ReservationId(*id), &mut out);
+            let outcome = take_outcome(&mut Reader::new(&out)).map(|o| (o.code, o.detail));
+            assert_eq!(outcome, Ok((Code::OK, held.state as u16)), "seed {seed}");
+        }
+    }
+
+    /// Takes a snapshot while more batches are applied, and restores it as the twin.
+    fn snapshot(&mut self) {
+        let seed = self.seed;
+        let mut cut = self.state.begin_snapshot();
+        let digest = self.state.digest();
+        let mut loader = SnapshotLoader::new(EngineConfig { hash_seed: !seed, ..CONFIG });
+        self.twin = None;
+        let first = self.state.applied_index();
+        let mut tail = Vec::new();
+        while let Some(chunk) = self.state.snapshot_chunk(&mut cut, 1) {
+            loader.feed(&chunk).unwrap();
+            let mut ops = BytesMut::new();
+            let id = self.id(self.model.now_micros / 1_000);
+            let lines = self.lines();
+            let reserve = Command::Reserve { id, ttl_ms: 2_000, lines };
+            encode(&mut ops, &reserve, None);
+            self.apply(self.model.now_micros, 1, &ops);
+            self.model.execute(&reserve, None);
+            tail.push(ops);
+        }
+        self.state.end_snapshot(cut);
+        let mut twin = loader.finish().unwrap_or_else(|error| panic!("seed {seed}: {error}"));
+        assert_eq!(twin.digest(), digest, "seed {seed}: a snapshot is of the moment of its cut");
+        for (index, ops) in (first + 1..).zip(tail) {
+            let mut entry = BytesMut::new();
+            let batch = BatchBuilder::begin(&mut entry);
+            entry.put_slice(&ops);
+            batch.finish(&mut entry, UnixMicros(self.model.now_micros), 1);
+            twin.apply(index, &entry, None);
+        }
+        self.twin = Some(twin);
+    }
+
+    fn run(mut self) -> (u64, Self) {
+        for step in 1..=400 {
+            self.step();
+            if self.dice.one_in(50) {
+                self.snapshot();
+            }
+            if step % 100 == 0 || self.dice.one_in(30) {
+                self.sweep_and_compare();
+            }
+        }
+        let digest = self.state.digest();
+        if let Some(twin) = &self.twin {
+            assert_eq!(twin.digest(), digest, "seed {}: restored and original agree", self.seed);
+        }
+        (digest, self)
+    }
+}
+
+fn encode(out: &mut BytesMut, command: &Command, not_after: Option<u64>) {
+    let end = not_after.map(UnixMillis);
+    let none = OpFlags::default();
+    match command {
+        Command::Define { cell } => {
+            let Ref::Name(warehouse, sku) = cell else { unreachable!("defines name cells") };
+            Op::encode_define(out, warehouse.as_bytes(), sku.as_bytes());
+        }
+        Command::Receive { id, quantity, cell, define } => {
+            let flags = if *define { OpFlags::DEFINE } else { none };
+            Op::encode_receive(out, flags, end, OpId(*id), cell_ref(cell), *quantity);
+        }
+        Command::Reserve { id, ttl_ms, lines } => {
+            let line = |line: &(Ref, u32)| (line.0.clone(), line.1);
+            let owned: Vec<_> = lines.iter().map(line).collect();
+            let lines: Vec<_> = owned
+                .iter()
+                .map(|(cell, quantity)| Line { cell: cell_ref(cell), quantity: *quantity })
+                .collect();
+            Op::encode_reserve(out, none, end, ReservationId(*id), *ttl_ms, &lines);
+        }
+        Command::Confirm { id } => Op::encode_confirm(out, none, end, ReservationId(*id)),
+        Command::Release { id } => Op::encode_release(out, none, end, ReservationId(*id)),
+        Command::Extend { id, ttl_ms } => {
+            Op::encode_extend(out, none, end, ReservationId(*id), *ttl_ms);
+        }
+        Command::Expire { budget } => batch::encode_expire(out, *budget),
+        Command::LeaderStart => batch::encode_leader_start(out),
+        Command::Tick => batch::encode_tick(out),
+    }
+}
+
+fn cell_ref(cell: &Ref) -> CellRef<'_> {
+    match cell {
+        Ref::Handle(handle) => CellRef::Handle(CellHandle(*handle)),
+        Ref::Name(warehouse, sku) => {
+            CellRef::Name { warehouse: warehouse.as_bytes(), sku: sku.as_bytes() }
+        }
+    }
+}
+
+fn env(name: &str) -> Option<u64> {
+    std::env::var(name).ok().and_then(|text| text.parse().ok())
+}
+
+#[test]
+fn the_engine_agrees_with_the_model() {
+    let seeds = match env("STOCKD_SEED") {
+        Some(seed) => seed..seed + 1,
+        None => 0..env("STOCKD_SEEDS").unwrap_or(60),
+    };
+    let all = seeds.end - seeds.start >= 60;
+    let mut codes = std::collections::BTreeMap::new();
+    let mut refused_early = 0;
+    for seed in seeds {
+        let (digest, run) = Run::new(seed).run();
+        assert_eq!(Run::new(seed).run().0, digest, "seed {seed}: two runs agree");
+        run.codes.into_iter().for_each(|(code, n)| *codes.entry(code).or_default() += n);
+        refused_early += run.refused_early;
+    }
+    // The dice reach everything: a generator that never asks proves nothing.
+    if all {
+        assert!(refused_early > 50, "{refused_early}");
+        for code in [
+            Code::OK,
+            Code::REPLAY,
+            Code::OK_LATE,
+            Code::NO_STOCK,
+            Code::HOLD_EXPIRED,
+            Code::HOLD_RELEASED,
+            Code::HOLD_CONFIRMED,
+            Code::NOT_FOUND,
+            Code::ID_REUSED,
+            Code::ID_TOO_OLD,
+            Code::CLOCK_SKEW,
+            Code::UNKNOWN_SKU,
+            Code::UNKNOWN_WAREHOUSE,
+            Code::NOT_STOCKED,
+            Code::TTL_RANGE,
+            Code::MAX_LIFE,
+            Code::DEADLINE_PASSED,
+        ] {
+            assert!(codes.get(&code).is_some_and(|n: &u64| *n > 20), "{code} {codes:?}");
+        }
+    }
+}
