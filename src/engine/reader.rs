@@ -165,7 +165,10 @@ impl StockState {
         let record = self.holds.records.get(handle);
         body(out, Code::OK, state as u16, |out| {
             out.put_u64_le(record.created_ms);
-            put_millis(out, self.clock.real(record.deadline));
+            // A fence never had a deadline.
+            let has_deadline = state != ReservationState::Fenced;
+            let deadline = has_deadline.then(|| self.clock.real(record.deadline));
+            put_millis(out, deadline.unwrap_or_default());
             out.put_u32_le(record.lines());
             for line in self.holds.lines_of(handle) {
                 out.put_u32_le(line.cell);

@@ -102,3 +102,33 @@ impl Missing {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use bytes::BytesMut;
+
+    use super::super::EngineConfig;
+    use super::*;
+    use crate::protocol::{Reader, take_outcome};
+
+    #[test]
+    fn a_counter_reaches_its_limit_and_not_beyond() {
+        let mut state = StockState::new(EngineConfig::default());
+        let cell = state.cells.define(b"w", b"s");
+        state.cells.update(cell, |cell| cell.on_hand = COUNTER_MAX - 10);
+        for (number, quantity, code) in [
+            (1, 11, Code::OVERFLOW),
+            (2, 10, Code::OK),
+            (3, 1, Code::OVERFLOW),
+            (2, 10, Code::REPLAY),
+        ] {
+            let mut out = BytesMut::new();
+            let named = CellRef::Name { warehouse: b"w", sku: b"s" };
+            let id = OpId::from_parts(0, [number; 10]);
+            let (hash, flags) = (state.holds.hash(&id.0), OpFlags::default());
+            state.receive(id, hash, quantity, named, flags, false, &mut Outcomes(Some(&mut out)));
+            assert_eq!(take_outcome(&mut Reader::new(&out)).unwrap().code, code);
+        }
+        assert_eq!(state.cells.get(cell).on_hand, COUNTER_MAX);
+    }
+}

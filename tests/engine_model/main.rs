@@ -1,5 +1,6 @@
 //! Seeded random operations against the engine and a naive model of it. A failure names the seed;
 //! `STOCKD_SEED=n` runs that one alone, `STOCKD_SEEDS=n` that many.
+#![expect(clippy::unwrap_used, reason = "a test stops at the first surprise")]
 
 mod model;
 

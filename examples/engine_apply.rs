@@ -1,0 +1,191 @@
+//! Measures the apply loop alone: ns per operation, and bytes per cell and per live reservation.
+//!
+//! ```text
+//! cargo run --release --example engine_apply -- [cells] [live reservations] [seconds]
+//! ```
+//!
+//! The load: half reserves of one unit on a uniformly random cell, by handle, in batches of 512; the
+//! rest confirms and releases of random earlier ones. A ttl that keeps the number of live
+//! reservations; EXPIRE at the rate at which they fall due. Time is the log's, not the machine's.
+#![expect(clippy::disallowed_methods, reason = "it measures time")]
+
+use std::time::Instant;
+
+use bytes::BytesMut;
+use stockd::engine::batch::{self, BatchBuilder};
+use stockd::engine::{EngineConfig, StockState};
+use stockd::protocol::{CellHandle, CellRef, Line, Op, OpFlags, OpId, Reader, ReservationId, take_outcome};
+use stockd::world::UnixMicros;
+
+const BATCH_OPS: u32 = 512;
+const START_MS: u64 = 1_700_000_000_000;
+
+struct Load {
+    state: StockState,
+    dice: u64,
+    now_micros: u64,
+    entry: BytesMut,
+    out: BytesMut,
+}
+
+impl Load {
+    fn next(&mut self) -> u64 {
+        self.dice = self.dice.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.dice;
+        z = (z ^ z >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ z >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ z >> 31
+    }
+
+    fn id(&mut self) -> ReservationId {
+        let mut random = [0; 10];
+        random[2..].copy_from_slice(&self.next().to_le_bytes());
+        ReservationId::from_parts(self.now_micros / 1_000, random)
+    }
+
+    /// Builds a batch with `fill`, applies it, and returns the nanoseconds of applying alone.
+    fn batch(&mut self, count: u32, mut fill: impl FnMut(&mut Self, &mut BytesMut)) -> u64 {
+        let mut entry = std::mem::take(&mut self.entry);
+        entry.clear();
+        let batch = BatchBuilder::begin(&mut entry);
+        fill(self, &mut entry);
+        batch.finish(&mut entry, UnixMicros(self.now_micros), count);
+        self.out.clear();
+        let start = Instant::now();
+        let index = self.state.applied_index() + 1;
+        self.state.apply(index, &entry, Some(&mut self.out));
+        let nanos = start.elapsed().as_nanos() as u64;
+        self.entry = entry;
+        nanos
+    }
+
+    fn codes(&self) -> std::collections::BTreeMap<&'static str, u64> {
+        let mut reader = Reader::new(&self.out);
+        let mut codes = std::collections::BTreeMap::new();
+        while let Ok(outcome) = take_outcome(&mut reader) {
+            *codes.entry(outcome.code.name()).or_default() += 1;
+        }
+        codes
+    }
+}
+
+fn resident_bytes() -> u64 {
+    let status = std::fs::read_to_string("/proc/self/statm").unwrap_or_default();
+    let pages = status.split_whitespace().nth(1).and_then(|text| text.parse::<u64>().ok());
+    pages.unwrap_or(0) * 4_096
+}
+
+fn main() {
+    let mut args = std::env::args().skip(1).map(|text| text.replace('_', "").parse::<u64>());
+    let mut arg = |default| args.next().and_then(Result::ok).unwrap_or(default);
+    let (cells, live, seconds) = (arg(1_000_000), arg(1_000_000), arg(5));
+    // Half of the reserves end early, so their records stay for the retention, chosen to be the ttl.
+    let config = EngineConfig { retention_ms: 10_000, ..EngineConfig::default() };
+    let mut load = Load {
+        state: StockState::new(config),
+        dice: 1,
+        now_micros: START_MS * 1_000,
+        entry: BytesMut::new(),
+        out: BytesMut::new(),
+    };
+    let before = resident_bytes();
+    let mut nanos = 0;
+    let mut defined = 0;
+    while defined < cells {
+        let count = (cells - defined).min(u64::from(BATCH_OPS));
+        nanos += load.batch(count as u32, |load, entry| {
+            for number in defined..defined + count {
+                let sku = format!("sku-{number:09}");
+                let cell = CellRef::Name { warehouse: b"warehouse-1", sku: sku.as_bytes() };
+                let id = OpId(load.id().0);
+                Op::encode_receive(entry, OpFlags::DEFINE, None, id, cell, 1 << 20);
+            }
+        });
+        defined += count;
+    }
+    println!("define: {} ns/op", nanos / cells);
+    // Forget the receipts, so that only cells are left.
+    load.now_micros += 400_000_000;
+    load.batch(1, |_, entry| batch::encode_expire(entry, u32::MAX));
+    let with_cells = resident_bytes();
+
+    // `live` reservations within a ttl of 10 s, of which half are ended early: reserve at
+    // `live / 10` a second of log time, and as many confirms and releases.
+    const TTL_MS: u32 = 10_000;
+    let step_micros = u64::from(BATCH_OPS / 2) * u64::from(TTL_MS) * 1_000 / live.max(1);
+    let mut recent: Vec<ReservationId> = Vec::new();
+    let recent_max = (live as usize).max(1);
+    let mut cursor = 0;
+    let mut ops = [0_u64; 2];
+    let mut total = [0_u64; 2];
+    let mut worst = [0_u64; 2];
+    let wall = Instant::now();
+    let warm = 2 * live / u64::from(BATCH_OPS / 2) + 100;
+    let mut batches = 0;
+    while batches < warm || wall.elapsed().as_secs() < seconds {
+        let phase = usize::from(batches >= warm);
+        load.now_micros += step_micros;
+        let spent = load.batch(BATCH_OPS, |load, entry| {
+            for _ in 0..BATCH_OPS / 2 {
+                let cell = CellHandle((load.next() % cells) as u32);
+                let lines = [Line { cell: CellRef::Handle(cell), quantity: 1 }];
+                let id = load.id();
+                Op::encode_reserve(entry, OpFlags::default(), None, id, TTL_MS, &lines);
+                if recent.len() < recent_max {
+                    recent.push(id);
+                } else {
+                    recent[cursor] = id;
+                    cursor = (cursor + 1) % recent_max;
+                }
+                let old = recent[(load.next() % recent.len() as u64) as usize];
+                if load.next().is_multiple_of(16) {
+                    Op::encode_confirm(entry, OpFlags::default(), None, old);
+                } else {
+                    Op::encode_release(entry, OpFlags::default(), None, old);
+                }
+            }
+        });
+        let sweep = load.batch(1, |_, entry| batch::encode_expire(entry, BATCH_OPS * 2));
+        ops[phase] += u64::from(BATCH_OPS);
+        total[phase] += spent + sweep;
+        worst[phase] = worst[phase].max(spent).max(sweep);
+        batches += 1;
+        if batches == warm {
+            load.batch(1, |_, entry| batch::encode_tick(entry));
+        }
+    }
+    let after = resident_bytes();
+    let stats = load.state.stats();
+    println!("warm-up: {} ns/op", total[0] / ops[0].max(1));
+    println!(
+        "mix: {} ns/op, expiry included ({} batches of {BATCH_OPS}); worst batch {} us",
+        total[1] / ops[1].max(1),
+        ops[1] / u64::from(BATCH_OPS),
+        worst[1] / 1_000
+    );
+    println!("{stats:?}");
+    println!(
+        "bytes: {} per cell, {} per record",
+        (with_cells - before) / cells.max(1),
+        after.saturating_sub(with_cells + recent.len() as u64 * 16) / stats.records.max(1)
+    );
+    let reserve_nanos = reserves_only(&mut load, cells);
+    println!("reserve alone: {reserve_nanos} ns/op; last outcomes {:?}", load.codes());
+}
+
+/// A burst of grants on top of what is live.
+fn reserves_only(load: &mut Load, cells: u64) -> u64 {
+    let batches = 1_000;
+    let mut nanos = 0;
+    for _ in 0..batches {
+        nanos += load.batch(BATCH_OPS, |load, entry| {
+            for _ in 0..BATCH_OPS {
+                let cell = CellHandle((load.next() % cells) as u32);
+                let lines = [Line { cell: CellRef::Handle(cell), quantity: 1 }];
+                let id = load.id();
+                Op::encode_reserve(entry, OpFlags::default(), None, id, 10_000, &lines);
+            }
+        });
+    }
+    nanos / (batches * u64::from(BATCH_OPS))
+}
