@@ -14,7 +14,9 @@ use std::time::Instant;
 use bytes::BytesMut;
 use stockd::engine::batch::{self, BatchBuilder};
 use stockd::engine::{EngineConfig, StockState};
-use stockd::protocol::{CellHandle, CellRef, Line, Op, OpFlags, OpId, Reader, ReservationId, take_outcome};
+use stockd::protocol::{
+    CellHandle, CellRef, Line, Op, OpFlags, OpId, Reader, ReservationId, take_outcome,
+};
 use stockd::world::UnixMicros;
 
 const BATCH_OPS: u32 = 512;
