@@ -41,6 +41,8 @@ pub enum Lie {
     RefuseOnce,
     /// Executes a frame and drops the connection instead of answering, every hundredth frame.
     DropConnections,
+    /// None, but after a hundred grants another node leads.
+    MoveLeader,
     /// Answers BUSY to every third frame.
     Busy,
 }
@@ -69,6 +71,8 @@ struct State {
     confirmed: u64,
     frames: u64,
     lied: bool,
+    /// The address of the node that leads.
+    leader: String,
 }
 
 /// What the server allows between deadline and expiry.
@@ -77,8 +81,17 @@ const EPOCH_MS: u64 = 1_700_000_000_000;
 
 /// Serves on a free port until the runtime ends; returns the address.
 pub async fn serve(lie: Lie) -> String {
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let address = listener.local_addr().unwrap().to_string();
+    serve_all(lie, 1).await.remove(0)
+}
+
+/// Serves one state on so many ports, as nodes of a cluster whose first node leads.
+pub async fn serve_all(lie: Lie, nodes: usize) -> Vec<String> {
+    let mut listeners = Vec::new();
+    for _ in 0..nodes {
+        listeners.push(TcpListener::bind("127.0.0.1:0").await.unwrap());
+    }
+    let addresses: Vec<String> =
+        listeners.iter().map(|listener| listener.local_addr().unwrap().to_string()).collect();
     let state = Arc::new(Mutex::new(State {
         lie,
         start: Instant::now(),
@@ -89,21 +102,31 @@ pub async fn serve(lie: Lie) -> String {
         confirmed: 0,
         frames: 0,
         lied: false,
+        leader: addresses[0].clone(),
     }));
-    let leader = address.clone();
-    tokio::spawn(async move {
-        while let Ok((stream, _)) = listener.accept().await {
-            tokio::spawn(connection(stream, state.clone(), leader.clone()));
-        }
-    });
-    address
+    for (listener, address) in listeners.into_iter().zip(addresses.clone()) {
+        let (state, last) = (state.clone(), addresses[nodes - 1].clone());
+        tokio::spawn(async move {
+            while let Ok((stream, _)) = listener.accept().await {
+                let (state, address, last) = (state.clone(), address.clone(), last.clone());
+                tokio::spawn(connection(stream, state, address, last));
+            }
+        });
+    }
+    addresses
 }
 
-async fn connection(mut stream: TcpStream, state: Arc<Mutex<State>>, leader: String) {
+/// Serves a connection of the node at `address`; `last` is the node that follows the first as leader.
+async fn connection(
+    mut stream: TcpStream,
+    state: Arc<Mutex<State>>,
+    address: String,
+    last: String,
+) {
     let (mut input, mut out) = (BytesMut::new(), BytesMut::new());
     while matches!(stream.read_buf(&mut input).await, Ok(1..)) {
         while let Some(frame) = take_frame(&mut input, limits::FRAME_BYTES_MAX).unwrap() {
-            if !state.lock().unwrap().frame(&frame, &leader, &mut out) {
+            if !state.lock().unwrap().frame(&frame, &address, &last, &mut out) {
                 return;
             }
         }
@@ -121,12 +144,15 @@ impl State {
     }
 
     /// Answers a frame; false: drop the connection.
-    fn frame(&mut self, frame: &Frame, leader: &str, out: &mut BytesMut) -> bool {
+    fn frame(&mut self, frame: &Frame, address: &str, last: &str, out: &mut BytesMut) -> bool {
         let request_id = frame.header.request_id;
         let begin = |out: &mut BytesMut, kind| {
             begin_frame(out, Header { request_id, kind, shard: ShardId(0) })
         };
         self.frames += 1;
+        if self.lie == Lie::MoveLeader && self.granted > 100 {
+            last.clone_into(&mut self.leader);
+        }
         if self.lie == Lie::Busy && self.frames.is_multiple_of(3) && frame.header.kind == Kind::Op {
             let start = begin(out, Kind::Error);
             let busy =
@@ -145,9 +171,16 @@ impl State {
                 cluster_id: 1,
                 node_id: 1,
                 server_now: UnixMillis(self.now_ms()),
-                leader: leader.as_bytes(),
+                leader: self.leader.as_bytes(),
             };
             hello.encode(out);
+            finish_frame(out, start);
+            return true;
+        }
+        if address != self.leader {
+            let start = begin(out, Kind::Error);
+            let (code, leader) = (Code::NOT_LEADER, self.leader.as_bytes());
+            ErrorReply { code, retry_after_ms: 0, leader, message: b"" }.encode(out);
             finish_frame(out, start);
             return true;
         }

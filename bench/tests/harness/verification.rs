@@ -1,7 +1,7 @@
 //! The harness against a server that keeps its promises, and against one that breaks them one by
 //! one: the verification must tell them apart.
 
-use super::fake::{Lie, serve};
+use super::fake::{Lie, serve, serve_all};
 use clap::Parser;
 use stockd_bench::args::{Args, Settings};
 use stockd_bench::report::Report;
@@ -9,8 +9,11 @@ use stockd_bench::run::run;
 
 /// Runs the harness with these arguments against a server with this lie.
 async fn bench(lie: Lie, line: &str) -> Report {
-    let address = serve(lie).await;
-    let words = ["stockd-bench", "--no-progress", "--addr", &address, "--grace-ms", "500"];
+    bench_at(&serve(lie).await, line).await
+}
+
+async fn bench_at(addresses: &str, line: &str) -> Report {
+    let words = ["stockd-bench", "--no-progress", "--addr", addresses, "--grace-ms", "500"];
     let words = words.into_iter().chain(line.split_whitespace());
     let settings = Settings::new(Args::try_parse_from(words).unwrap()).unwrap();
     run(&settings).await.unwrap()
@@ -115,6 +118,18 @@ async fn lost_connections_lose_nothing() {
     assert!(report.passed(), "{report}");
     assert!(report.stats.reconnects > 0 && report.stats.frames_resent > 0, "{report}");
     assert_eq!(report.findings.unknown_granted + report.findings.unknown_absent, 0, "{report}");
+}
+
+#[tokio::test]
+async fn the_leader_is_found_and_followed() {
+    let mut addresses = serve_all(Lie::MoveLeader, 3).await;
+    addresses.rotate_left(1);
+    let report = bench_at(&addresses.join(","), UNIFORM).await;
+    assert!(report.passed(), "{report}");
+    assert_eq!(report.stats.reconnects, 3, "each connection moved once: {report}");
+    assert!(report.totals.granted > 200, "and went on there: {report}");
+    let not_leader = report.json()["codes"]["NOT_LEADER"].as_u64().unwrap();
+    assert!(not_leader >= 3, "{report}");
 }
 
 #[tokio::test]
