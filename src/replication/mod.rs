@@ -1,1 +1,465 @@
-//! (being built)
+//! Replication: one ordered log of batches on a majority of nodes, through Raft.
+//!
+//! ```text
+//! sessions ─▶ Ingress ─▶ proposer ─▶ openraft ─▶ LogStore ─▶ log (fsync) ─┐
+//!                                        │                                ├─▶ commit ─▶ StateMachine
+//!                                        └─▶ Network ─▶ peers (fsync) ────┘        apply, answers
+//! ```
+//!
+//! This is the only floor that names openraft; no openraft type leaves it. A [`Replica`] is a
+//! running node. One Raft entry is one *batch*, opaque bytes stamped with the leader's clock.
+//!
+//! Invariants:
+//! - a success is answered after its entry is on the disks of a majority, and applied here;
+//! - a linearizable read is answered after a round in which a majority said that this node leads;
+//! - batches are stamped by one clock per leader, strictly later than everything before;
+//! - a node that has lost its disk never answers under its old name: it is removed and taken in
+//!   anew ([`core::Core::take_in`]);
+//! - whatever waits is bounded: operations in [`ingress`], requests per link, reads in [`reads`].
+//!
+//! openraft settings that matter, with reasons, are in [`raft_config`].
+//!
+//! Left out on purpose: several shards (the [`ShardId`] is in every message and record), and
+//! followers that serve linearizable reads.
+
+mod api;
+mod clock;
+mod core;
+mod error;
+mod identity;
+mod ingress;
+mod link;
+mod log_store;
+mod message;
+mod network;
+mod peer_frame;
+mod peer_hello;
+mod peer_server;
+mod proposer;
+mod reads;
+mod snapshot;
+mod state_machine;
+mod steward;
+mod types;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use openraft::async_runtime::watch::WatchReceiver;
+use openraft::{Config, Raft, SnapshotPolicy};
+
+pub use api::{
+    AdminError, Bootstrap, Leadership, Member, NodeInfo, ReadPoint, Refusal, ReplyTo, RequestTag,
+    Role, StalePoint, Status, StopReason,
+};
+pub use error::Error;
+pub use ingress::IngressGuard;
+
+use self::core::Core;
+use crate::engine::{CellReader, EngineConfig, StockState};
+use crate::log::{Log, LogOptions, Space, Storage};
+use crate::protocol::ShardId;
+use crate::world::net::TcpListener;
+use crate::world::{UnixMicros, World};
+use identity::Identity;
+use log_store::LogStore;
+use network::Network;
+use state_machine::StateMachine;
+
+/// How fast a cluster notices things.
+#[derive(Clone, Debug)]
+pub struct Timing {
+    /// Between two heartbeats of a leader. At least three times the worst round trip plus the worst
+    /// sync: a follower answers a heartbeat when its disk has caught up.
+    pub heartbeat: Duration,
+    /// A follower that hears nothing for a random time between this…
+    pub election_min: Duration,
+    /// … and this asks to be elected. Also the leader's lease: keep it above the worst sync.
+    pub election_max: Duration,
+    /// How long a membership change or a hand-over may take.
+    pub admin_timeout: Duration,
+}
+
+impl Default for Timing {
+    fn default() -> Self {
+        Self {
+            heartbeat: Duration::from_millis(100),
+            election_min: Duration::from_millis(500),
+            election_max: Duration::from_millis(1000),
+            admin_timeout: Duration::from_secs(10),
+        }
+    }
+}
+
+/// How a node replicates.
+#[derive(Clone)]
+pub struct ReplicaOptions {
+    /// This node, with the addresses that others use.
+    pub node: NodeInfo,
+    /// Where to listen for peers, `host:port`.
+    pub peer_listen: String,
+    /// What to do when the data directory is empty.
+    pub bootstrap: Bootstrap,
+    /// The engine's settings; equal on all nodes but for the seed.
+    pub engine: EngineConfig,
+    /// The log's settings. The fatal hook is replaced.
+    pub log: LogOptions,
+    /// How fast the cluster notices things.
+    pub timing: Timing,
+    /// Most records of reservations and operations in memory; more reserves are BUSY.
+    pub reservations_max: u64,
+    /// Log bytes after which a new snapshot is taken.
+    pub snapshot_log_bytes: u64,
+    /// A follower that is more entries behind the newest snapshot gets a snapshot instead of them.
+    pub follower_lag_max: u64,
+    /// Reads rely on the leader's lease instead of asking a majority. Safe only if no node's clock
+    /// runs slower than another's by more than the margin between lease and election: a slow clock
+    /// on a cut-off leader serves stale reads.
+    pub lease_reads: bool,
+    /// The node takes no new writes.
+    pub draining: Arc<AtomicBool>,
+    /// Told what an operator may want to know, a line at a time.
+    pub notice: Arc<dyn Fn(&str) + Send + Sync>,
+}
+
+/// What a start is busy with: a label, done, in all.
+pub type Progress<'a> = &'a mut dyn FnMut(&str, u64, u64);
+
+/// A running node. Cheap to clone.
+#[derive(Clone)]
+pub struct Replica {
+    core: Arc<Core>,
+}
+
+/// openraft's settings.
+///
+/// - `enable_leader_restore` off: after a power cut a leader that comes back as leader of its old
+///   term may reuse log ids that its followers hold with other content (found by simulation).
+/// - `snapshot_policy` never and `max_in_snapshot_log_to_keep` unlimited: the steward decides by
+///   bytes, and purges with regard to followers.
+/// - `enable_pre_vote`: a node that was cut off does not unseat a working leader.
+/// - `quorum_loss_probe_interval`: the cure for the five-voter partial partition.
+fn raft_config(timing: &Timing) -> Result<Config, Error> {
+    let millis = |duration: Duration| duration.as_millis() as u64;
+    let config = Config {
+        cluster_name: "stockd".into(),
+        heartbeat_interval: millis(timing.heartbeat),
+        election_timeout_min: millis(timing.election_min),
+        election_timeout_max: millis(timing.election_max),
+        max_payload_entries: 256,
+        snapshot_policy: SnapshotPolicy::Never,
+        max_in_snapshot_log_to_keep: u64::MAX,
+        enable_leader_restore: Some(false),
+        enable_pre_vote: Some(true),
+        quorum_loss_probe_interval: Some(2 * millis(timing.election_max)),
+        backoff: "50ms 100ms 200ms".into(),
+        ..Config::default()
+    };
+    config.validate().map_err(|error| Error::Raft(error.to_string()))
+}
+
+impl Replica {
+    /// Opens the data directory, recovers, listens for peers and takes part in the cluster.
+    ///
+    /// Must be called in a tokio runtime; the node's tasks run there.
+    ///
+    /// # Errors
+    /// See [`Error`]; nothing goes on running.
+    pub async fn start(
+        options: ReplicaOptions,
+        storage: Arc<dyn Storage>,
+        world: World,
+        progress: Progress<'_>,
+    ) -> Result<Self, Error> {
+        let listener = TcpListener::bind(&options.peer_listen).await;
+        let listener = listener
+            .map_err(|source| Error::Listen { address: options.peer_listen.clone(), source })?;
+        let (identity, _) = Identity::load_or_make(storage.as_ref(), &world, options.node.id)?;
+        let (machine, shared) = StateMachine::open(
+            storage.clone(),
+            options.engine,
+            world.clone(),
+            &mut |done, total| progress("loading the snapshot", done, total),
+        )?;
+        let (fatal, failed) = tokio::sync::watch::channel(None);
+        let mut log_options = options.log.clone();
+        log_options.on_fatal = Arc::new(move |error| {
+            fatal.send_replace(Some(error.to_string()));
+        });
+        let log = Log::open(storage.clone(), &world, log_options, &mut |at| {
+            progress("reading the log", at.bytes_done, at.bytes_total);
+        })?;
+        let empty = log.shard(ShardId(0)).state().last.is_none() && shared.snapshot_index() == 0;
+        let joining = empty && matches!(options.bootstrap, Bootstrap::Join(_));
+        let core = Core::new(world, storage, options, log.clone(), shared, identity, joining);
+        start_raft(&core, machine, empty).await?;
+        core.start_tasks(listener, failed);
+        Ok(Self { core })
+    }
+
+    /// Who leads.
+    pub fn leadership(&self) -> Arc<Leadership> {
+        self.core.leadership()
+    }
+
+    /// Locks the queue of writes for one burst; dropping the guard wakes the proposer.
+    pub fn ingress(&self) -> IngressGuard<'_> {
+        self.core.ingress.guard()
+    }
+
+    /// Reserves must be refused with BUSY: the records in memory have reached their limit. Other
+    /// operations go on, and free records.
+    pub fn records_full(&self) -> bool {
+        self.core.records_full.load(Ordering::Relaxed)
+    }
+
+    /// Waits until a read of this node's present state is linearizable. All who wait share a round.
+    ///
+    /// # Errors
+    /// `NOT_LEADER`, `NO_QUORUM`, `BUSY`.
+    pub async fn read_barrier(&self) -> Result<ReadPoint, Refusal> {
+        reads::barrier(&self.core).await
+    }
+
+    /// How old a stale read of this node may be.
+    pub fn stale_point(&self) -> StalePoint {
+        self.core.stale_point()
+    }
+
+    /// The cells, readable without a lock.
+    pub fn cells(&self) -> &CellReader {
+        &self.core.shared.cells
+    }
+
+    /// Looks at the state under the lock that apply takes: keep it short.
+    pub fn with_state<R>(&self, look: impl FnOnce(&StockState) -> R) -> R {
+        look(&self.core.shared.lock().stock)
+    }
+
+    /// The cluster's clock as this node sees it.
+    pub fn now(&self) -> UnixMicros {
+        self.core.now()
+    }
+
+    /// Everything there is to say about this node.
+    pub fn status(&self) -> Status {
+        let core = &self.core;
+        let metrics = core.raft().metrics();
+        let metrics = metrics.borrow_watched();
+        let members = metrics.membership_config.membership();
+        let voters: Vec<u64> = members.voter_ids().collect();
+        let matched = |id: &u64| {
+            let replication = metrics.replication.as_ref()?;
+            replication.get(id)?.as_ref().map(|id: &types::RaftLogId| id.index)
+        };
+        let member = |(id, node): (&u64, &types::MemberNode)| Member {
+            node: node.info.clone(),
+            voter: voters.contains(id),
+            is_leader: metrics.current_leader == Some(*id),
+            matched_index: matched(id),
+        };
+        let index = |id: Option<types::RaftLogId>| id.map_or(0, |id| id.index);
+        let (stock, applied) = {
+            let applied = core.shared.lock();
+            (applied.stock.stats(), index(applied.last))
+        };
+        let (ingress_ops, _) = core.ingress.depth();
+        let proposed = &core.proposed;
+        let log = core.log.stats();
+        Status {
+            node_id: core.me(),
+            cluster_id: core.hello().cluster_id,
+            leadership: core.leadership().as_ref().clone(),
+            last_index: metrics.last_log_index.unwrap_or(0),
+            committed_index: index(metrics.local_committed),
+            applied_index: applied,
+            snapshot_index: core.shared.snapshot_index(),
+            purged_index: index(metrics.purged),
+            members: members.nodes().map(member).collect(),
+            log_bytes: log.bytes_on_disk,
+            log_segments: log.segments,
+            log_syncs: log.syncs,
+            disk_full: !matches!(core.log.space(), Space::Ok),
+            clock_skew_ms: core.offsets.lock().expect("no holder panics").skew().as_millis() as u64,
+            stock,
+            ingress_ops,
+            proposed: (
+                proposed.entries.load(Ordering::Relaxed),
+                proposed.ops.load(Ordering::Relaxed),
+            ),
+            snapshot_transfer: core.transfer.lock().expect("no holder panics").clone(),
+        }
+    }
+
+    /// Takes a node into the cluster; it becomes a voter when it has caught up.
+    ///
+    /// # Errors
+    /// See [`AdminError`].
+    pub async fn add_node(&self, node: NodeInfo) -> Result<(), AdminError> {
+        let known = self.core.members().get_node(&node.id).map(|node| node.incarnation);
+        let incarnation = known.unwrap_or(0);
+        self.core.take_in(types::MemberNode { info: node, incarnation }).await
+    }
+
+    /// Removes a node for good. A leader that is removed hands over first.
+    ///
+    /// # Errors
+    /// See [`AdminError`].
+    pub async fn remove_node(&self, id: u64) -> Result<(), AdminError> {
+        self.core.remove(id).await
+    }
+
+    /// Hands leadership to `to`, or to the voter that is furthest; returns who leads now.
+    ///
+    /// # Errors
+    /// See [`AdminError`].
+    pub async fn transfer_leader(&self, to: Option<u64>) -> Result<u64, AdminError> {
+        let core = &self.core;
+        core.must_lead()?;
+        let to = match to {
+            Some(to) => to,
+            None => self.best_successor().ok_or(AdminError::LastVoter)?,
+        };
+        if !core.members().voter_ids().any(|id| id == to) {
+            return Err(AdminError::UnknownNode(to));
+        }
+        if to == core.me() {
+            return Ok(to);
+        }
+        let trigger = core.raft().trigger().transfer_leader(to).await;
+        trigger.map_err(|error| AdminError::Failed(error.to_string()))?;
+        let mut metrics = core.raft().server_metrics();
+        let handed_over = async {
+            loop {
+                let leader = metrics.borrow_watched().current_leader;
+                match leader {
+                    Some(leader) if leader != core.me() => return leader,
+                    _ if metrics.changed().await.is_err() => return 0,
+                    _ => (),
+                }
+            }
+        };
+        let limit = core.timing().election_max * 2;
+        let result = tokio::time::timeout(limit, handed_over).await;
+        result.map_err(|_| AdminError::Timeout("the hand-over"))
+    }
+
+    fn best_successor(&self) -> Option<u64> {
+        let status = self.status();
+        let others = status.members.iter().filter(|member| member.voter);
+        let others = others.filter(|member| member.node.id != status.node_id);
+        others.max_by_key(|member| member.matched_index).map(|member| member.node.id)
+    }
+
+    /// Takes a snapshot now and waits for it; returns its index.
+    ///
+    /// # Errors
+    /// See [`AdminError`].
+    pub async fn snapshot(&self) -> Result<u64, AdminError> {
+        let core = &self.core;
+        let wanted = core.shared.lock().last.map_or(0, |id| id.index);
+        let failed = |error: openraft::errors::Fatal<types::TypeConfig>| {
+            AdminError::Failed(error.to_string())
+        };
+        core.raft().trigger().snapshot().await.map_err(failed)?;
+        let deadline = tokio::time::Instant::now() + core.timing().admin_timeout;
+        while core.shared.snapshot_index() < wanted {
+            if tokio::time::Instant::now() > deadline {
+                return Err(AdminError::Timeout("the snapshot"));
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        Ok(core.shared.snapshot_index())
+    }
+
+    /// Stops taking writes, or takes them again; a leader hands over before it stops.
+    ///
+    /// # Errors
+    /// See [`AdminError`]; the node is drained all the same.
+    pub async fn set_draining(&self, draining: bool) -> Result<(), AdminError> {
+        self.core.options.draining.store(draining, Ordering::Relaxed);
+        if draining && self.core.is_leader() && self.best_successor().is_some() {
+            self.transfer_leader(None).await?;
+        }
+        Ok(())
+    }
+
+    /// Hands leadership over, lets what is in flight be answered, stops, and closes the log.
+    pub async fn shutdown(&self) {
+        let core = &self.core;
+        if let Err(error) = self.set_draining(true).await {
+            core.note(format_args!("leadership was not handed over: {error}"));
+        }
+        // The proposer's window bounds what is in flight; its answers are a few syncs away.
+        for _ in 0..200 {
+            if core.ingress.depth() == (0, 0) {
+                break;
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        core.stop(StopReason::Shutdown);
+        if let Err(error) = core.raft().shutdown().await {
+            core.note(format_args!("Raft did not stop cleanly: {error}"));
+        }
+        core.log.close().await;
+    }
+
+    /// Resolves when the node must stop, with the reason.
+    pub async fn stopped(&self) -> StopReason {
+        self.core.stop_reason().await
+    }
+}
+
+async fn start_raft(core: &Arc<Core>, machine: StateMachine, empty: bool) -> Result<(), Error> {
+    let network = Network {
+        context: core.links(),
+        shard: core.shard,
+        storage: core.storage.clone(),
+        transfer: core.transfer.clone(),
+        control: BTreeMap::new(),
+    };
+    let config = Arc::new(raft_config(core.timing())?);
+    let store = LogStore::new(core.log.shard(core.shard));
+    let raft = Raft::new(core.me(), config, network, store, machine).await;
+    core.set_raft(raft.map_err(|error| Error::Raft(error.to_string()))?);
+    if empty && core.options.bootstrap == Bootstrap::Single {
+        let cluster_id = core.world.random.next_u64().max(1);
+        core.set_cluster(cluster_id)
+            .map_err(|source| Error::Io { file: core.storage.path("identity"), source })?;
+        let nodes = BTreeMap::from([(core.me(), core.member_node())]);
+        let made = core.raft().initialize(nodes).await;
+        made.map_err(|error| Error::Raft(error.to_string()))?;
+    }
+    Ok(())
+}
+
+impl Core {
+    fn start_tasks(
+        self: &Arc<Self>,
+        listener: TcpListener,
+        mut failed: tokio::sync::watch::Receiver<Option<String>>,
+    ) {
+        tokio::spawn(peer_server::serve(self.clone(), listener));
+        tokio::spawn(proposer::serve(self.clone()));
+        tokio::spawn(reads::serve(self.clone()));
+        tokio::spawn(steward::watch_leadership(self.clone()));
+        tokio::spawn(steward::look_after(self.clone()));
+        tokio::spawn(steward::do_chores(self.clone()));
+        if let Bootstrap::Join(peers) = &self.options.bootstrap {
+            tokio::spawn(steward::join(self.clone(), peers.clone()));
+        }
+        let core = self.clone();
+        tokio::spawn(async move {
+            // The sender lives as long as the node: stopping must end this task too.
+            let reason = tokio::select! {
+                failed = failed.wait_for(Option::is_some) => failed.ok().and_then(|why| why.clone()),
+                () = core.stopping() => None,
+            };
+            if let Some(reason) = reason {
+                core.stop(StopReason::Fatal(reason));
+            }
+        });
+    }
+}

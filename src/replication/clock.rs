@@ -1,0 +1,170 @@
+//! The cluster's clock: what the leader stamps on entries.
+//!
+//! The stamp is strictly monotone, and it is slewed, never stepped: while one node leads, it follows
+//! that node's monotonic clock, at most 5 % faster or slower while it closes the distance to the
+//! *reference*, so a wall clock that jumps moves it slowly or not at all.
+//!
+//! The reference is this node's wall clock plus the median of the nodes' clock offsets (its own, 0,
+//! and its peers', learned from their replies); with an even number, the lower of the middle two,
+//! because a late expiry is the smaller harm. A new leader starts from the last applied stamp, at
+//! the reference if that is later. So one leader whose clock is an hour ahead expires nothing: two
+//! other clocks outvote it. A cluster of one has only its own clock.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use crate::world::{Clock, UnixMicros};
+
+/// An offset that is older than this is forgotten: the peer may be gone for good.
+const OFFSET_AGE_MAX: Duration = Duration::from_secs(60);
+/// The clock runs at most this part faster or slower than the monotonic clock: 1/20.
+const SLEW_DIVISOR: u64 = 20;
+/// More disagreement than this is worth an alarm.
+pub const SKEW_ALARM: Duration = Duration::from_secs(1);
+
+/// What this node knows of its peers' clocks, in microseconds ahead of its own.
+#[derive(Default)]
+pub struct PeerOffsets {
+    offsets: BTreeMap<u64, (i64, Duration)>,
+}
+
+impl PeerOffsets {
+    /// A reply of `peer` that left at its wall time `theirs` came back after `round_trip`.
+    pub fn observe(
+        &mut self,
+        clock: &dyn Clock,
+        peer: u64,
+        theirs: UnixMicros,
+        round_trip: Duration,
+    ) {
+        let here = clock.wall().0 as i64 - (round_trip.as_micros() / 2) as i64;
+        self.offsets.insert(peer, (theirs.0 as i64 - here, clock.monotonic()));
+    }
+
+    /// The median offset of all nodes, this one included.
+    fn median(&self, now: Duration) -> i64 {
+        let fresh =
+            self.offsets.values().filter(|(_, at)| now.saturating_sub(*at) < OFFSET_AGE_MAX);
+        let mut all: Vec<i64> = fresh.map(|(offset, _)| *offset).chain([0]).collect();
+        all.sort_unstable();
+        all[(all.len() - 1) / 2]
+    }
+
+    /// The largest distance between this clock and a peer's.
+    pub fn skew(&self) -> Duration {
+        let most = self.offsets.values().map(|(offset, _)| offset.unsigned_abs()).max();
+        Duration::from_micros(most.unwrap_or(0))
+    }
+
+    fn reference(&self, clock: &dyn Clock) -> UnixMicros {
+        let wall = clock.wall().0;
+        UnixMicros(wall.saturating_add_signed(self.median(clock.monotonic())))
+    }
+}
+
+/// The stamp that a leader continues.
+pub struct LeaderClock {
+    last: UnixMicros,
+    last_monotonic: Duration,
+}
+
+impl LeaderClock {
+    /// Starts a leader's clock after `applied`, the last stamp it applied.
+    pub fn start(applied: UnixMicros, peers: &PeerOffsets, clock: &dyn Clock) -> Self {
+        let last = applied.max(peers.reference(clock));
+        Self { last, last_monotonic: clock.monotonic() }
+    }
+
+    /// The next stamp: later than every one before.
+    pub fn stamp(&mut self, peers: &PeerOffsets, clock: &dyn Clock) -> UnixMicros {
+        let monotonic = clock.monotonic();
+        let elapsed = monotonic.saturating_sub(self.last_monotonic).as_micros() as u64;
+        let reference = peers.reference(clock).0;
+        let slew = elapsed / SLEW_DIVISOR;
+        let unslewed = self.last.0 + elapsed;
+        let next = reference.clamp(unslewed - slew, unslewed + slew);
+        self.last = UnixMicros(next.max(self.last.0 + 1));
+        self.last_monotonic = monotonic;
+        self.last
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Mutex;
+
+    use super::*;
+
+    /// Wall and monotonic time as the test sets them, in microseconds.
+    struct Fake(Mutex<(u64, u64)>);
+
+    impl Fake {
+        fn at(wall: u64) -> Self {
+            Self(Mutex::new((wall, 0)))
+        }
+
+        fn pass(&self, micros: u64) {
+            let mut times = self.0.lock().unwrap();
+            times.0 += micros;
+            times.1 += micros;
+        }
+
+        fn jump(&self, micros: i64) {
+            let mut times = self.0.lock().unwrap();
+            times.0 = times.0.saturating_add_signed(micros);
+        }
+    }
+
+    impl Clock for Fake {
+        fn wall(&self) -> UnixMicros {
+            UnixMicros(self.0.lock().unwrap().0)
+        }
+
+        fn monotonic(&self) -> Duration {
+            Duration::from_micros(self.0.lock().unwrap().1)
+        }
+    }
+
+    const HOUR: u64 = 3_600_000_000;
+
+    #[test]
+    fn stamps_are_strictly_monotone_while_no_time_passes() {
+        let clock = Fake::at(HOUR);
+        let peers = PeerOffsets::default();
+        let mut leader = LeaderClock::start(UnixMicros(0), &peers, &clock);
+        let stamps: Vec<_> = (0..5).map(|_| leader.stamp(&peers, &clock).0).collect();
+        assert_eq!(stamps, [HOUR + 1, HOUR + 2, HOUR + 3, HOUR + 4, HOUR + 5]);
+    }
+
+    #[test]
+    fn a_jump_of_the_wall_clock_is_slewed() {
+        let clock = Fake::at(HOUR);
+        let peers = PeerOffsets::default();
+        let mut leader = LeaderClock::start(UnixMicros(0), &peers, &clock);
+        clock.jump(HOUR as i64);
+        clock.pass(1_000_000);
+        assert_eq!(leader.stamp(&peers, &clock).0, HOUR + 1_050_000, "5 % ahead, no more");
+        clock.jump(-2 * HOUR as i64);
+        clock.pass(1_000_000);
+        assert_eq!(leader.stamp(&peers, &clock).0, HOUR + 2_000_000, "5 % behind, no less");
+    }
+
+    #[test]
+    fn two_peers_outvote_a_leader_an_hour_ahead() {
+        let clock = Fake::at(2 * HOUR);
+        let mut peers = PeerOffsets::default();
+        peers.observe(&clock, 2, UnixMicros(HOUR), Duration::ZERO);
+        peers.observe(&clock, 3, UnixMicros(HOUR + 5), Duration::ZERO);
+        let mut leader = LeaderClock::start(UnixMicros(HOUR - 7), &peers, &clock);
+        assert_eq!(leader.stamp(&peers, &clock).0, HOUR + 6);
+        assert!(peers.skew() > SKEW_ALARM);
+    }
+
+    #[test]
+    fn a_new_leader_never_goes_back() {
+        let clock = Fake::at(HOUR);
+        let peers = PeerOffsets::default();
+        let mut leader = LeaderClock::start(UnixMicros(2 * HOUR), &peers, &clock);
+        assert_eq!(leader.stamp(&peers, &clock).0, 2 * HOUR + 1);
+    }
+}

@@ -1,0 +1,358 @@
+//! What the tasks of a node share.
+
+use std::fmt;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, OnceLock, RwLock};
+use std::time::Duration;
+
+use openraft::errors::{ChangeMembershipError, ClientWriteError, RaftError};
+use openraft::{ChangeMembers, Raft};
+use tokio::sync::{Notify, watch};
+
+use super::api::{AdminError, Leadership, Refusal, Role, SharedLeadership, StalePoint, StopReason};
+use super::clock::{LeaderClock, PeerOffsets};
+use super::identity::Identity;
+use super::ingress::{Gate, Ingress};
+use super::link::LinkContext;
+use super::network::Transfer;
+use super::peer_hello::PeerHello;
+use super::state_machine::{Shared, StateMachine};
+use super::types::{MemberNode, Members, TypeConfig};
+use super::{ReplicaOptions, Timing};
+use crate::log::{Log, Storage};
+use crate::protocol::{Code, ShardId};
+use crate::world::{UnixMicros, World};
+
+pub type RaftHandle = Raft<TypeConfig, StateMachine>;
+
+/// A leader's time in office: from its election until it hears of another.
+pub struct Tenure {
+    pub term: u64,
+    pub clock: LeaderClock,
+    /// LEADER_START was proposed.
+    pub started: bool,
+}
+
+/// Figures of the proposer.
+#[derive(Default)]
+pub struct Proposed {
+    pub entries: AtomicU64,
+    pub ops: AtomicU64,
+}
+
+/// A node's replication, as its tasks share it.
+pub struct Core {
+    pub world: World,
+    pub storage: Arc<dyn Storage>,
+    pub shard: ShardId,
+    pub options: ReplicaOptions,
+    pub log: Log,
+    pub ingress: Arc<Ingress>,
+    pub shared: Arc<Shared>,
+    pub identity: Mutex<Identity>,
+    pub hello: Arc<Mutex<PeerHello>>,
+    pub offsets: Arc<Mutex<PeerOffsets>>,
+    pub transfer: Transfer,
+    pub tenure: Mutex<Option<Tenure>>,
+    pub proposed: Proposed,
+    pub read_waiters: super::reads::ReadWaiters,
+    /// The records of reservations have reached their limit.
+    pub records_full: AtomicBool,
+    /// This node waits to be taken in and answers no Raft request.
+    pub joining: AtomicBool,
+    leadership: SharedLeadership,
+    raft: OnceLock<RaftHandle>,
+    /// Monotonic milliseconds of the last word of a leader; 0: none yet.
+    heard_ms: AtomicU64,
+    booted: Duration,
+    stop: watch::Sender<Option<StopReason>>,
+    stop_wake: Notify,
+}
+
+impl Core {
+    pub fn new(
+        world: World,
+        storage: Arc<dyn Storage>,
+        options: ReplicaOptions,
+        log: Log,
+        shared: Arc<Shared>,
+        identity: Identity,
+        joining: bool,
+    ) -> Arc<Self> {
+        let hello = PeerHello {
+            cluster_id: identity.cluster_id,
+            node_id: identity.node_id,
+            incarnation: identity.incarnation,
+        };
+        let leadership = Leadership { role: Role::Learner, leader: None, term: 0 };
+        Arc::new(Self {
+            booted: world.clock.monotonic(),
+            world,
+            storage,
+            shard: ShardId(0),
+            options,
+            log,
+            ingress: Ingress::new(),
+            shared,
+            identity: Mutex::new(identity),
+            hello: Arc::new(Mutex::new(hello)),
+            offsets: Arc::default(),
+            transfer: Transfer::default(),
+            tenure: Mutex::new(None),
+            proposed: Proposed::default(),
+            read_waiters: super::reads::ReadWaiters::default(),
+            records_full: AtomicBool::new(false),
+            joining: AtomicBool::new(joining),
+            leadership: RwLock::new(Arc::new(leadership)),
+            raft: OnceLock::new(),
+            heard_ms: AtomicU64::new(0),
+            stop: watch::Sender::new(None),
+            stop_wake: Notify::new(),
+        })
+    }
+
+    pub fn set_raft(&self, raft: RaftHandle) {
+        assert!(self.raft.set(raft).is_ok(), "a node starts Raft once");
+    }
+
+    /// # Panics
+    /// Before the node has started Raft.
+    pub fn raft(&self) -> &RaftHandle {
+        self.raft.get().expect("Raft starts before any task that asks it")
+    }
+
+    pub fn timing(&self) -> &Timing {
+        &self.options.timing
+    }
+
+    pub fn me(&self) -> u64 {
+        self.options.node.id
+    }
+
+    pub fn hello(&self) -> PeerHello {
+        self.hello.lock().expect("no holder panics").clone()
+    }
+
+    /// What a link to a peer needs.
+    pub fn links(&self) -> LinkContext {
+        LinkContext {
+            world: self.world.clone(),
+            hello: self.hello.clone(),
+            offsets: self.offsets.clone(),
+        }
+    }
+
+    /// Says something to the operator.
+    pub fn note(&self, what: fmt::Arguments<'_>) {
+        (self.options.notice)(&what.to_string());
+    }
+
+    /// This node belongs to `cluster_id` from now on.
+    pub fn set_cluster(&self, cluster_id: u64) -> std::io::Result<()> {
+        let mut identity = self.identity.lock().expect("no holder panics");
+        identity.cluster_id = cluster_id;
+        identity.save(self.storage.as_ref())?;
+        self.hello.lock().expect("no holder panics").cluster_id = cluster_id;
+        Ok(())
+    }
+
+    pub fn leadership(&self) -> Arc<Leadership> {
+        self.leadership.read().expect("no holder panics").clone()
+    }
+
+    pub fn set_leadership(&self, leadership: Leadership) {
+        *self.leadership.write().expect("no holder panics") = Arc::new(leadership);
+    }
+
+    pub fn is_leader(&self) -> bool {
+        self.leadership().role == Role::Leader
+    }
+
+    /// Raft's requests may be answered.
+    ///
+    /// # Errors
+    /// This node waits to be taken into a cluster.
+    pub fn admit(&self) -> Result<(), String> {
+        match self.joining.load(Ordering::Relaxed) {
+            false => Ok(()),
+            true => Err(format!("node {} waits to be taken into the cluster", self.me())),
+        }
+    }
+
+    /// Votes may be answered. With lease reads, not within a lease of the start: the node may have
+    /// promised a leader not to vote for another, and forgotten it.
+    ///
+    /// # Errors
+    /// The lease is not over.
+    pub fn admit_vote(&self) -> Result<(), String> {
+        let since = self.world.clock.monotonic().saturating_sub(self.booted);
+        if self.options.lease_reads && since < self.timing().election_max {
+            return Err("this node has just started and waits for a lease to end".into());
+        }
+        Ok(())
+    }
+
+    fn monotonic_ms(&self) -> u64 {
+        (self.world.clock.monotonic().as_millis() as u64).max(1)
+    }
+
+    /// A leader has spoken.
+    pub fn heard_leader(&self) {
+        self.heard_ms.store(self.monotonic_ms(), Ordering::Relaxed);
+    }
+
+    /// How old this node's state may be.
+    pub fn stale_point(&self) -> StalePoint {
+        let (index, applied_now) = {
+            let applied = self.shared.lock();
+            (applied.last.map_or(0, |id| id.index), applied.stock.now())
+        };
+        let heard = self.heard_ms.load(Ordering::Relaxed);
+        let age_ms = match (self.is_leader(), heard) {
+            (true, _) => 0,
+            (false, 0) => u32::MAX,
+            // What the leader had committed but not yet told takes up to a heartbeat to arrive.
+            (false, heard) => {
+                let beat = self.timing().heartbeat.as_millis() as u64;
+                u32::try_from(self.monotonic_ms() - heard + beat).unwrap_or(u32::MAX)
+            }
+        };
+        StalePoint { index, now: applied_now, age_ms }
+    }
+
+    /// The cluster's clock as this node sees it: never behind what it applied.
+    pub fn now(&self) -> UnixMicros {
+        let applied = self.shared.lock().stock.now();
+        applied.max(self.world.clock.wall())
+    }
+
+    pub fn set_transfer(&self, transfer: Option<(String, u64, u64)>) {
+        *self.transfer.lock().expect("no holder panics") = transfer;
+    }
+
+    /// Stops the node; the first reason counts.
+    pub fn stop(&self, reason: StopReason) {
+        self.stop.send_if_modified(|current| {
+            let first = current.is_none();
+            if first {
+                *current = Some(reason);
+            }
+            first
+        });
+        self.stop_wake.notify_waiters();
+        self.ingress.set_gate(Gate::Shut(Refusal {
+            message: "this node is shutting down".into(),
+            ..Refusal::new(Code::NOT_LEADER, 50)
+        }));
+    }
+
+    /// Resolves when the node stops.
+    pub async fn stopping(&self) {
+        self.stop_reason().await;
+    }
+
+    /// Resolves with the reason when the node stops.
+    pub async fn stop_reason(&self) -> StopReason {
+        let mut stop = self.stop.subscribe();
+        match stop.wait_for(Option::is_some).await {
+            Ok(reason) => reason.clone().expect("waited for it"),
+            Err(_) => StopReason::Shutdown,
+        }
+    }
+
+    pub fn is_stopping(&self) -> bool {
+        self.stop.borrow().is_some()
+    }
+
+    /// The effective membership.
+    pub fn members(&self) -> Members {
+        use openraft::async_runtime::watch::WatchReceiver;
+        self.raft().server_metrics().borrow_watched().membership_config.membership().clone()
+    }
+
+    /// Takes a node in as a learner; the steward makes it a voter when it has caught up.
+    ///
+    /// A node of that id with another incarnation has lost its disk: the old one is removed first,
+    /// by the remaining voters, so that nothing it forgot is counted on.
+    pub async fn take_in(&self, node: MemberNode) -> Result<(), AdminError> {
+        self.must_lead()?;
+        let id = node.info.id;
+        let members = self.members();
+        match members.get_node(&id) {
+            Some(known) if *known == node => return Ok(()),
+            Some(known) if known.incarnation == node.incarnation => {
+                self.note(format_args!("node {id} has new addresses"));
+                let change = ChangeMembers::SetNodes([(id, node)].into());
+                return self.change(change, true).await;
+            }
+            Some(_) => {
+                self.note(format_args!("node {id} has lost its disk; taking it in anew"));
+                self.remove(id).await?;
+            }
+            None => (),
+        }
+        self.note(format_args!("taking in node {id} at {}", node.info.peer_address));
+        self.change(ChangeMembers::AddNodes([(id, node)].into()), true).await
+    }
+
+    /// Removes a node, voter or not.
+    pub async fn remove(&self, id: u64) -> Result<(), AdminError> {
+        self.must_lead()?;
+        let members = self.members();
+        if members.get_node(&id).is_none() {
+            return Err(AdminError::UnknownNode(id));
+        }
+        if members.voter_ids().any(|voter| voter == id) {
+            if members.voter_ids().count() == 1 {
+                return Err(AdminError::LastVoter);
+            }
+            return self.change(ChangeMembers::RemoveVoters([id].into()), false).await;
+        }
+        self.change(ChangeMembers::RemoveNodes([id].into()), false).await
+    }
+
+    /// Makes learners voters.
+    pub async fn promote(&self, id: u64) -> Result<(), AdminError> {
+        self.change(ChangeMembers::AddVoterIds([id].into()), true).await
+    }
+
+    async fn change(
+        &self,
+        change: ChangeMembers<u64, MemberNode>,
+        retain: bool,
+    ) -> Result<(), AdminError> {
+        let changed = self.raft().change_membership(change, retain);
+        let changed = tokio::time::timeout(self.timing().admin_timeout, changed).await;
+        match changed.map_err(|_| AdminError::Timeout("the change of the membership"))? {
+            Ok(_) => Ok(()),
+            Err(RaftError::APIError(error)) => Err(self.admin_error(error)),
+            Err(RaftError::Fatal(error)) => Err(AdminError::Failed(error.to_string())),
+        }
+    }
+
+    fn admin_error(&self, error: ClientWriteError<TypeConfig>) -> AdminError {
+        match error {
+            ClientWriteError::ForwardToLeader(_) => {
+                AdminError::NotLeader { leader: self.leadership().leader.clone() }
+            }
+            ClientWriteError::ChangeMembershipError(ChangeMembershipError::InProgress(_)) => {
+                AdminError::InProgress
+            }
+            other => AdminError::Failed(other.to_string()),
+        }
+    }
+
+    pub fn must_lead(&self) -> Result<(), AdminError> {
+        let leadership = self.leadership();
+        match leadership.role {
+            Role::Leader => Ok(()),
+            _ => Err(AdminError::NotLeader { leader: leadership.leader.clone() }),
+        }
+    }
+
+    /// A node's own entry in the membership.
+    pub fn member_node(&self) -> MemberNode {
+        let incarnation = self.identity.lock().expect("no holder panics").incarnation;
+        MemberNode { info: self.options.node.clone(), incarnation }
+    }
+}

@@ -1,0 +1,84 @@
+//! Why a node does not start.
+
+use std::{fmt, io};
+
+/// A node does not start. Each says what to do; none is worth a retry without doing it.
+#[derive(Debug)]
+pub enum Error {
+    /// The identity file is damaged.
+    DamagedIdentity {
+        /// Its path.
+        file: String,
+    },
+    /// The snapshot is damaged.
+    DamagedSnapshot {
+        /// Its path.
+        file: String,
+        /// Where.
+        offset: u64,
+        /// What is wrong there.
+        what: String,
+    },
+    /// The operating system refused a file operation.
+    Io {
+        /// The file's path.
+        file: String,
+        /// What it said.
+        source: io::Error,
+    },
+    /// The address for peers cannot be had.
+    Listen {
+        /// The address.
+        address: String,
+        /// What the operating system said.
+        source: io::Error,
+    },
+    /// The log cannot be opened.
+    Log(crate::log::Error),
+    /// The data directory belongs to another node.
+    NodeId {
+        /// The identity file's path.
+        file: String,
+        /// Whose it is.
+        have: u64,
+        /// Who wants it.
+        want: u64,
+    },
+    /// Raft refused to start over this log.
+    Raft(String),
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::DamagedIdentity { file } => {
+                write!(f, "{file} is damaged; move the data directory away and let the node rejoin")
+            }
+            Self::DamagedSnapshot { file, offset, what } => write!(
+                f,
+                "{file}: offset {offset}: {what}; the node cannot be trusted: move the data \
+                 directory away and let the node rejoin"
+            ),
+            Self::Io { file, source } => write!(f, "{file}: {source}"),
+            Self::Listen { address, source } => write!(
+                f,
+                "cannot listen for peers on {address}: {source}; choose another with --peer"
+            ),
+            Self::Log(error) => error.fmt(f),
+            Self::NodeId { file, have, want } => write!(
+                f,
+                "{file} says that this directory belongs to node {have}, not to node {want}; start \
+                 with --node-id {have} or with another --data"
+            ),
+            Self::Raft(why) => write!(f, "replication does not start: {why}"),
+        }
+    }
+}
+
+impl std::error::Error for Error {}
+
+impl From<crate::log::Error> for Error {
+    fn from(error: crate::log::Error) -> Self {
+        Self::Log(error)
+    }
+}

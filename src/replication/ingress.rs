@@ -1,0 +1,331 @@
+//! Ingress: where the operations of all connections wait for their batch.
+//!
+//! ```text
+//! sessions ──push──▶ queue ──take──▶ proposer ──▶ one Raft entry ──apply──▶ Routes ──▶ ReplyTo
+//! ```
+//!
+//! There is no task, channel or allocation per operation: a session holds the lock once per burst
+//! and appends bytes; the proposer takes what gathered while the entries before were in flight.
+//!
+//! Invariants:
+//! - a pushed request is answered exactly once: by its outcomes, or by a refusal. [`Routes`] refuses
+//!   with `OUTCOME_UNKNOWN` when it is dropped unanswered;
+//! - a batch frame is never split over entries;
+//! - the queue is bounded; a full one answers BUSY.
+
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex, MutexGuard};
+
+use bytes::{Bytes, BytesMut};
+use tokio::sync::Notify;
+
+use super::api::{Refusal, ReplyTo, RequestTag};
+use crate::protocol::{Code, Reader, ReplyPrefix, ShardId, UnixMillis, limits, take_outcome};
+use crate::world::UnixMicros;
+
+/// Most bytes that wait: eight full batches. What comes later would wait for tens of milliseconds;
+/// BUSY tells the client instead.
+const QUEUE_BYTES_MAX: usize = 8 << 20;
+/// Most operations that wait, for the same reason.
+const QUEUE_OPS_MAX: u64 = 256 << 10;
+/// Most operations in one entry: a batch of them applies in about two milliseconds, which is what
+/// the next batch waits.
+pub const ENTRY_OPS_MAX: u32 = limits::BATCH_OPS_MAX;
+/// Most bytes of operations in one entry; a client's frame may be that large.
+pub const ENTRY_BYTES_MAX: usize = limits::FRAME_BYTES_MAX as usize;
+/// What BUSY tells a client to wait when the queue is full: a few entries' time.
+const BUSY_RETRY_MS: u32 = 5;
+
+/// Why nothing may be pushed now.
+#[derive(Clone, Debug)]
+pub enum Gate {
+    Open,
+    Shut(Refusal),
+}
+
+struct Request {
+    to: Arc<dyn ReplyTo>,
+    tag: RequestTag,
+}
+
+struct Queue {
+    gate: Gate,
+    /// Operation bytes of all requests, back to back.
+    bytes: BytesMut,
+    requests: VecDeque<(Request, u32)>,
+    ops: u64,
+    /// Operations that were proposed and not yet answered.
+    in_flight_ops: u64,
+}
+
+/// The queue between sessions and the proposer.
+pub struct Ingress {
+    queue: Mutex<Queue>,
+    wake: Notify,
+}
+
+/// The lock on the queue, for one burst of frames.
+pub struct IngressGuard<'a> {
+    queue: MutexGuard<'a, Queue>,
+    wake: &'a Notify,
+    pushed: bool,
+}
+
+/// The requests of one entry and where their answers go.
+pub struct Routes {
+    requests: Vec<Request>,
+    ingress: Arc<Ingress>,
+    ops: u64,
+}
+
+/// What the proposer took: operation bytes, their count, and the routes of the answers.
+pub struct Taken {
+    pub bytes: Bytes,
+    pub ops: u32,
+    pub routes: Routes,
+}
+
+impl Ingress {
+    pub fn new() -> Arc<Self> {
+        let queue = Queue {
+            gate: Gate::Shut(Refusal::not_leader(None)),
+            bytes: BytesMut::new(),
+            requests: VecDeque::new(),
+            ops: 0,
+            in_flight_ops: 0,
+        };
+        Arc::new(Self { queue: Mutex::new(queue), wake: Notify::new() })
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Queue> {
+        self.queue.lock().expect("no holder of the ingress lock panics: a panic aborts the process")
+    }
+
+    /// Locks the queue for one burst.
+    pub fn guard(&self) -> IngressGuard<'_> {
+        IngressGuard { queue: self.lock(), wake: &self.wake, pushed: false }
+    }
+
+    /// Operations that wait, and operations in flight.
+    pub fn depth(&self) -> (u64, u64) {
+        let queue = self.lock();
+        (queue.ops, queue.in_flight_ops)
+    }
+
+    /// Opens or shuts the gate. Shutting refuses what waits: it was never proposed.
+    pub fn set_gate(&self, gate: Gate) {
+        let mut refused = VecDeque::new();
+        {
+            let mut queue = self.lock();
+            if matches!(gate, Gate::Shut(_)) {
+                refused = std::mem::take(&mut queue.requests);
+                queue.bytes.clear();
+                queue.ops = 0;
+            }
+            queue.gate = gate.clone();
+        }
+        if let Gate::Shut(refusal) = gate {
+            refused.iter().for_each(|(request, _)| request.to.refuse(request.tag, &refusal));
+        }
+    }
+
+    /// Waits until something was pushed or [`poke`](Self::poke) was called.
+    pub async fn pushed(&self) {
+        self.wake.notified().await;
+    }
+
+    /// Wakes the proposer, which may have something of its own to propose.
+    pub fn poke(&self) {
+        self.wake.notify_one();
+    }
+
+    /// Takes the next entry's worth of requests, in order; `None` if nothing waits.
+    pub fn take(self: &Arc<Self>) -> Option<Taken> {
+        let mut queue = self.lock();
+        let (mut ops, mut bytes, mut count) = (0_u32, 0_usize, 0);
+        for (request, len) in &queue.requests {
+            let fits =
+                ops + request.tag.ops <= ENTRY_OPS_MAX && bytes + *len as usize <= ENTRY_BYTES_MAX;
+            if count > 0 && !fits {
+                break;
+            }
+            ops += request.tag.ops;
+            bytes += *len as usize;
+            count += 1;
+        }
+        if count == 0 {
+            return None;
+        }
+        let requests = queue.requests.drain(..count).map(|(request, _)| request).collect();
+        queue.ops -= u64::from(ops);
+        queue.in_flight_ops += u64::from(ops);
+        let bytes = queue.bytes.split_to(bytes).freeze();
+        let routes = Routes { requests, ingress: self.clone(), ops: u64::from(ops) };
+        if !queue.requests.is_empty() {
+            self.wake.notify_one();
+        }
+        Some(Taken { bytes, ops, routes })
+    }
+}
+
+impl IngressGuard<'_> {
+    /// Queues one frame's operations: `ops` holds `tag.ops` encoded writes, already checked.
+    ///
+    /// # Errors
+    /// The frame is refused and nothing of it will be executed: `NOT_LEADER`, `NO_QUORUM`,
+    /// `DISK_FULL`, or `BUSY` when the queue is full.
+    pub fn push(
+        &mut self,
+        to: &Arc<dyn ReplyTo>,
+        tag: RequestTag,
+        ops: &[u8],
+    ) -> Result<(), Refusal> {
+        let queue = &mut *self.queue;
+        if let Gate::Shut(refusal) = &queue.gate {
+            return Err(refusal.clone());
+        }
+        if queue.bytes.len() + ops.len() > QUEUE_BYTES_MAX
+            || queue.ops + u64::from(tag.ops) > QUEUE_OPS_MAX
+        {
+            return Err(Refusal::busy(BUSY_RETRY_MS, "too many operations wait for the log"));
+        }
+        queue.bytes.extend_from_slice(ops);
+        queue.requests.push_back((Request { to: to.clone(), tag }, ops.len() as u32));
+        queue.ops += u64::from(tag.ops);
+        self.pushed = true;
+        Ok(())
+    }
+}
+
+impl Drop for IngressGuard<'_> {
+    fn drop(&mut self) {
+        if self.pushed {
+            self.wake.notify_one();
+        }
+    }
+}
+
+impl Routes {
+    /// Hands each request its outcomes.
+    ///
+    /// # Panics
+    /// `outcomes` holds fewer than the entry's operations: apply broke its promise.
+    pub fn answer(mut self, shard: ShardId, index: u64, now: UnixMicros, outcomes: &[u8]) {
+        let prefix = ReplyPrefix { index, server_now: UnixMillis(now.as_millis()), age_ms: 0 };
+        let mut rest = Reader::new(outcomes);
+        for request in std::mem::take(&mut self.requests) {
+            let all = rest.rest();
+            for _ in 0..request.tag.ops {
+                take_outcome(&mut rest).expect("apply makes one outcome per operation");
+            }
+            let own = &all[..all.len() - rest.rest().len()];
+            request.to.reply(request.tag, shard, prefix, own);
+        }
+    }
+
+    /// Refuses all requests.
+    pub fn refuse(mut self, refusal: &Refusal) {
+        self.refuse_all(refusal);
+    }
+
+    fn refuse_all(&mut self, refusal: &Refusal) {
+        for request in std::mem::take(&mut self.requests) {
+            request.to.refuse(request.tag, refusal);
+        }
+    }
+}
+
+impl Drop for Routes {
+    fn drop(&mut self) {
+        self.ingress.lock().in_flight_ops -= self.ops;
+        self.refuse_all(&Refusal::new(Code::OUTCOME_UNKNOWN, 0));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::BufMut;
+
+    use super::*;
+
+    /// What became of a request: its outcomes, or the refusal's code.
+    type Answer = (u64, Result<Vec<u8>, Code>);
+
+    #[derive(Default)]
+    struct Inbox(Mutex<Vec<Answer>>);
+
+    impl ReplyTo for Inbox {
+        fn reply(&self, tag: RequestTag, _: ShardId, _: ReplyPrefix, outcomes: &[u8]) {
+            self.0.lock().unwrap().push((tag.request_id, Ok(outcomes.to_vec())));
+        }
+
+        fn refuse(&self, tag: RequestTag, refusal: &Refusal) {
+            self.0.lock().unwrap().push((tag.request_id, Err(refusal.code)));
+        }
+    }
+
+    fn tag(request_id: u64, ops: u32) -> RequestTag {
+        RequestTag { request_id, batch: ops > 1, ops }
+    }
+
+    fn outcome(detail: u16) -> Vec<u8> {
+        let mut out = Vec::new();
+        out.put_u16_le(0);
+        out.put_u16_le(detail);
+        out.put_u32_le(0);
+        out
+    }
+
+    fn open() -> (Arc<Ingress>, Arc<Inbox>, Arc<dyn ReplyTo>) {
+        let ingress = Ingress::new();
+        ingress.set_gate(Gate::Open);
+        let inbox = Arc::new(Inbox::default());
+        (ingress, inbox.clone(), inbox)
+    }
+
+    #[test]
+    fn every_request_gets_its_own_outcomes() {
+        let (ingress, inbox, to) = open();
+        ingress.guard().push(&to, tag(1, 2), b"aabb").unwrap();
+        ingress.guard().push(&to, tag(2, 1), b"cc").unwrap();
+        let taken = ingress.take().unwrap();
+        assert_eq!((&taken.bytes[..], taken.ops), (&b"aabbcc"[..], 3));
+        let outcomes = [outcome(1), outcome(2), outcome(3)].concat();
+        taken.routes.answer(ShardId(0), 9, UnixMicros(0), &outcomes);
+        let first = [outcome(1), outcome(2)].concat();
+        assert_eq!(*inbox.0.lock().unwrap(), [(1, Ok(first)), (2, Ok(outcome(3)))]);
+        assert_eq!(ingress.depth(), (0, 0));
+    }
+
+    #[test]
+    fn a_frame_is_not_split_over_entries() {
+        let (ingress, _, to) = open();
+        ingress.guard().push(&to, tag(1, 5000), b"a").unwrap();
+        ingress.guard().push(&to, tag(2, 5000), b"b").unwrap();
+        assert_eq!(ingress.take().unwrap().ops, 5000);
+        assert_eq!(&ingress.take().unwrap().bytes[..], b"b");
+        assert!(ingress.take().is_none());
+    }
+
+    #[test]
+    fn a_full_queue_is_busy_and_a_shut_gate_refuses_what_waits() {
+        let (ingress, inbox, to) = open();
+        let big = vec![0; QUEUE_BYTES_MAX];
+        ingress.guard().push(&to, tag(1, 1), &big).unwrap();
+        let refused = ingress.guard().push(&to, tag(2, 1), b"x").unwrap_err();
+        assert_eq!(refused.code, Code::BUSY);
+        ingress.set_gate(Gate::Shut(Refusal::not_leader(None)));
+        assert_eq!(*inbox.0.lock().unwrap(), [(1, Err(Code::NOT_LEADER))]);
+        let refused = ingress.guard().push(&to, tag(3, 1), b"x").unwrap_err();
+        assert_eq!(refused.code, Code::NOT_LEADER);
+    }
+
+    #[test]
+    fn dropped_routes_say_that_the_outcome_is_unknown() {
+        let (ingress, inbox, to) = open();
+        ingress.guard().push(&to, tag(1, 1), b"a").unwrap();
+        drop(ingress.take());
+        assert_eq!(*inbox.0.lock().unwrap(), [(1, Err(Code::OUTCOME_UNKNOWN))]);
+        assert_eq!(ingress.depth(), (0, 0));
+    }
+}

@@ -1,0 +1,170 @@
+//! The proposer: makes batches of what waits and gives them to Raft. The only place where batches
+//! form and time is stamped.
+//!
+//! Batches form by themselves: while [`WINDOW`] entries are in flight, what arrives gathers, so an
+//! idle node answers at once and a busy one batches by the hundred, without a timer.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use bytes::{BufMut, BytesMut};
+use openraft::errors::{ClientWriteError, ForwardReason};
+use openraft::raft::ClientWriteResult;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+use super::api::Refusal;
+use super::core::{Core, Tenure};
+use super::ingress::{Routes, Taken};
+use super::types::{OnComplete, Payload, TypeConfig};
+use crate::engine::batch::{self, BatchBuilder};
+use crate::protocol::{Code, ShardId};
+use crate::world::UnixMicros;
+
+/// Entries in flight. With one, the disk waits for the network and the other way round; more than
+/// a few only make smaller batches.
+const WINDOW: usize = 4;
+/// Lines that one EXPIRE may expire or forget: about a third of a millisecond of apply.
+const EXPIRE_BUDGET: u32 = 1024;
+/// At most one EXPIRE in so long: a million lines a second, and half of apply's time at most.
+const EXPIRE_INTERVAL: Duration = Duration::from_millis(1);
+/// Time moves at least so often in the log while reservations are active: an outage is measured
+/// against it.
+const TICK_INTERVAL: Duration = Duration::from_secs(1);
+
+struct Proposer {
+    core: Arc<Core>,
+    window: Arc<Semaphore>,
+    last_expire: Duration,
+    last_entry: Duration,
+}
+
+/// Proposes until the node stops.
+pub async fn serve(core: Arc<Core>) {
+    let now = core.world.clock.monotonic();
+    let window = Arc::new(Semaphore::new(WINDOW));
+    let mut proposer = Proposer { core, window, last_expire: now, last_entry: now };
+    loop {
+        tokio::select! {
+            () = proposer.core.ingress.pushed() => (),
+            () = proposer.core.stopping() => return,
+        }
+        let permit = proposer.window.clone().acquire_owned().await;
+        let permit = permit.expect("the window is never closed");
+        proposer.propose(permit).await;
+    }
+}
+
+/// What becomes of one entry's requests.
+struct Pending {
+    routes: Option<Routes>,
+    shard: ShardId,
+    _permit: OwnedSemaphorePermit,
+}
+
+impl Pending {
+    fn complete(self, result: ClientWriteResult<TypeConfig>) {
+        let Some(routes) = self.routes else { return };
+        match result {
+            Ok(response) => {
+                let outcomes = response.data;
+                let index = response.log_id.index;
+                routes.answer(self.shard, index, outcomes.now, &outcomes.bytes);
+            }
+            Err(error) => routes.refuse(&refusal(error)),
+        }
+    }
+}
+
+fn refusal(error: ClientWriteError<TypeConfig>) -> Refusal {
+    match error {
+        ClientWriteError::ForwardToLeader(forward) => match forward.reason {
+            ForwardReason::LeaseExpired => Refusal::new(Code::NO_QUORUM, 100),
+            ForwardReason::NotLeader | ForwardReason::LeadershipTransfer => {
+                let leader = forward.leader_node.map(|node| node.info);
+                Refusal::not_leader(leader.as_ref())
+            }
+        },
+        // Discarded from this log, but it may have reached the next leader's.
+        _ => Refusal::new(Code::OUTCOME_UNKNOWN, 0),
+    }
+}
+
+impl Proposer {
+    async fn propose(&mut self, permit: OwnedSemaphorePermit) {
+        let Some((payload, routes)) = self.next_batch() else { return };
+        let pending = Pending { routes, shard: self.core.shard, _permit: permit };
+        let on_complete = OnComplete::new(move |result| pending.complete(result));
+        let proposed = self.core.raft().client_write_ff(payload, Some(on_complete)).await;
+        if let Err(error) = proposed {
+            self.core.note(format_args!("the proposer stops: {error}"));
+        }
+    }
+
+    /// The next entry, or `None` if this node does not lead or nothing is to be said.
+    fn next_batch(&mut self) -> Option<(Payload, Option<Routes>)> {
+        let core = self.core.clone();
+        let mut tenure = core.tenure.lock().expect("no holder panics");
+        let tenure = tenure.as_mut()?;
+        let now = {
+            let offsets = core.offsets.lock().expect("no holder panics");
+            tenure.clock.stamp(&offsets, core.world.clock.as_ref())
+        };
+        if !tenure.started {
+            return Some(self.leader_start(tenure, now));
+        }
+        let taken = core.ingress.take();
+        let monotonic = core.world.clock.monotonic();
+        let mut own = BytesMut::new();
+        let mut own_ops = 0;
+        if monotonic.saturating_sub(self.last_expire) >= EXPIRE_INTERVAL
+            && core.shared.lock().stock.due(now)
+        {
+            self.last_expire = monotonic;
+            batch::encode_expire(&mut own, EXPIRE_BUDGET);
+            own_ops = 1;
+        } else if taken.is_none() && monotonic.saturating_sub(self.last_entry) >= TICK_INTERVAL {
+            if core.shared.lock().stock.active_reservations() == 0 {
+                return None;
+            }
+            batch::encode_tick(&mut own);
+            own_ops = 1;
+        }
+        if taken.is_none() && own_ops == 0 {
+            return None;
+        }
+        self.last_entry = monotonic;
+        Some(self.batch(taken, &own, own_ops, now))
+    }
+
+    fn leader_start(&mut self, tenure: &mut Tenure, now: UnixMicros) -> (Payload, Option<Routes>) {
+        tenure.started = true;
+        // What was pushed meanwhile waits for the next entry.
+        self.core.ingress.poke();
+        let mut own = BytesMut::new();
+        batch::encode_leader_start(&mut own);
+        self.batch(None, &own, 1, now)
+    }
+
+    /// The clients' operations first: their outcomes open the reply.
+    fn batch(
+        &self,
+        taken: Option<Taken>,
+        own: &[u8],
+        own_ops: u32,
+        now: UnixMicros,
+    ) -> (Payload, Option<Routes>) {
+        let (bytes, ops, routes) = match taken {
+            Some(taken) => (taken.bytes, taken.ops, Some(taken.routes)),
+            None => Default::default(),
+        };
+        let mut payload = BytesMut::with_capacity(batch::HEADER_BYTES + bytes.len() + own.len());
+        let builder = BatchBuilder::begin(&mut payload);
+        payload.put_slice(&bytes);
+        payload.put_slice(own);
+        builder.finish(&mut payload, now, ops + own_ops);
+        self.core.proposed.entries.fetch_add(1, Ordering::Relaxed);
+        self.core.proposed.ops.fetch_add(u64::from(ops), Ordering::Relaxed);
+        (Payload(payload.freeze()), routes)
+    }
+}

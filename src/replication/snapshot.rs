@@ -1,0 +1,276 @@
+//! Snapshot files: a state and its place in the log.
+//!
+//! ```text
+//! snapshot-{index}-{term}
+//! offset size
+//!      0    8  magic "STKDSNAP"
+//!      8    4  format = 1
+//!     12    4  len of meta · then meta (log ids, membership) · crc32 of meta u32
+//!      …       chunks: len u32 · crc32 u32 · bytes     the engine's own format inside
+//!      …       end: len u32 = 0 · crc32 u32 = ffffffff
+//! ```
+//!
+//! A file is written under a temporary name, synced, renamed, and the directory synced, before Raft
+//! hears of it: the log below it is purged after that. The bytes sent to a peer are the file's.
+
+use std::io;
+use std::sync::Arc;
+
+use bytes::{BufMut, Bytes, BytesMut};
+use tokio::sync::{mpsc, oneshot};
+
+use super::error::Error;
+use super::types::{RaftLogId, SnapshotMeta, put_snapshot_meta, take_snapshot_meta};
+use crate::engine::{EngineConfig, SnapshotLoader, StockState};
+use crate::log::{File, Storage};
+use crate::protocol::Reader;
+use crate::world::World;
+
+const MAGIC: &[u8; 8] = b"STKDSNAP";
+const FORMAT: u32 = 1;
+/// Bytes of state that one chunk holds, and that one short lock copies.
+pub const CHUNK_BYTES_MAX: usize = 1 << 20;
+/// No chunk is larger, whatever a file says.
+const CHUNK_BYTES_LIMIT: u32 = 16 << 20;
+const END_CRC: u32 = u32::MAX;
+/// Chunks that wait for the disk while a snapshot is written.
+const CHUNKS_QUEUED_MAX: usize = 4;
+const PREFIX: &str = "snapshot-";
+/// The name under which a snapshot is written.
+const BUILDING: &str = "snapshot.building.tmp";
+/// The name under which a peer's snapshot arrives.
+pub const INCOMING: &str = "snapshot.incoming.tmp";
+
+/// A whole snapshot file.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct SnapshotHandle {
+    pub name: String,
+    pub bytes: u64,
+}
+
+fn name_of(id: Option<RaftLogId>) -> String {
+    let (index, term) = id.map_or((0, 0), |id| (id.index, id.leader_id.term));
+    format!("{PREFIX}{index:020}-{term:020}")
+}
+
+/// The newest whole snapshot. Temporary files of earlier runs are removed.
+pub fn newest(storage: &dyn Storage) -> io::Result<Option<SnapshotHandle>> {
+    let mut found = None;
+    for entry in storage.list()? {
+        if entry.name == BUILDING || entry.name == INCOMING {
+            storage.remove(&entry.name)?;
+        } else if entry.name.starts_with(PREFIX) && !entry.name.ends_with(".tmp") {
+            found = Some(SnapshotHandle { name: entry.name, bytes: entry.bytes });
+        }
+    }
+    Ok(found)
+}
+
+/// Removes every snapshot but `keep`.
+fn remove_others(storage: &dyn Storage, keep: &str) -> io::Result<()> {
+    for entry in storage.list()? {
+        let whole = entry.name.starts_with(PREFIX) && !entry.name.ends_with(".tmp");
+        if whole && entry.name.as_str() != keep {
+            storage.remove(&entry.name)?;
+        }
+    }
+    Ok(())
+}
+
+/// Gives the file `temporary` its final name, durably, and removes older snapshots.
+pub fn publish(
+    storage: &dyn Storage,
+    temporary: &str,
+    id: Option<RaftLogId>,
+) -> io::Result<String> {
+    let name = name_of(id);
+    storage.rename(temporary, &name)?;
+    storage.sync_dir()?;
+    remove_others(storage, &name)?;
+    Ok(name)
+}
+
+/// Writes a snapshot on a thread of its own; send it chunks, drop the sender, await the handle.
+pub fn write(
+    world: &World,
+    storage: Arc<dyn Storage>,
+    meta: &SnapshotMeta,
+) -> io::Result<(mpsc::Sender<Bytes>, oneshot::Receiver<io::Result<SnapshotHandle>>)> {
+    let (chunks, mut incoming) = mpsc::channel::<Bytes>(CHUNKS_QUEUED_MAX);
+    let (done, handle) = oneshot::channel();
+    let meta = meta.clone();
+    let body = async move {
+        let result = write_all(storage.as_ref(), &meta, &mut incoming).await;
+        if result.is_err() {
+            // Give the space back; the next start removes it too.
+            let _ = storage.remove(BUILDING);
+        }
+        // The builder may have been cancelled with its node.
+        let _ = done.send(result);
+    };
+    world.threads.spawn("snapshot-write", Box::pin(body))?;
+    Ok((chunks, handle))
+}
+
+async fn write_all(
+    storage: &dyn Storage,
+    meta: &SnapshotMeta,
+    incoming: &mut mpsc::Receiver<Bytes>,
+) -> io::Result<SnapshotHandle> {
+    let file = storage.create(BUILDING)?;
+    let mut out = BytesMut::new();
+    put_header(&mut out, meta);
+    let mut offset = 0;
+    let mut flush = |out: &mut BytesMut| {
+        file.write_at(offset, out)?;
+        offset += out.len() as u64;
+        out.clear();
+        io::Result::Ok(offset)
+    };
+    let mut aborted = true;
+    while let Some(chunk) = incoming.recv().await {
+        if chunk.is_empty() {
+            aborted = false;
+            break;
+        }
+        out.put_u32_le(chunk.len() as u32);
+        out.put_u32_le(crc32fast::hash(&chunk));
+        out.put_slice(&chunk);
+        flush(&mut out)?;
+    }
+    if aborted {
+        return Err(io::ErrorKind::Interrupted.into());
+    }
+    out.put_u32_le(0);
+    out.put_u32_le(END_CRC);
+    let bytes = flush(&mut out)?;
+    file.sync_data()?;
+    Ok(SnapshotHandle { name: publish(storage, BUILDING, meta.last_log_id)?, bytes })
+}
+
+fn put_header(out: &mut BytesMut, meta: &SnapshotMeta) {
+    let mut body = BytesMut::new();
+    put_snapshot_meta(&mut body, meta);
+    out.put_slice(MAGIC);
+    out.put_u32_le(FORMAT);
+    out.put_u32_le(body.len() as u32);
+    out.put_slice(&body);
+    out.put_u32_le(crc32fast::hash(&body));
+}
+
+/// A snapshot file being read from front to back.
+struct FileReader<'a> {
+    file: Arc<dyn File>,
+    path: String,
+    offset: u64,
+    bytes: u64,
+    progress: &'a mut dyn FnMut(u64, u64),
+}
+
+impl FileReader<'_> {
+    fn damaged(&self, what: impl Into<String>) -> Error {
+        Error::DamagedSnapshot { file: self.path.clone(), offset: self.offset, what: what.into() }
+    }
+
+    fn take(&mut self, len: usize) -> Result<Bytes, Error> {
+        if len as u64 > self.bytes - self.offset {
+            return Err(self.damaged("the file ends inside a record"));
+        }
+        let mut content = vec![0; len];
+        let read = self.file.read_at(self.offset, &mut content);
+        read.map_err(|source| Error::Io { file: self.path.clone(), source })?;
+        self.offset += len as u64;
+        (self.progress)(self.offset, self.bytes);
+        Ok(content.into())
+    }
+
+    fn take_u32(&mut self) -> Result<u32, Error> {
+        let bytes = self.take(4)?;
+        Ok(Reader::new(&bytes).u32().expect("four bytes"))
+    }
+
+    fn take_meta(&mut self) -> Result<SnapshotMeta, Error> {
+        if self.take(8)?[..] != *MAGIC {
+            return Err(self.damaged("this is no snapshot"));
+        }
+        let format = self.take_u32()?;
+        if format != FORMAT {
+            return Err(self.damaged(format!("format {format} is of another version")));
+        }
+        let len = self.take_u32()?.min(CHUNK_BYTES_LIMIT);
+        let body = self.take(len as usize)?;
+        if self.take_u32()? != crc32fast::hash(&body) {
+            return Err(self.damaged("the header's checksum is wrong"));
+        }
+        take_snapshot_meta(&mut Reader::new(&body)).map_err(|error| self.damaged(error.to_string()))
+    }
+
+    /// The next chunk, or `None` at the end mark.
+    fn take_chunk(&mut self) -> Result<Option<Bytes>, Error> {
+        let len = self.take_u32()?;
+        let crc = self.take_u32()?;
+        if len == 0 && crc == END_CRC {
+            return Ok(None);
+        }
+        if len == 0 || len > CHUNK_BYTES_LIMIT {
+            return Err(self.damaged(format!("a chunk of {len} bytes cannot be")));
+        }
+        let chunk = self.take(len as usize)?;
+        if crc32fast::hash(&chunk) != crc {
+            return Err(self.damaged("a chunk's checksum is wrong"));
+        }
+        Ok(Some(chunk))
+    }
+}
+
+/// Reads a snapshot file into a state.
+///
+/// # Errors
+/// The file cannot be read or is damaged; nothing was changed.
+pub fn load(
+    storage: &dyn Storage,
+    name: &str,
+    config: &EngineConfig,
+    progress: &mut dyn FnMut(u64, u64),
+) -> Result<(SnapshotMeta, StockState), Error> {
+    let path = storage.path(name);
+    let io = |source| Error::Io { file: path.clone(), source };
+    let file = storage.open(name).map_err(io)?;
+    let bytes = file.bytes().map_err(io)?;
+    let mut reader = FileReader { file, path: path.clone(), offset: 0, bytes, progress };
+    let meta = reader.take_meta()?;
+    let mut loader = SnapshotLoader::new(*config);
+    while let Some(chunk) = reader.take_chunk()? {
+        loader.feed(&chunk).map_err(|error| reader.damaged(error.to_string()))?;
+    }
+    let state = loader.finish().map_err(|error| reader.damaged(error.to_string()))?;
+    Ok((meta, state))
+}
+
+/// Runs a blocking deed on a thread of its own, so that a node goes on answering meanwhile.
+pub async fn aside<T: Send + 'static>(
+    world: &World,
+    name: &str,
+    deed: impl FnOnce() -> io::Result<T> + Send + 'static,
+) -> io::Result<T> {
+    let (done, result) = oneshot::channel();
+    let body = async move {
+        // The node may be stopping and no longer wait.
+        let _ = done.send(deed());
+    };
+    world.threads.spawn(name, Box::pin(body))?;
+    result.await.unwrap_or_else(|_| Err(io::ErrorKind::Interrupted.into()))
+}
+
+/// [`load`] on a thread of its own.
+pub async fn load_aside(
+    world: &World,
+    storage: Arc<dyn Storage>,
+    name: String,
+    config: EngineConfig,
+) -> Result<(SnapshotMeta, StockState), Error> {
+    let path = storage.path(&name);
+    let deed = move || Ok(load(storage.as_ref(), &name, &config, &mut |_, _| ()));
+    let loaded = aside(world, "snapshot-load", deed).await;
+    loaded.map_err(|source| Error::Io { file: path, source })?
+}

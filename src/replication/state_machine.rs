@@ -1,0 +1,256 @@
+//! The state machine behind Raft: the engine, its place in the log, and its snapshots.
+//!
+//! One lock guards the engine. Apply holds it for one entry, reads of reservations and snapshot
+//! chunks for less; counters are read through [`CellReader`] without it.
+
+use std::io;
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
+
+use bytes::BytesMut;
+use futures_util::{Stream, StreamExt};
+use openraft::storage::{EntryResponder, RaftStateMachine};
+use openraft::{EntryPayload, OptionalSend, RaftSnapshotBuilder};
+
+use super::error::Error;
+use super::snapshot::{self, SnapshotHandle};
+use super::types::{Entry, Outcomes, RaftLogId, SnapshotMeta, StoredMembership, TypeConfig};
+use crate::engine::{CellReader, EngineConfig, SnapshotCut, StockState};
+use crate::log::Storage;
+use crate::world::World;
+
+/// After so many operations applied in a row, other tasks get a turn: about half a millisecond.
+const OPS_PER_TURN: u64 = 2048;
+/// How long a snapshot waits for space before it tries again.
+const SPACE_RETRY: Duration = Duration::from_secs(1);
+
+type Snapshot = openraft::type_config::alias::SnapshotOf<TypeConfig, SnapshotHandle>;
+
+/// The engine and its place in the log.
+pub struct Applied {
+    pub stock: StockState,
+    pub last: Option<RaftLogId>,
+    pub membership: StoredMembership,
+    /// Counts installed snapshots: a build that finds another one starts anew.
+    generation: u64,
+}
+
+/// What the state machine shares with readers.
+pub struct Shared {
+    applied: Mutex<Applied>,
+    pub cells: CellReader,
+    snapshot: Mutex<Option<Snapshot>>,
+}
+
+impl Shared {
+    /// Locks the engine; keep it short, apply waits.
+    pub fn lock(&self) -> MutexGuard<'_, Applied> {
+        self.applied.lock().expect("a panic under the engine's lock aborts the process")
+    }
+
+    /// The newest snapshot's index; 0: none.
+    pub fn snapshot_index(&self) -> u64 {
+        let snapshot = self.snapshot.lock().expect("no holder panics");
+        let last = snapshot.as_ref().and_then(|snapshot| snapshot.meta.last_log_id);
+        last.map_or(0, |id| id.index)
+    }
+
+    fn set_snapshot(&self, meta: &SnapshotMeta, handle: SnapshotHandle) {
+        let snapshot = Snapshot { meta: meta.clone(), snapshot: handle };
+        *self.snapshot.lock().expect("no holder panics") = Some(snapshot);
+    }
+
+    fn apply(&self, entry: &Entry, answered: bool) -> Outcomes {
+        let mut applied = self.lock();
+        let mut out = BytesMut::new();
+        match &entry.payload {
+            EntryPayload::Blank => (),
+            EntryPayload::Normal(batch) => {
+                let out = answered.then_some(&mut out);
+                applied.stock.apply(entry.log_id.index, &batch.0, out);
+            }
+            EntryPayload::Membership(members) => {
+                applied.membership = StoredMembership::new(Some(entry.log_id), members.clone());
+            }
+        }
+        applied.last = Some(entry.log_id);
+        Outcomes { bytes: out.freeze(), now: applied.stock.now() }
+    }
+}
+
+/// openraft's handle on the engine.
+pub struct StateMachine {
+    shared: Arc<Shared>,
+    storage: Arc<dyn Storage>,
+    config: EngineConfig,
+    world: World,
+}
+
+impl StateMachine {
+    /// Restores the newest snapshot, or starts empty.
+    ///
+    /// # Errors
+    /// The snapshot cannot be read or is damaged.
+    pub fn open(
+        storage: Arc<dyn Storage>,
+        config: EngineConfig,
+        world: World,
+        progress: &mut dyn FnMut(u64, u64),
+    ) -> Result<(Self, Arc<Shared>), Error> {
+        let io = |source| Error::Io { file: storage.path("."), source };
+        let newest = snapshot::newest(storage.as_ref()).map_err(io)?;
+        let (meta, stock) = match &newest {
+            None => (SnapshotMeta::default(), StockState::new(config)),
+            Some(handle) => snapshot::load(storage.as_ref(), &handle.name, &config, progress)?,
+        };
+        let cells = stock.cells();
+        let membership = meta.last_membership.clone();
+        let applied = Applied { stock, last: meta.last_log_id, membership, generation: 0 };
+        let shared =
+            Arc::new(Shared { applied: Mutex::new(applied), cells, snapshot: Mutex::new(None) });
+        if let Some(handle) = newest {
+            shared.set_snapshot(&meta, handle);
+        }
+        Ok((Self { shared: shared.clone(), storage, config, world }, shared))
+    }
+}
+
+impl RaftStateMachine<TypeConfig> for StateMachine {
+    type SnapshotData = SnapshotHandle;
+    type SnapshotBuilder = SnapshotBuilder;
+
+    async fn applied_state(&mut self) -> io::Result<(Option<RaftLogId>, StoredMembership)> {
+        let applied = self.shared.lock();
+        Ok((applied.last, applied.membership.clone()))
+    }
+
+    async fn apply<Strm>(&mut self, mut entries: Strm) -> io::Result<()>
+    where
+        Strm: Stream<Item = io::Result<EntryResponder<TypeConfig>>> + Unpin + OptionalSend,
+    {
+        let mut bytes_in_turn = 0;
+        while let Some(item) = entries.next().await {
+            let (entry, responder) = item?;
+            let outcomes = self.shared.apply(&entry, responder.is_some());
+            if let Some(responder) = responder {
+                responder.send(outcomes);
+            }
+            if let EntryPayload::Normal(batch) = &entry.payload {
+                bytes_in_turn += batch.0.len() as u64;
+            }
+            // An operation is about 40 bytes.
+            if bytes_in_turn > OPS_PER_TURN * 40 {
+                bytes_in_turn = 0;
+                tokio::task::yield_now().await;
+            }
+        }
+        Ok(())
+    }
+
+    async fn get_snapshot_builder(&mut self) -> SnapshotBuilder {
+        SnapshotBuilder {
+            shared: self.shared.clone(),
+            storage: self.storage.clone(),
+            world: self.world.clone(),
+        }
+    }
+
+    async fn install_snapshot(
+        &mut self,
+        meta: &SnapshotMeta,
+        data: SnapshotHandle,
+    ) -> io::Result<()> {
+        let (storage, config) = (self.storage.clone(), self.config);
+        let loaded = snapshot::load_aside(&self.world, storage, data.name.clone(), config).await;
+        let (_, stock) = loaded.map_err(|error| io::Error::other(error.to_string()))?;
+        let name = snapshot::publish(self.storage.as_ref(), &data.name, meta.last_log_id)?;
+        {
+            let mut applied = self.shared.lock();
+            applied.stock.replace_from(stock);
+            applied.generation += 1;
+            applied.last = meta.last_log_id;
+            applied.membership = meta.last_membership.clone();
+        }
+        self.shared.set_snapshot(meta, SnapshotHandle { name, bytes: data.bytes });
+        Ok(())
+    }
+
+    async fn get_current_snapshot(&mut self) -> io::Result<Option<Snapshot>> {
+        Ok(self.shared.snapshot.lock().expect("no holder panics").clone())
+    }
+}
+
+/// Writes the state of one moment to a file while apply goes on.
+pub struct SnapshotBuilder {
+    shared: Arc<Shared>,
+    storage: Arc<dyn Storage>,
+    world: World,
+}
+
+impl RaftSnapshotBuilder<TypeConfig> for SnapshotBuilder {
+    type SnapshotData = SnapshotHandle;
+
+    /// A full disk is waited out: the node serves on with the log it has.
+    async fn build_snapshot(&mut self) -> io::Result<Snapshot> {
+        loop {
+            match self.try_build().await {
+                Err(error) if is_full(&error) => tokio::time::sleep(SPACE_RETRY).await,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => (),
+                result => return result,
+            }
+        }
+    }
+}
+
+fn is_full(error: &io::Error) -> bool {
+    use io::ErrorKind::{FileTooLarge, QuotaExceeded, StorageFull};
+    matches!(error.kind(), StorageFull | QuotaExceeded | FileTooLarge)
+}
+
+impl SnapshotBuilder {
+    async fn try_build(&self) -> io::Result<Snapshot> {
+        let (mut cut, meta, generation) = {
+            let mut applied = self.shared.lock();
+            let meta = SnapshotMeta {
+                last_log_id: applied.last,
+                last_membership: applied.membership.clone(),
+            };
+            (applied.stock.begin_snapshot(), meta, applied.generation)
+        };
+        let result = self.write_cut(&mut cut, &meta, generation).await;
+        let mut applied = self.shared.lock();
+        if applied.generation == generation {
+            applied.stock.end_snapshot(cut);
+        }
+        drop(applied);
+        let handle = result?;
+        self.shared.set_snapshot(&meta, handle.clone());
+        Ok(Snapshot { meta, snapshot: handle })
+    }
+
+    /// Copies the cut chunk by chunk, under short locks, to the thread that writes it.
+    async fn write_cut(
+        &self,
+        cut: &mut SnapshotCut,
+        meta: &SnapshotMeta,
+        generation: u64,
+    ) -> io::Result<SnapshotHandle> {
+        let (chunks, handle) = snapshot::write(&self.world, self.storage.clone(), meta)?;
+        loop {
+            let chunk = {
+                let mut applied = self.shared.lock();
+                if applied.generation != generation {
+                    return Err(io::ErrorKind::Interrupted.into());
+                }
+                applied.stock.snapshot_chunk(cut, snapshot::CHUNK_BYTES_MAX)
+            };
+            // An empty chunk says that all were sent; a closed channel, that writing failed.
+            let last = chunk.is_none();
+            if chunks.send(chunk.unwrap_or_default()).await.is_err() || last {
+                break;
+            }
+            tokio::task::yield_now().await;
+        }
+        handle.await.unwrap_or_else(|_| Err(io::ErrorKind::Interrupted.into()))
+    }
+}

@@ -1,0 +1,302 @@
+//! What a node does beside answering: notices who leads, opens and shuts the gate, sweeps, promotes
+//! learners that caught up, takes snapshots, purges the log, asks to be taken in.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use bytes::BytesMut;
+use openraft::async_runtime::watch::WatchReceiver;
+use openraft::{Instant as _, ReadPolicy, ServerState};
+use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
+
+use super::api::{Leadership, Refusal, Role, StopReason};
+use super::clock::{LeaderClock, SKEW_ALARM};
+use super::core::{Core, Tenure};
+use super::ingress::Gate;
+use super::link::{Link, LinkContext};
+use super::message::put_join;
+use super::peer_frame::Kind;
+use super::types::{RaftLogId, TypeConfig};
+use crate::log::Space;
+use crate::protocol::{Code, Reader};
+
+/// How often a leader looks whether something is due. Nobody waits for it: a short reserve reclaims
+/// by itself.
+const LOOK_INTERVAL: Duration = Duration::from_millis(10);
+/// How often a node does its slower chores.
+const CHORE_INTERVAL: Duration = Duration::from_millis(200);
+/// A learner this close to the end of the log is made a voter.
+const PROMOTE_LAG_MAX: u64 = 1024;
+/// Entries kept below a snapshot for followers that are slightly behind.
+const KEEP_ENTRIES: u64 = 1024;
+/// Between two requests to be taken in.
+const JOIN_INTERVAL: Duration = Duration::from_millis(500);
+
+/// Watches Raft's view of the leader until the node stops.
+pub async fn watch_leadership(core: Arc<Core>) {
+    let mut metrics = core.raft().server_metrics();
+    let mut previous = None;
+    loop {
+        let leadership = leadership(&core, &metrics.borrow_watched());
+        if previous.as_ref() != Some(&leadership) {
+            core.set_leadership(leadership.clone());
+            change(&core, &leadership);
+            previous = Some(leadership);
+        }
+        let changed = tokio::select! {
+            changed = metrics.changed() => changed.is_ok(),
+            () = core.stopping() => return,
+        };
+        if !changed {
+            core.stop(StopReason::Fatal(fatal_message(&core)));
+            return;
+        }
+    }
+}
+
+fn fatal_message(core: &Core) -> String {
+    let metrics = core.raft().metrics();
+    let state = metrics.borrow_watched().running_state.clone();
+    match state {
+        Ok(()) => "Raft has stopped".into(),
+        Err(error) => format!("Raft has stopped: {error}"),
+    }
+}
+
+fn leadership(
+    core: &Core,
+    metrics: &openraft::metrics::RaftServerMetrics<TypeConfig>,
+) -> Leadership {
+    let role = match metrics.state {
+        ServerState::Leader => Role::Leader,
+        ServerState::Candidate => Role::Candidate,
+        ServerState::Follower => Role::Follower,
+        _ => Role::Learner,
+    };
+    let members = metrics.membership_config.membership();
+    let leader = metrics.current_leader.and_then(|id| members.get_node(&id));
+    let leader = leader.map(|node| node.info.clone());
+    let leader = leader.or_else(|| (role == Role::Leader).then(|| core.options.node.clone()));
+    Leadership { role, leader, term: metrics.vote.leader_id.term }
+}
+
+fn change(core: &Arc<Core>, leadership: &Leadership) {
+    let leader = leadership.leader.as_ref();
+    match leadership.role {
+        Role::Leader => {
+            let (core, term) = (core.clone(), leadership.term);
+            let known = core.tenure.lock().expect("no holder panics").as_ref().map(|t| t.term);
+            if known != Some(term) {
+                core.note(format_args!("this node leads in term {term}"));
+                tokio::spawn(async move { take_office(&core, term).await });
+            }
+        }
+        role => {
+            *core.tenure.lock().expect("no holder panics") = None;
+            core.ingress.set_gate(Gate::Shut(Refusal::not_leader(leader)));
+            let who = leader.map_or("nobody known".into(), |node| format!("node {}", node.id));
+            let (name, term) = (role.name(), leadership.term);
+            core.note(format_args!("this node is a {name} in term {term}; {who} leads"));
+        }
+    }
+}
+
+/// Waits until everything of earlier terms is applied, then starts the clock and opens the gate.
+async fn take_office(core: &Arc<Core>, term: u64) {
+    let leads = || {
+        let leadership = core.leadership();
+        leadership.role == Role::Leader && leadership.term == term && !core.is_stopping()
+    };
+    while leads() {
+        let fresh = core.raft().ensure_linearizable(ReadPolicy::ReadIndex);
+        if matches!(timeout(Duration::from_secs(1), fresh).await, Ok(Ok(_))) {
+            break;
+        }
+        sleep(Duration::from_millis(20)).await;
+    }
+    if !leads() {
+        return;
+    }
+    let applied = core.shared.lock().stock.now();
+    let clock = {
+        let offsets = core.offsets.lock().expect("no holder panics");
+        LeaderClock::start(applied, &offsets, core.world.clock.as_ref())
+    };
+    *core.tenure.lock().expect("no holder panics") = Some(Tenure { term, clock, started: false });
+    core.ingress.set_gate(Gate::Open);
+    core.ingress.poke();
+}
+
+/// Wakes the proposer when something may be due, and keeps the gate as disk and quorum want it.
+pub async fn look_after(core: Arc<Core>) {
+    let mut look = interval(LOOK_INTERVAL);
+    look.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut shut = None;
+    loop {
+        tokio::select! {
+            _ = look.tick() => (),
+            () = core.stopping() => return,
+        }
+        if core.tenure.lock().expect("no holder panics").is_none() {
+            shut = None;
+            continue;
+        }
+        let reason = obstacle(&core);
+        if reason != shut {
+            match &reason {
+                Some(refusal) => {
+                    core.note(format_args!("no writes: {}", refusal.message));
+                    core.ingress.set_gate(Gate::Shut(refusal.clone()));
+                }
+                None => {
+                    core.note(format_args!("writes go on"));
+                    core.ingress.set_gate(Gate::Open);
+                }
+            }
+            shut = reason;
+        }
+        let records = core.shared.lock().stock.stats().records;
+        let full = records >= core.options.reservations_max;
+        core.records_full.store(full, Ordering::Relaxed);
+        core.ingress.poke();
+    }
+}
+
+/// Why a leader takes no writes now.
+fn obstacle(core: &Core) -> Option<Refusal> {
+    if !matches!(core.log.space(), Space::Ok) {
+        return Some(Refusal::new(Code::DISK_FULL, 1000));
+    }
+    if core.options.draining.load(Ordering::Relaxed) {
+        return Some(Refusal::busy(1000, "this node is being drained"));
+    }
+    let metrics = core.raft().metrics();
+    let metrics = metrics.borrow_watched();
+    let alone = metrics.membership_config.voter_ids().count() == 1;
+    let acked = metrics.last_quorum_acked.as_ref().map(|at| at.elapsed());
+    match acked {
+        Some(age) if !alone && age > core.timing().election_max => {
+            Some(Refusal::new(Code::NO_QUORUM, 100))
+        }
+        _ => None,
+    }
+}
+
+/// The slower chores, until the node stops.
+pub async fn do_chores(core: Arc<Core>) {
+    let mut chores = interval(CHORE_INTERVAL);
+    chores.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut snapshot_log_bytes = 0;
+    let mut skewed = false;
+    loop {
+        tokio::select! {
+            _ = chores.tick() => (),
+            () = core.stopping() => return,
+        }
+        if core.is_leader() {
+            promote_learners(&core).await;
+        }
+        snapshot_if_grown(&core, &mut snapshot_log_bytes).await;
+        let skew = core.offsets.lock().expect("no holder panics").skew();
+        if (skew > SKEW_ALARM) != skewed {
+            skewed = !skewed;
+            let word = if skewed { "differ" } else { "agree again" };
+            core.note(format_args!("the nodes' clocks {word}: {} ms apart", skew.as_millis()));
+        }
+    }
+}
+
+async fn promote_learners(core: &Arc<Core>) {
+    let caught_up: Vec<u64> = {
+        let metrics = core.raft().metrics();
+        let metrics = metrics.borrow_watched();
+        let last = metrics.last_log_index.unwrap_or(0);
+        let members = metrics.membership_config.membership();
+        let matched = |id: &u64| {
+            let replication = metrics.replication.as_ref()?;
+            replication.get(id)?.as_ref().map(|id: &RaftLogId| id.index)
+        };
+        let learners = members.learner_ids();
+        learners.filter(|id| matched(id).is_some_and(|at| at + PROMOTE_LAG_MAX >= last)).collect()
+    };
+    for id in caught_up {
+        match core.promote(id).await {
+            Ok(()) => core.note(format_args!("node {id} has caught up and votes")),
+            Err(error) => core.note(format_args!("node {id} cannot vote yet: {error}")),
+        }
+    }
+}
+
+/// Takes a snapshot when the log has grown enough since the last, and purges what it covers.
+async fn snapshot_if_grown(core: &Arc<Core>, log_bytes_at_snapshot: &mut u64) {
+    let log_bytes = core.log.stats().bytes_written;
+    if log_bytes.saturating_sub(*log_bytes_at_snapshot) >= core.options.snapshot_log_bytes {
+        *log_bytes_at_snapshot = log_bytes;
+        // Only fails when Raft has stopped, which the watcher reports.
+        let _ = core.raft().trigger().snapshot().await;
+    }
+    purge(core).await;
+}
+
+/// Purges what the newest snapshot covers and no healthy follower still needs.
+async fn purge(core: &Arc<Core>) {
+    let covered = core.shared.snapshot_index();
+    let upto = {
+        let metrics = core.raft().metrics();
+        let metrics = metrics.borrow_watched();
+        let needed = metrics.replication.as_ref().and_then(|replication| {
+            let matched = replication.values().map(|at| at.as_ref().map_or(0, |id| id.index));
+            matched.filter(|at| at + core.options.follower_lag_max >= covered).min()
+        });
+        let upto = covered.saturating_sub(KEEP_ENTRIES).min(needed.unwrap_or(u64::MAX));
+        let purged = metrics.purged.map_or(0, |id| id.index);
+        (upto > purged).then_some(upto)
+    };
+    if let Some(upto) = upto {
+        // Only fails when Raft has stopped, which the watcher reports.
+        let _ = core.raft().trigger().purge_log(upto).await;
+    }
+}
+
+/// Asks the members of a cluster to take this node in, until it is a voter.
+pub async fn join(core: Arc<Core>, peers: Vec<String>) {
+    let context = core.links();
+    let mut said = String::new();
+    loop {
+        for peer in &peers {
+            if core.is_stopping() {
+                return;
+            }
+            let result = ask(&core, &context, peer).await;
+            match result {
+                Ok(()) if is_voter(&core) => return,
+                Ok(()) => (),
+                Err(why) if why != said => {
+                    core.note(format_args!("{peer} does not take this node in yet: {why}"));
+                    said = why;
+                }
+                Err(_) => (),
+            }
+        }
+        sleep(JOIN_INTERVAL).await;
+    }
+}
+
+fn is_voter(core: &Core) -> bool {
+    let voter = core.members().voter_ids().any(|id| id == core.me());
+    voter && !core.joining.load(Ordering::Relaxed)
+}
+
+async fn ask(core: &Arc<Core>, context: &LinkContext, peer: &str) -> Result<(), String> {
+    let mut link = Link::new(context.clone(), 0, peer.to_owned());
+    let mut out = BytesMut::new();
+    put_join(&mut out, &core.member_node(), false);
+    let limit = core.timing().admin_timeout;
+    let answer = link.call_within(Kind::Join, core.shard, out.freeze(), limit).await;
+    let body = answer.map_err(|error| error.to_string())?;
+    let cluster_id = Reader::new(&body).u64().map_err(|_| "the answer is cut short".to_owned())?;
+    core.set_cluster(cluster_id).map_err(|error| error.to_string())?;
+    core.joining.store(false, Ordering::Relaxed);
+    Ok(())
+}
