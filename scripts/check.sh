@@ -1,0 +1,14 @@
+#!/usr/bin/env bash
+# The gate for every commit: format, lints, tests, documents. Run it from anywhere in the tree.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+step() {
+    printf '\n== %s\n' "$*"
+    "$@"
+}
+
+step cargo fmt --all --check
+step cargo clippy --workspace --all-targets --locked -- -D warnings
+RUSTDOCFLAGS="-D warnings" step cargo doc --workspace --no-deps --locked --quiet
+step cargo test --workspace --locked --quiet
