@@ -277,13 +277,16 @@ impl Driver {
     }
 
     /// Frames that were due in the open loop and never left.
-    fn overdue(&self, now: u64) -> u64 {
-        let Some(rate) = self.load.rate else { return 0 };
-        let end = now.min(self.load.stop_ns).saturating_sub(self.load.start_ns) as f64 / 1e9;
-        let per_connection =
-            rate / f64::from(self.load.ops_per_frame) / f64::from(self.load.connections);
-        let budget = self.load.budget / u64::from(self.load.ops_per_frame);
-        ((end * per_connection) as u64).min(budget).saturating_sub(self.frames_scheduled)
+    fn overdue(&mut self, now: u64) -> u64 {
+        if self.load.rate.is_none() {
+            return 0;
+        }
+        let (sent, end_ns) = (self.frames_scheduled, now.min(self.load.stop_ns));
+        let frames_max = self.load.budget.div_ceil(u64::from(self.load.ops_per_frame));
+        while self.frames_scheduled < frames_max && self.next_due() < end_ns {
+            self.frames_scheduled += 1;
+        }
+        self.frames_scheduled - sent
     }
 
     fn exhausted(&self) -> bool {
@@ -745,5 +748,18 @@ mod tests {
         driver.publish(0);
         assert!(driver.finished(0));
         assert_eq!(sent(&mut driver, 0).len(), 0);
+    }
+
+    #[tokio::test]
+    async fn an_open_loop_that_kept_up_owes_nothing() {
+        let load = Load { rate: Some(3_000.0), depth: 64, stop_ns: 10 * MS, ..load() };
+        let mut driver = driver(load, 0).await;
+        for ms in 0..10 {
+            for frame in sent(&mut driver, ms * MS) {
+                answer(&mut driver, ms * MS, &frame, Code::OK, 1);
+            }
+        }
+        assert!(driver.finished(10 * MS));
+        assert_eq!(driver.into_parts(10 * MS).0.frames_overdue, 0);
     }
 }
