@@ -12,7 +12,7 @@
 //! - **Open loop**: frame *n* is due at `start + n · ops / rate`, rounded up to the next tick, whatever
 //!   the server does. A due frame that finds no free slot waits in the schedule, and its latency
 //!   counts from when it was due. The shell calls `fill` at every tick.
-//! - A slot's operations are kept as 8-byte [`Step`]s until they are answered, so a frame can be
+//! - A slot's operations are kept as 8-byte steps until they are answered, so a frame can be
 //!   encoded again. Nothing is allocated per operation.
 //! - Every acknowledged answer moves a [`Mark`]; nothing acknowledged is forgotten.
 //!
