@@ -4,9 +4,9 @@
 //! cargo run --release --example engine_apply -- [cells] [live reservations] [seconds]
 //! ```
 //!
-//! The load: half reserves of one unit on a uniformly random cell, by handle, in batches of 512; the
-//! rest confirms and releases of random earlier ones. A ttl that keeps the number of live
-//! reservations; EXPIRE at the rate at which they fall due. Time is the log's, not the machine's.
+//! The load: batches of 512 reserves of one unit on uniformly random cells, by handle, each followed by
+//! a batch of 512 confirms and releases of random earlier ones and an EXPIRE. A ttl that keeps the
+//! number of live reservations. Time is the log's, not the machine's.
 #![expect(clippy::disallowed_methods, reason = "it runs for so many seconds")]
 
 use std::time::Instant;
@@ -130,20 +130,20 @@ fn main() {
     // `live` reservations within a ttl of 10 s, of which half are ended early: reserve at
     // `live / 10` a second of log time, and as many confirms and releases.
     const TTL_MS: u32 = 10_000;
-    let step_micros = u64::from(BATCH_OPS / 2) * u64::from(TTL_MS) * 1_000 / live.max(1);
+    let step_micros = u64::from(BATCH_OPS) * u64::from(TTL_MS) * 1_000 / live.max(1);
     let mut recent: Vec<ReservationId> = Vec::new();
     let recent_max = (live as usize).max(1);
     let mut cursor = 0;
     let mut ops = [0_u64; 2];
-    let mut total = [0_u64; 2];
+    let mut total = [[0_u64; 3]; 2];
     let wall = Instant::now();
-    let warm = 2 * live / u64::from(BATCH_OPS / 2) + 100;
+    let warm = 2 * live / u64::from(BATCH_OPS) + 100;
     let mut batches = 0;
     while batches < warm || wall.elapsed().as_secs() < seconds {
         let phase = usize::from(batches >= warm);
         load.now_micros += step_micros;
-        let spent = load.batch(BATCH_OPS, |load, entry| {
-            for _ in 0..BATCH_OPS / 2 {
+        let reserves = load.batch(BATCH_OPS, |load, entry| {
+            for _ in 0..BATCH_OPS {
                 let cell = CellHandle((load.next() % cells) as u32);
                 let lines = [Line { cell: CellRef::Handle(cell), quantity: 1 }];
                 let id = load.id();
@@ -154,6 +154,10 @@ fn main() {
                     recent[cursor] = id;
                     cursor = (cursor + 1) % recent_max;
                 }
+            }
+        });
+        let ends = load.batch(BATCH_OPS, |load, entry| {
+            for _ in 0..BATCH_OPS {
                 let old = recent[(load.next() % recent.len() as u64) as usize];
                 if load.next().is_multiple_of(16) {
                     Op::encode_confirm(entry, OpFlags::default(), None, old);
@@ -162,45 +166,27 @@ fn main() {
                 }
             }
         });
-        let sweep = load.batch(1, |_, entry| batch::encode_expire(entry, BATCH_OPS * 2));
+        let sweep = load.batch(1, |_, entry| batch::encode_expire(entry, BATCH_OPS * 4));
         ops[phase] += u64::from(BATCH_OPS);
-        total[phase] += spent + sweep;
-        batches += 1;
-        if batches == warm {
-            load.batch(1, |_, entry| batch::encode_tick(entry));
+        for (total, spent) in total[phase].iter_mut().zip([reserves, ends, sweep]) {
+            *total += spent;
         }
+        batches += 1;
     }
     let after = resident_bytes();
     let stats = load.state.stats();
-    println!("warm-up: {} ns/op", total[0] / ops[0].max(1));
-    println!(
-        "mix: {} ns/op, expiry included ({} batches of {BATCH_OPS})",
-        total[1] / ops[1].max(1),
-        ops[1] / u64::from(BATCH_OPS)
-    );
+    for (phase, name) in ["warm-up", "steady"].iter().enumerate() {
+        let each = total[phase].map(|nanos| nanos / ops[phase].max(1));
+        let [reserve, end, sweep] = each;
+        println!(
+            "{name}: reserve {reserve} ns, confirm or release {end} ns, sweep {sweep} ns per reservation"
+        );
+    }
     println!("{stats:?}");
     println!(
         "bytes: {} per cell, {} per record",
         (with_cells - before) / cells.max(1),
         after.saturating_sub(with_cells + recent.len() as u64 * 16) / stats.records.max(1)
     );
-    let reserve_nanos = reserves_only(&mut load, cells);
-    println!("reserve alone: {reserve_nanos} ns/op; last outcomes {:?}", load.codes());
-}
-
-/// A burst of grants on top of what is live.
-fn reserves_only(load: &mut Load, cells: u64) -> u64 {
-    let batches = 1_000;
-    let mut nanos = 0;
-    for _ in 0..batches {
-        nanos += load.batch(BATCH_OPS, |load, entry| {
-            for _ in 0..BATCH_OPS {
-                let cell = CellHandle((load.next() % cells) as u32);
-                let lines = [Line { cell: CellRef::Handle(cell), quantity: 1 }];
-                let id = load.id();
-                Op::encode_reserve(entry, OpFlags::default(), None, id, 10_000, &lines);
-            }
-        });
-    }
-    nanos / (batches * u64::from(BATCH_OPS))
+    println!("last outcomes: {:?}", load.codes());
 }

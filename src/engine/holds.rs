@@ -27,8 +27,15 @@ use super::wheel::Wheel;
 /// Width of a retention bucket: ended records are freed this much late at most.
 pub(super) const FORGET_MS: u64 = 8_192;
 
+/// Chains per bucket, by handle: the sweep follows them side by side, since along one chain every
+/// step waits for memory.
+pub(super) const FORGET_CHAINS: u64 = 16;
+
 /// 2¹⁰ buckets are 2.3 hours; a longer retention waits in the ring's far part.
-pub(super) const FORGET_SPAN: usize = 1 << 10;
+pub(super) const FORGET_SPAN: usize = (1 << 10) * FORGET_CHAINS as usize;
+
+/// Groups whose lines are fetched together by the sweep.
+const SWEEP_AHEAD: usize = 16;
 
 /// How far reclaim looks past the due ticks for the cell's next group. Every tick found empty is
 /// one in which a sold-out cell is refused without the log: 64 ticks are 4 seconds.
@@ -267,8 +274,54 @@ impl Holds {
         false
     }
 
+    /// Starts fetching what [`Holds::pop_due`] needs for a group and those after it; returns how many
+    /// groups that is.
+    pub fn prefetch_due(&self, cells: &CellWriter, group: u32) -> usize {
+        let (mut at, mut count) = (group, 0);
+        while at != NIL && count < SWEEP_AHEAD {
+            let group = self.wheel.groups.get(at);
+            if let Some(LineAt::First(record)) = group.head.at() {
+                self.records.prefetch(record);
+            }
+            self.wheel.prefetch(group.cell, group.tick);
+            cells.prefetch(group.cell);
+            at = group.next;
+            count += 1;
+        }
+        count
+    }
+
+    /// Forgets records in chains before `limit`, at most `budget`, and returns what is left of it.
+    pub fn forget_before(&mut self, limit: u64, mut budget: u32) -> u32 {
+        loop {
+            self.forget.skip_empty(limit);
+            let front = self.forget.front();
+            if budget == 0 || front >= limit {
+                return budget;
+            }
+            // The rest of the bucket's chains, side by side.
+            let end = (front / FORGET_CHAINS + 1) * FORGET_CHAINS;
+            let heads = (front..end).map(|chain| self.forget.head(chain));
+            for head in heads.clone().filter(|head| *head != NIL) {
+                self.records.prefetch(head);
+            }
+            for head in heads.filter(|head| *head != NIL) {
+                self.ids.prefetch(self.hash(&self.records.get(head).id.0));
+            }
+            for chain in front..end {
+                let head = self.forget.head(chain);
+                if head != NIL && budget > 0 {
+                    budget -= 1;
+                    let next = self.records.get(head).next;
+                    self.forget.replace(chain, next);
+                    self.free(head);
+                }
+            }
+        }
+    }
+
     /// Frees an ended record and its lines.
-    pub fn free(&mut self, handle: u32) {
+    fn free(&mut self, handle: u32) {
         let record = *self.records.get(handle);
         assert!(record.is_terminal() && record.linked() == 0, "only ended records are forgotten");
         let mut extra = record.more;
@@ -293,8 +346,10 @@ impl Holds {
         if !record.is_terminal() || record.linked() > 0 {
             return;
         }
-        let bucket = (record.forget.0 / FORGET_MS + 1).max(self.forget.front());
-        let next = self.forget.replace(bucket, handle);
+        let bucket = record.forget.0 / FORGET_MS + 1;
+        let chain = bucket * FORGET_CHAINS + u64::from(handle) % FORGET_CHAINS;
+        let chain = chain.max(self.forget.front());
+        let next = self.forget.replace(chain, handle);
         self.records.get_mut(handle).next = next;
     }
 

@@ -8,7 +8,7 @@ use crate::world::UnixMicros;
 use super::EngineConfig;
 use super::batch::{Batch, Command};
 use super::cells::CellWriter;
-use super::holds::{FORGET_MS, Holds};
+use super::holds::{FORGET_CHAINS, FORGET_MS, Holds};
 use super::outcomes::Outcomes;
 use super::reader::CellReader;
 use super::reserve::{Scratch, ttl_or_default};
@@ -106,7 +106,7 @@ impl StockState {
     pub fn due(&self, now: UnixMicros) -> bool {
         let clock = HoldClock { now: now.max(self.clock.now), ..self.clock };
         self.holds.wheel.ring.any_before(clock.first_not_due().0)
-            || self.holds.forget.any_before(first_bucket_kept(&clock))
+            || self.holds.forget.any_before(first_chain_kept(&clock))
     }
 
     /// How much there is of what.
@@ -262,36 +262,29 @@ impl StockState {
     fn sweep(&mut self, mut budget: u32) {
         let Self { holds, cells, clock, config, .. } = self;
         let first_not_due = clock.first_not_due();
+        let mut ahead = 0_usize;
         while budget > 0 {
             holds.wheel.ring.skip_empty(first_not_due.0);
             let tick = holds.wheel.front();
             let Some(group) = holds.wheel.first(tick).filter(|_| tick < first_not_due) else {
                 break;
             };
+            if ahead == 0 {
+                ahead = holds.prefetch_due(cells, group);
+            }
             budget -= 1;
             if !holds.pop_due(cells, clock, config.retention_ms, group) {
                 holds.wheel.remove_first(tick);
+                ahead -= 1;
             }
         }
-        let limit = first_bucket_kept(clock);
-        while budget > 0 {
-            holds.forget.skip_empty(limit);
-            let bucket = holds.forget.front();
-            let handle = holds.forget.head(bucket);
-            if bucket >= limit || handle == super::ring::NIL {
-                break;
-            }
-            budget -= 1;
-            let next = holds.records.get(handle).next;
-            holds.forget.replace(bucket, next);
-            holds.free(handle);
-        }
+        holds.forget_before(first_chain_kept(clock), budget);
     }
 
     /// Moves the fronts over what is empty, so that they are never far behind.
     fn advance(&mut self) {
         self.holds.wheel.ring.skip_empty(self.clock.first_not_due().0);
-        self.holds.forget.skip_empty(first_bucket_kept(&self.clock));
+        self.holds.forget.skip_empty(first_chain_kept(&self.clock));
     }
 
     /// The id's record as it stands now: what is due has expired, what is over long enough is
@@ -313,8 +306,8 @@ impl StockState {
     }
 }
 
-/// Buckets before this one hold only records that are forgotten.
-fn first_bucket_kept(clock: &HoldClock) -> u64 {
+/// Retention chains before this one hold only records that are forgotten.
+fn first_chain_kept(clock: &HoldClock) -> u64 {
     // A record with forget time f is in bucket f / FORGET_MS + 1.
-    clock.hold().0 / FORGET_MS + 1
+    (clock.hold().0 / FORGET_MS + 1) * FORGET_CHAINS
 }
