@@ -311,3 +311,12 @@ fn first_chain_kept(clock: &HoldClock) -> u64 {
     // A record with forget time f is in bucket f / FORGET_MS + 1.
     (clock.hold().0 / FORGET_MS + 1) * FORGET_CHAINS
 }
+
+// The state moves to its apply thread; readers go anywhere.
+const _: () = {
+    const fn is_send<T: Send>() {}
+    const fn is_sync<T: Sync>() {}
+    is_send::<StockState>();
+    is_send::<CellReader>();
+    is_sync::<CellReader>();
+};
