@@ -37,6 +37,7 @@ mod peer_hello;
 mod peer_server;
 mod proposer;
 mod reads;
+mod runtime;
 mod snapshot;
 mod state_machine;
 mod steward;

@@ -229,9 +229,14 @@ async fn promote_learners(core: &Arc<Core>) {
 }
 
 /// Takes a snapshot when the log has grown enough since the last, and purges what it covers.
+///
+/// Enough is a floor, or twice the last snapshot: so a snapshot costs at most half of what the log
+/// it replaces did, and recovery reads at most three times the state.
 async fn snapshot_if_grown(core: &Arc<Core>, log_bytes_at_snapshot: &mut u64) {
     let log_bytes = core.log.stats().bytes_written;
-    if log_bytes.saturating_sub(*log_bytes_at_snapshot) >= core.options.snapshot_log_bytes {
+    let state_bytes = core.shared.lock().stock.stats().bytes;
+    let enough = core.options.snapshot_log_bytes.max(2 * state_bytes);
+    if log_bytes.saturating_sub(*log_bytes_at_snapshot) >= enough {
         *log_bytes_at_snapshot = log_bytes;
         // Only fails when Raft has stopped, which the watcher reports.
         let _ = core.raft().trigger().snapshot().await;

@@ -84,7 +84,7 @@ impl RaftTypeConfig for TypeConfig {
     type Vote = openraft::impls::Vote<Self::LeaderId>;
     type Payload = EntryPayload<Payload, u64, MemberNode>;
     type Entry = openraft::Entry<CommittedLeader, Self::Payload>;
-    type AsyncRuntime = openraft::impls::TokioRuntime;
+    type AsyncRuntime = super::runtime::SharpRuntime;
     type Responder<T>
         = OnComplete<T>
     where
