@@ -1,0 +1,336 @@
+//! Admission: what becomes of the frames of one burst.
+//!
+//! ```text
+//!                 ┌─ BAD_OP, TOO_LARGE            nothing of the frame is executed
+//! frame ─▶ route ─┼─ Log       push to the ingress, under one guard for the whole burst
+//!                 ├─ SoldOut   wait with the reads, then look again: NO_STOCK or Log
+//!                 ├─ Fresh     wait for the read barrier
+//!                 └─ Local     answer from this node's present state
+//! ```
+//!
+//! Every operation is decoded here once, so that what the log gets is well-formed. Bytes are pushed
+//! as they came: an operation has one encoding for the wire and for the log.
+//!
+//! Invariants:
+//! - A frame is admitted whole or refused whole.
+//! - A frame that is admitted is owed exactly one reply.
+
+use std::fmt;
+use std::sync::Arc;
+
+use bytes::BytesMut;
+
+use super::limits::{BUSY_RETRY_MS, FULL_RETRY_MS, LEAVING_RETRY_MS};
+use super::metrics;
+use super::outbox::{Outbox, Owed, Ticket};
+use super::reads::{Reads, Want};
+use super::shared::{Phase, Shared};
+use crate::protocol::{
+    Code, Frame, Kind, Op, OpError, OpFlags, Reader, UnixMillis, limits, take_op,
+};
+use crate::replication::{IngressGuard, Refusal, ReplyTo, RequestTag};
+use crate::world::UnixMicros;
+
+/// Where a frame goes.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Route {
+    Fresh,
+    Local,
+    Log,
+    SoldOut,
+}
+
+/// Why a frame is not routed.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum BadOps {
+    Count(u32),
+    Mixed,
+    Op { position: u32, error: OpError },
+    Trailing,
+}
+
+impl BadOps {
+    const fn code(self) -> Code {
+        match self {
+            Self::Count(count) if count > limits::BATCH_OPS_MAX => Code::TOO_LARGE,
+            _ => Code::BAD_OP,
+        }
+    }
+}
+
+impl fmt::Display for BadOps {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Count(count) => {
+                write!(f, "a batch has 1 to {} operations, not {count}", limits::BATCH_OPS_MAX)
+            }
+            Self::Mixed => f.write_str("a batch has writes or reads, not both; send two"),
+            Self::Op { position, error } => write!(f, "operation {position}: {error}"),
+            Self::Trailing => f.write_str("bytes follow the last operation of the frame"),
+        }
+    }
+}
+
+/// Checks the syntax of `count` operations and says where they go. `sold_out` is asked about
+/// reserves as long as it says yes.
+pub(super) fn route(
+    ops: &[u8],
+    count: u32,
+    mut sold_out: impl FnMut(&Op<'_>, OpFlags, Option<UnixMillis>) -> bool,
+) -> Result<Route, BadOps> {
+    let mut reader = Reader::new(ops);
+    let mut route = None;
+    for position in 0..count {
+        let (op, flags, not_after) =
+            take_op(&mut reader).map_err(|error| BadOps::Op { position, error })?;
+        let own = match op {
+            Op::Ping | Op::ClusterStatus => Route::Local,
+            _ if op.opcode().is_write() => {
+                let ask = matches!(route, None | Some(Route::SoldOut));
+                if ask && sold_out(&op, flags, not_after) { Route::SoldOut } else { Route::Log }
+            }
+            _ if flags.contains(OpFlags::STALE) => Route::Local,
+            _ => Route::Fresh,
+        };
+        route = Some(match (route, own) {
+            (None, own) => own,
+            (Some(Route::SoldOut), Route::SoldOut) => Route::SoldOut,
+            (Some(Route::Log | Route::SoldOut), Route::Log | Route::SoldOut) => Route::Log,
+            (Some(Route::Local), Route::Local) => Route::Local,
+            (Some(Route::Fresh | Route::Local), Route::Fresh | Route::Local) => Route::Fresh,
+            _ => return Err(BadOps::Mixed),
+        });
+    }
+    if !reader.is_empty() {
+        return Err(BadOps::Trailing);
+    }
+    route.ok_or(BadOps::Count(0))
+}
+
+/// One of the checked operations makes a reservation.
+fn reserves(ops: &[u8]) -> bool {
+    let mut reader = Reader::new(ops);
+    std::iter::from_fn(|| take_op(&mut reader).ok())
+        .any(|(op, ..)| matches!(op, Op::Reserve { .. }))
+}
+
+/// Memory holds as many reservations as it may.
+pub(super) fn records_full() -> Refusal {
+    Refusal::busy(FULL_RETRY_MS, "the reservations in memory have reached --max-reservations")
+}
+
+/// The admission of one burst.
+pub(super) struct Burst<'a> {
+    shared: &'a Shared,
+    outbox: &'a Arc<Outbox>,
+    reads: &'a mut Reads,
+    /// Taken by the first write; dropping it wakes the proposer.
+    guard: Option<IngressGuard<'a>>,
+    ticket: Option<(Arc<Ticket>, Arc<dyn ReplyTo>)>,
+    owed: Owed,
+    now: UnixMicros,
+    scratch: BytesMut,
+    frames: u64,
+    write_ops: u64,
+    read_ops: u64,
+}
+
+impl<'a> Burst<'a> {
+    pub fn new(shared: &'a Shared, outbox: &'a Arc<Outbox>, reads: &'a mut Reads) -> Self {
+        Self {
+            shared,
+            outbox,
+            owed: outbox.owed(),
+            scratch: reads.take_scratch(),
+            reads,
+            guard: None,
+            ticket: None,
+            now: shared.replica.now(),
+            frames: 0,
+            write_ops: 0,
+            read_ops: 0,
+        }
+    }
+
+    /// Admits or refuses a frame.
+    ///
+    /// # Errors
+    /// It is not a request; the connection must close.
+    pub fn frame(&mut self, frame: &Frame) -> Result<(), Refusal> {
+        self.frames += 1;
+        let request_id = frame.header.request_id;
+        match frame.header.kind {
+            Kind::Op => self.request(RequestTag { request_id, batch: false, ops: 1 }, &frame.body),
+            Kind::Batch => match frame.body.split_first_chunk::<4>() {
+                Some((count, ops)) => {
+                    let ops_count = u32::from_le_bytes(*count);
+                    self.request(RequestTag { request_id, batch: true, ops: ops_count }, ops);
+                }
+                None => self.refuse_bad(request_id, BadOps::Count(0)),
+            },
+            kind => {
+                let message = format!("a client does not send {kind:?} here");
+                return Err(Refusal { message, ..Refusal::new(Code::BAD_FRAME, 0) });
+            }
+        }
+        Ok(())
+    }
+
+    fn request(&mut self, tag: RequestTag, ops: &[u8]) {
+        if tag.ops > limits::BATCH_OPS_MAX {
+            return self.refuse_bad(tag.request_id, BadOps::Count(tag.ops));
+        }
+        let (shared, now, scratch) = (self.shared, self.now, &mut self.scratch);
+        let routed = route(ops, tag.ops, |op, flags, not_after| {
+            shared.looks_sold_out(op, flags, not_after, now, scratch)
+        });
+        let route = match routed {
+            Ok(route) => route,
+            Err(bad) => return self.refuse_bad(tag.request_id, bad),
+        };
+        if let Some(refusal) = self.gate(route, ops) {
+            return self.outbox.error(tag.request_id, &refusal);
+        }
+        // From here on the frame is owed a reply.
+        self.owed.frames += 1;
+        self.owed.request_bytes += ops.len() as u64;
+        self.outbox.owe(ops.len());
+        let counter = match route {
+            Route::Log | Route::SoldOut => &mut self.write_ops,
+            Route::Fresh | Route::Local => &mut self.read_ops,
+        };
+        *counter += u64::from(tag.ops);
+        match route {
+            Route::Log => self.push(tag, ops),
+            Route::SoldOut => self.reads.add(Want::SoldOut, tag, ops),
+            Route::Fresh => self.reads.add(Want::Fresh, tag, ops),
+            Route::Local => self.reads.add(Want::Local, tag, ops),
+        }
+    }
+
+    fn push(&mut self, tag: RequestTag, ops: &[u8]) {
+        let (shared, outbox) = (self.shared, self.outbox);
+        let (ticket, to) = self.ticket.get_or_insert_with(|| Ticket::new(outbox));
+        ticket.hold(ops.len());
+        let guard = self.guard.get_or_insert_with(|| shared.replica.ingress());
+        if let Err(refusal) = guard.push(to, tag, ops) {
+            outbox.refuse(tag, &refusal);
+        }
+    }
+
+    /// A limit or the operator keeps the frame out.
+    fn gate(&self, route: Route, ops: &[u8]) -> Option<Refusal> {
+        let limits = &self.shared.limits;
+        let request_bytes = ops.len() as u64;
+        let write = matches!(route, Route::Log | Route::SoldOut);
+        let (retry_ms, message) = if self.shared.phase() != Phase::Running {
+            (LEAVING_RETRY_MS, "this node is shutting down; connect to another one")
+        } else if write && self.shared.is_draining() {
+            (LEAVING_RETRY_MS, "this node is drained by its operator and takes no writes")
+        } else if self.owed.frames >= u64::from(limits.frames_in_flight_max) {
+            (BUSY_RETRY_MS, "too many frames of this connection wait for a reply")
+        } else if self.owed.request_bytes + request_bytes > limits.request_bytes_in_flight_max {
+            (BUSY_RETRY_MS, "too many bytes of this connection wait for a reply")
+        } else if metrics::read(&self.shared.metrics.bytes_unsent) > limits.unsent_bytes_all_max {
+            (BUSY_RETRY_MS, "too many replies wait for clients to read them")
+        } else if route == Route::Log && self.shared.replica.records_full() && reserves(ops) {
+            return Some(records_full());
+        } else {
+            return None;
+        };
+        Some(Refusal::busy(retry_ms, message))
+    }
+
+    fn refuse_bad(&self, request_id: u64, bad: BadOps) {
+        let refusal = Refusal { message: bad.to_string(), ..Refusal::new(bad.code(), 0) };
+        self.outbox.error(request_id, &refusal);
+    }
+}
+
+impl Drop for Burst<'_> {
+    fn drop(&mut self) {
+        self.reads.return_scratch(std::mem::take(&mut self.scratch));
+        let metrics = &self.shared.metrics;
+        metrics::add(&metrics.frames, self.frames);
+        metrics::add(&metrics.write_ops, self.write_ops);
+        metrics::add(&metrics.read_ops, self.read_ops);
+        metrics::add(&self.outbox.frames, self.frames);
+        metrics::add(&self.outbox.ops, self.write_ops + self.read_ops);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::protocol::{CellHandle, CellRef, Line, ReservationId};
+
+    fn reserve(out: &mut BytesMut, flags: OpFlags) {
+        let lines = [Line { cell: CellRef::Handle(CellHandle(1)), quantity: 1 }];
+        Op::encode_reserve(out, flags, None, ReservationId([1; 16]), 0, &lines);
+    }
+
+    fn routed(build: impl FnOnce(&mut BytesMut), count: u32) -> Result<Route, BadOps> {
+        let mut ops = BytesMut::new();
+        build(&mut ops);
+        route(&ops, count, |op, flags, _| {
+            matches!(op, Op::Reserve { .. }) && !flags.contains(OpFlags::RETRY)
+        })
+    }
+
+    #[test]
+    fn one_operation_decides_for_itself() {
+        assert_eq!(routed(|out| reserve(out, OpFlags::default()), 1), Ok(Route::SoldOut));
+        assert_eq!(routed(|out| reserve(out, OpFlags::RETRY), 1), Ok(Route::Log));
+        assert_eq!(routed(Op::encode_ping, 1), Ok(Route::Local));
+        let read = |flags| move |out: &mut _| Op::encode_read_sku(out, flags, None, b"sku");
+        assert_eq!(routed(read(OpFlags::default()), 1), Ok(Route::Fresh));
+        assert_eq!(routed(read(OpFlags::STALE), 1), Ok(Route::Local));
+    }
+
+    #[test]
+    fn a_batch_goes_where_its_strictest_operation_must() {
+        let both = |a: OpFlags, b: OpFlags| {
+            routed(
+                |out| {
+                    reserve(out, a);
+                    reserve(out, b);
+                },
+                2,
+            )
+        };
+        let plain = OpFlags::default();
+        assert_eq!(both(plain, plain), Ok(Route::SoldOut));
+        assert_eq!(both(plain, OpFlags::RETRY), Ok(Route::Log));
+        assert_eq!(both(OpFlags::RETRY, plain), Ok(Route::Log));
+        let reads = routed(
+            |out| {
+                Op::encode_ping(out);
+                Op::encode_read_sku(out, plain, None, b"sku");
+            },
+            2,
+        );
+        assert_eq!(reads, Ok(Route::Fresh));
+    }
+
+    #[test]
+    fn malformed_and_mixed_frames_are_refused() {
+        let mixed = routed(
+            |out| {
+                Op::encode_ping(out);
+                reserve(out, OpFlags::default());
+            },
+            2,
+        );
+        assert_eq!(mixed, Err(BadOps::Mixed));
+        assert_eq!(routed(|_| (), 0), Err(BadOps::Count(0)));
+        let twice = |out: &mut BytesMut| {
+            Op::encode_ping(out);
+            Op::encode_ping(out);
+        };
+        assert_eq!(routed(twice, 1), Err(BadOps::Trailing));
+        let error = OpError::Truncated;
+        assert_eq!(routed(twice, 3), Err(BadOps::Op { position: 2, error }));
+        assert_eq!(BadOps::Count(limits::BATCH_OPS_MAX + 1).code(), Code::TOO_LARGE);
+        assert_eq!(BadOps::Mixed.code(), Code::BAD_OP);
+    }
+}

@@ -1,0 +1,327 @@
+//! The commands of the admin port.
+
+use std::sync::Arc;
+
+use bytes::BytesMut;
+
+use super::answer::Value;
+use super::shared::Shared;
+use super::status::{self, Before};
+use super::words::escape;
+use crate::protocol::{
+    CellCounters, CellHandle, Code, OutcomeHeader, Reader, ReservationId, SkuTotal, Truncated,
+    limits, take_outcome,
+};
+use crate::replication::NodeInfo;
+
+/// What a command gives.
+pub(super) enum Outcome {
+    Answer(Value),
+    Error(String),
+    Quit,
+}
+
+const HELP: &[(&str, &str)] = &[
+    ("help [code N]", "this list; what a result code means and what to do"),
+    ("status", "this node: role, log, stock, members"),
+    ("members", "all nodes of the cluster, and how far each log is"),
+    ("top", "rates since the last top on this connection, queues, codes, busiest connections"),
+    ("cell WAREHOUSE SKU", "the counters of a cell, as this node has them"),
+    ("sku SKU", "all cells of a SKU and their sum, as this node has them"),
+    ("hold ID", "a reservation, as this node has it"),
+    ("add ID CLIENT_ADDR PEER_ADDR", "take a node into the cluster (on the leader)"),
+    ("remove ID", "take a node out of the cluster (on the leader)"),
+    ("transfer [ID]", "hand leadership over, to node ID or to the best follower"),
+    ("snapshot", "write a snapshot now and drop the log before it"),
+    ("drain", "take no more writes here and hand leadership over, for maintenance"),
+    ("undrain", "take writes again"),
+    ("limits", "the limits in force"),
+    ("version", "the version of this server and of its protocol"),
+    ("quit", "close this connection"),
+    ("json COMMAND…", "the same as one line of JSON"),
+];
+
+/// Runs the command that `words` say.
+pub(super) async fn run(shared: &Arc<Shared>, words: &[Vec<u8>], before: &mut Before) -> Outcome {
+    let Some((verb, rest)) = words.split_first() else {
+        return Outcome::Error("nothing to do; type help".to_owned());
+    };
+    let rest: Vec<&[u8]> = rest.iter().map(Vec::as_slice).collect();
+    let result = match (verb.as_slice(), rest.as_slice()) {
+        (b"quit" | b"exit", []) => return Outcome::Quit,
+        (b"help", []) => Ok(help()),
+        (b"help", [b"code", number]) => help_code(number),
+        (b"status", []) => Ok(status::status(shared)),
+        (b"members", []) => Ok(status::members(&shared.replica.status())),
+        (b"top", []) => Ok(status::top(shared, before)),
+        (b"limits", []) => Ok(status::limits(shared)),
+        (b"version", []) => Ok(version()),
+        (b"cell", [warehouse, sku]) => cell(shared, warehouse, sku),
+        (b"sku", [sku]) => sku_cells(shared, sku),
+        (b"hold", [id]) => hold(shared, id),
+        (b"add", [id, client, peer]) => add(shared, id, client, peer).await,
+        (b"remove", [id]) => remove(shared, id).await,
+        (b"transfer", []) => transfer(shared, None).await,
+        (b"transfer", [id]) => match number(id) {
+            Ok(id) => transfer(shared, Some(id)).await,
+            Err(message) => Err(message),
+        },
+        (b"snapshot", []) => snapshot(shared).await,
+        (b"drain", []) => Ok(drain(shared).await),
+        (b"undrain", []) => undrain(shared).await,
+        (verb, _) => Err(usage(verb)),
+    };
+    match result {
+        Ok(value) => Outcome::Answer(value),
+        Err(message) => Outcome::Error(message),
+    }
+}
+
+/// What is wrong with a command that nothing matches.
+fn usage(verb: &[u8]) -> String {
+    let verb = escape(verb);
+    let known = HELP.iter().find(|(form, _)| form.split(' ').next() == Some(&verb));
+    match known {
+        Some((form, _)) => format!("write: {form}"),
+        None => format!("unknown command '{verb}'; type help"),
+    }
+}
+
+fn help() -> Value {
+    let width = HELP.iter().map(|(form, _)| form.chars().count()).max().unwrap_or(0);
+    let mut lines: Vec<_> =
+        HELP.iter().map(|(form, what)| format!("{form:width$}  {what}")).collect();
+    lines.push(
+        r#"Names with blanks go in quotes; \xNN is one byte: cell "old town" a\x00b"#.to_owned(),
+    );
+    lines.push("An answer ends with an empty line; with json it is exactly one line.".to_owned());
+    Value::Lines(lines)
+}
+
+fn help_code(text: &[u8]) -> Result<Value, String> {
+    let number = number(text)?;
+    let code = Code::ALL.iter().find(|code| u64::from(code.0) == number);
+    let code = code.ok_or_else(|| format!("no code has the number {number}; see protocol.md"))?;
+    Ok(Value::Object(vec![
+        ("code", code.0.into()),
+        ("name", code.name().into()),
+        ("meaning", code.advice().into()),
+    ]))
+}
+
+fn version() -> Value {
+    Value::Object(vec![
+        ("stockd", env!("CARGO_PKG_VERSION").into()),
+        ("protocol", crate::protocol::VERSION.into()),
+    ])
+}
+
+fn done(what: &str) -> Value {
+    Value::Object(vec![("done", what.into())])
+}
+
+fn number(text: &[u8]) -> Result<u64, String> {
+    let number = std::str::from_utf8(text).ok().and_then(|text| text.parse().ok());
+    number.ok_or_else(|| format!("'{}' is not a number", escape(text)))
+}
+
+fn check_name(what: &str, name: &[u8], max: usize) -> Result<(), String> {
+    match name.len() {
+        0 => Err(format!("the {what} is empty")),
+        len if len > max => Err(format!("the {what} has {len} bytes, at most {max} are possible")),
+        _ => Ok(()),
+    }
+}
+
+fn counters(counters: &CellCounters) -> [(&'static str, Value); 4] {
+    [
+        ("on_hand", counters.on_hand.into()),
+        ("reserved", counters.reserved.into()),
+        ("committed", counters.committed.into()),
+        ("available", counters.available.into()),
+    ]
+}
+
+/// How old what follows may be: an admin line asks this node, leader or not.
+fn as_of(shared: &Shared) -> [(&'static str, Value); 2] {
+    let point = shared.replica.stale_point();
+    let age_ms = Some(point.age_ms).filter(|age| *age != u32::MAX);
+    [("as_of_index", point.index.into()), ("age_ms", age_ms.into())]
+}
+
+fn cell(shared: &Shared, warehouse: &[u8], sku: &[u8]) -> Result<Value, String> {
+    check_name("warehouse", warehouse, limits::WAREHOUSE_BYTES_MAX)?;
+    check_name("SKU", sku, limits::SKU_BYTES_MAX)?;
+    let cells = shared.replica.cells();
+    let found = cells.handle(warehouse, sku).and_then(|h| Some((h, cells.counters(h)?)));
+    let (handle, found) = found.ok_or_else(|| {
+        let (warehouse, sku) = (escape(warehouse), escape(sku));
+        format!("no cell '{warehouse}' '{sku}' on this node; receive stock into it to make it")
+    })?;
+    let mut fields = vec![
+        ("warehouse", escape(warehouse).into()),
+        ("sku", escape(sku).into()),
+        ("handle", handle.0.into()),
+    ];
+    fields.extend(counters(&found));
+    fields.extend(as_of(shared));
+    Ok(Value::Object(fields))
+}
+
+/// Most cells that `sku` lists; the sum is over all of them in any case.
+const SKU_CELLS_MAX: usize = 1_000;
+
+fn sku_cells(shared: &Shared, sku: &[u8]) -> Result<Value, String> {
+    check_name("SKU", sku, limits::SKU_BYTES_MAX)?;
+    let mut rows = Vec::new();
+    let mut after = None;
+    loop {
+        let mut out = BytesMut::new();
+        shared.replica.with_state(|state| state.read_sku(sku, after, &mut out));
+        let page = take_ok(&out).map_err(|code| refused(code, "SKU", sku))?;
+        let total = take_sku_page(page, &mut rows, &mut after)
+            .map_err(|Truncated| "the node's own answer is malformed".to_owned())?;
+        if total.more && rows.len() < SKU_CELLS_MAX {
+            continue;
+        }
+        let mut fields = vec![("sku", escape(sku).into()), ("listed", rows.len().into())];
+        fields.push(("more", total.more.into()));
+        fields.extend(counters(&total.total));
+        fields.extend(as_of(shared));
+        fields.push(("cells", Value::Table(rows)));
+        return Ok(Value::Object(fields));
+    }
+}
+
+fn take_sku_page(
+    page: &[u8],
+    rows: &mut Vec<Vec<(&'static str, Value)>>,
+    after: &mut Option<CellHandle>,
+) -> Result<SkuTotal, Truncated> {
+    let mut reader = Reader::new(page);
+    let total = SkuTotal::take(&mut reader)?;
+    for _ in 0..total.cells {
+        let warehouse = reader.short_bytes()?;
+        let handle = CellHandle(reader.u32()?);
+        let _found = reader.u32()?;
+        let cell = CellCounters::take(&mut reader)?;
+        *after = Some(handle);
+        let mut row = vec![("warehouse", escape(warehouse).into()), ("handle", handle.0.into())];
+        row.extend(counters(&cell));
+        rows.push(row);
+    }
+    Ok(total)
+}
+
+/// The body of an outcome that went well.
+fn take_ok(out: &[u8]) -> Result<&[u8], Code> {
+    match take_outcome(&mut Reader::new(out)) {
+        Ok(outcome) if outcome.code.is_ok() => Ok(outcome.body),
+        Ok(outcome) => Err(outcome.code),
+        Err(Truncated) => Err(Code::BAD_OP),
+    }
+}
+
+fn refused(code: Code, what: &str, name: &[u8]) -> String {
+    format!("{what} '{}': {code}: {}", escape(name), code.advice())
+}
+
+fn hold(shared: &Shared, text: &[u8]) -> Result<Value, String> {
+    let id: ReservationId =
+        std::str::from_utf8(text).ok().and_then(|text| text.parse().ok()).ok_or_else(|| {
+            format!("'{}' is no id: it has 32 hex digits, dashes allowed", escape(text))
+        })?;
+    let mut out = BytesMut::new();
+    shared.replica.with_state(|state| state.read_reservation(id, &mut out));
+    let body = take_ok(&out).map_err(|code| refused(code, "reservation", text))?;
+    let header = take_outcome(&mut Reader::new(&out))
+        .map(|outcome| OutcomeHeader { code: outcome.code, detail: outcome.detail });
+    let malformed = |Truncated| "the node's own answer is malformed".to_owned();
+    let detail = header.map_err(malformed)?.detail;
+    take_hold(shared, id, detail, body).map_err(malformed)
+}
+
+fn take_hold(
+    shared: &Shared,
+    id: ReservationId,
+    detail: u16,
+    body: &[u8],
+) -> Result<Value, Truncated> {
+    let mut reader = Reader::new(body);
+    let (created, deadline) = (reader.u64()?, reader.u64()?);
+    let now = shared.replica.now().as_millis();
+    let state = crate::protocol::ReservationState::from_detail(detail);
+    let mut rows = Vec::new();
+    for _ in 0..reader.u32()? {
+        let (handle, quantity) = (reader.u32()?, reader.u32()?);
+        rows.push(vec![("handle", handle.into()), ("quantity", quantity.into())]);
+    }
+    let mut fields = vec![
+        ("id", id.to_string().into()),
+        ("state", state.map_or("unknown", |state| state.name()).into()),
+        ("created_ms", created.into()),
+        ("deadline_ms", deadline.into()),
+        ("left_ms", (deadline as i64 - now as i64).into()),
+        ("lines", rows.len().into()),
+    ];
+    fields.extend(as_of(shared));
+    fields.push(("cells", Value::Table(rows)));
+    Ok(Value::Object(fields))
+}
+
+fn address(what: &str, text: &[u8]) -> Result<String, String> {
+    let text = String::from_utf8_lossy(text).into_owned();
+    let port = text.rsplit_once(':').filter(|(host, _)| !host.is_empty());
+    match port.and_then(|(_, port)| port.parse::<u16>().ok()) {
+        Some(_) => Ok(text),
+        None => Err(format!("the {what} address '{text}' is not host:port")),
+    }
+}
+
+async fn add(shared: &Shared, id: &[u8], client: &[u8], peer: &[u8]) -> Result<Value, String> {
+    let client_address = address("client", client)?;
+    let peer_address = address("peer", peer)?;
+    let node = NodeInfo { id: number(id)?, client_address, peer_address };
+    let what = format!("{} is in the cluster", status::describe(&node));
+    shared.replica.add_node(node).await.map_err(|error| error.to_string())?;
+    Ok(done(&what))
+}
+
+async fn remove(shared: &Shared, id: &[u8]) -> Result<Value, String> {
+    let id = number(id)?;
+    shared.replica.remove_node(id).await.map_err(|error| error.to_string())?;
+    Ok(done(&format!("node {id} is out of the cluster; it can be stopped")))
+}
+
+async fn transfer(shared: &Shared, to: Option<u64>) -> Result<Value, String> {
+    let leader = shared.replica.transfer_leader(to).await.map_err(|error| error.to_string())?;
+    Ok(done(&format!("node {leader} leads")))
+}
+
+async fn snapshot(shared: &Shared) -> Result<Value, String> {
+    let index = shared.replica.snapshot().await.map_err(|error| error.to_string())?;
+    Ok(Value::Object(vec![("snapshot_index", index.into())]))
+}
+
+/// Refuses writes first, so that the next leader is not asked to take over a queue.
+async fn drain(shared: &Shared) -> Value {
+    shared.set_draining(true);
+    let leadership = match shared.replica.set_draining(true).await {
+        Ok(()) => match &shared.replica.leadership().leader {
+            Some(node) => format!("{} leads", status::describe(node)),
+            None => "nobody leads yet".to_owned(),
+        },
+        Err(error) => format!("it was not handed over: {error}"),
+    };
+    Value::Object(vec![
+        ("done", "this node takes no writes; undrain ends that".into()),
+        ("leadership", leadership.into()),
+        ("frames_in_flight", shared.frames_owed().into()),
+    ])
+}
+
+async fn undrain(shared: &Shared) -> Result<Value, String> {
+    shared.set_draining(false);
+    shared.replica.set_draining(false).await.map_err(|error| error.to_string())?;
+    Ok(done("this node takes writes again"))
+}

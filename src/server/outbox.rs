@@ -1,0 +1,272 @@
+//! A connection's outbox: frames that wait to be sent, and the count of those still owed.
+//!
+//! ```text
+//! apply, reads, refusals ──append──▶ bytes ──swap──▶ session ──one write──▶ socket
+//!                                     └── wakes the session
+//! ```
+//!
+//! Invariants:
+//! - Whoever appends a reply that was owed settles it under the same lock.
+//! - `unsent` counts the bytes from their append until the socket took them, and the node's sum of
+//!   it is in [`Metrics::bytes_unsent`].
+//! - After [`Outbox::close`] nothing is appended.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::Waker;
+
+use bytes::{BufMut, BytesMut};
+
+use super::metrics::{self, Metrics};
+use crate::protocol::{
+    ErrorReply, Header, HelloReply, Kind, ReplyPrefix, ShardId, begin_frame, finish_frame,
+};
+use crate::replication::{Refusal, ReplyTo, RequestTag};
+
+/// What is owed and to be sent on one connection, and what it has done so far.
+pub(super) struct Outbox {
+    metrics: Arc<Metrics>,
+    inner: Mutex<Inner>,
+    /// Frames without a reply yet, and bytes of requests that somebody still holds.
+    frames_owed: AtomicU64,
+    request_bytes_owed: AtomicU64,
+    pub peer: String,
+    /// Frames and operations taken from this connection.
+    pub frames: AtomicU64,
+    pub ops: AtomicU64,
+}
+
+#[derive(Default)]
+struct Inner {
+    bytes: BytesMut,
+    unsent: usize,
+    closed: bool,
+    client_name: Vec<u8>,
+    waker: Option<Waker>,
+}
+
+/// What a connection has outstanding.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub(super) struct Owed {
+    pub frames: u64,
+    pub request_bytes: u64,
+}
+
+impl Outbox {
+    pub fn new(metrics: Arc<Metrics>, peer: String) -> Self {
+        Self {
+            metrics,
+            inner: Mutex::default(),
+            frames_owed: AtomicU64::new(0),
+            request_bytes_owed: AtomicU64::new(0),
+            peer,
+            frames: AtomicU64::new(0),
+            ops: AtomicU64::new(0),
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        // Appending cannot panic half-way, so the bytes are whole frames in any case.
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Who is told when there is something to send.
+    pub fn set_waker(&self, waker: &Waker) {
+        let mut inner = self.lock();
+        match &mut inner.waker {
+            Some(present) => present.clone_from(waker),
+            none => *none = Some(waker.clone()),
+        }
+    }
+
+    /// Makes the session look around.
+    pub fn wake(&self) {
+        wake(&self.lock());
+    }
+
+    pub fn set_client_name(&self, name: &[u8]) {
+        self.lock().client_name = name.to_owned();
+    }
+
+    pub fn client_name(&self) -> Vec<u8> {
+        self.lock().client_name.clone()
+    }
+
+    /// What is outstanding now.
+    pub fn owed(&self) -> Owed {
+        Owed {
+            frames: metrics::read(&self.frames_owed),
+            request_bytes: metrics::read(&self.request_bytes_owed),
+        }
+    }
+
+    /// A reply to one more frame is owed. To be called before the frame is handed on.
+    pub fn owe(&self, request_bytes: usize) {
+        metrics::add(&self.frames_owed, 1);
+        metrics::add(&self.request_bytes_owed, request_bytes as u64);
+    }
+
+    /// Somebody else holds request bytes.
+    pub fn hold_bytes(&self, request_bytes: usize) {
+        metrics::add(&self.request_bytes_owed, request_bytes as u64);
+    }
+
+    /// Request bytes that nobody holds any more.
+    pub fn release_bytes(&self, request_bytes: u64) {
+        self.request_bytes_owed.fetch_sub(request_bytes, Ordering::Relaxed);
+    }
+
+    /// Reply bytes that the socket has not taken.
+    pub fn unsent(&self) -> usize {
+        self.lock().unsent
+    }
+
+    /// One owed reply is there; says whether it was the last.
+    fn settle(&self) -> bool {
+        // Relaxed: only a count, the reply itself travels under the lock.
+        self.frames_owed.fetch_sub(1, Ordering::Relaxed) == 1
+    }
+
+    /// Swaps what is to be sent with the empty `sending`.
+    pub fn take(&self, sending: &mut BytesMut) {
+        assert!(sending.is_empty(), "what was taken is sent before more is");
+        std::mem::swap(&mut self.lock().bytes, sending);
+    }
+
+    /// The socket took `bytes`.
+    pub fn sent(&self, bytes: usize) {
+        self.lock().unsent -= bytes;
+        self.metrics.bytes_unsent.fetch_sub(bytes as u64, Ordering::Relaxed);
+        metrics::add(&self.metrics.bytes_sent, bytes as u64);
+    }
+
+    /// Gives memory back while nothing is waiting.
+    pub fn tidy(&self) {
+        let mut inner = self.lock();
+        if inner.bytes.is_empty() {
+            inner.bytes = BytesMut::new();
+        }
+    }
+
+    /// Nothing will be sent any more.
+    pub fn close(&self) {
+        let mut inner = self.lock();
+        inner.closed = true;
+        inner.bytes = BytesMut::new();
+        inner.waker = None;
+        let unsent = std::mem::take(&mut inner.unsent);
+        self.metrics.bytes_unsent.fetch_sub(unsent as u64, Ordering::Relaxed);
+    }
+
+    /// Answers a hello.
+    pub fn greet(&self, request_id: u64, reply: &HelloReply<'_>) {
+        let header = Header { request_id, kind: Kind::HelloReply, shard: ShardId::default() };
+        self.append(&mut self.lock(), header, |out| reply.encode(out));
+    }
+
+    /// Refuses a frame to which no reply is owed.
+    pub fn error(&self, request_id: u64, refusal: &Refusal) {
+        self.append_error(&mut self.lock(), request_id, refusal);
+    }
+
+    fn append_error(&self, inner: &mut Inner, request_id: u64, refusal: &Refusal) {
+        let header = Header { request_id, kind: Kind::Error, shard: ShardId::default() };
+        let leader = refusal.leader.as_deref().unwrap_or_default();
+        let reply = ErrorReply {
+            code: refusal.code,
+            retry_after_ms: refusal.retry_after_ms,
+            leader: leader.as_bytes(),
+            message: refusal.message.as_bytes(),
+        };
+        self.metrics.count_code(refusal.code);
+        self.append(inner, header, |out| reply.encode(out));
+    }
+
+    #[inline]
+    fn append(&self, inner: &mut Inner, header: Header, body: impl FnOnce(&mut BytesMut)) {
+        if inner.closed {
+            return;
+        }
+        let start = begin_frame(&mut inner.bytes, header);
+        body(&mut inner.bytes);
+        finish_frame(&mut inner.bytes, start);
+        let bytes = inner.bytes.len() - start;
+        inner.unsent += bytes;
+        metrics::add(&self.metrics.bytes_unsent, bytes as u64);
+        // The first frame of a batch wakes the session, the others find it woken.
+        if start == 0 {
+            wake(inner);
+        }
+    }
+}
+
+fn wake(inner: &Inner) {
+    if let Some(waker) = &inner.waker {
+        waker.wake_by_ref();
+    }
+}
+
+impl ReplyTo for Outbox {
+    fn reply(&self, tag: RequestTag, shard: ShardId, prefix: ReplyPrefix, outcomes: &[u8]) {
+        self.metrics.count_outcomes(outcomes);
+        let kind = if tag.batch { Kind::BatchReply } else { Kind::OpReply };
+        let header = Header { request_id: tag.request_id, kind, shard };
+        let last = self.settle();
+        let mut inner = self.lock();
+        self.append(&mut inner, header, |out| {
+            prefix.encode(out);
+            if tag.batch {
+                out.put_u32_le(tag.ops);
+            }
+            out.put_slice(outcomes);
+        });
+        // A closing connection waits for the last reply even when it is not to be sent.
+        if last {
+            wake(&inner);
+        }
+    }
+
+    fn refuse(&self, tag: RequestTag, refusal: &Refusal) {
+        self.settle();
+        let mut inner = self.lock();
+        self.append_error(&mut inner, tag.request_id, refusal);
+        wake(&inner);
+    }
+}
+
+/// Where the answers to one burst of writes go. It lives as long as one of them is owed, and then
+/// gives the burst's request bytes back.
+pub(super) struct Ticket {
+    outbox: Arc<Outbox>,
+    request_bytes: AtomicU64,
+}
+
+impl Ticket {
+    /// A ticket, as its two users want it.
+    pub fn new(outbox: &Arc<Outbox>) -> (Arc<Self>, Arc<dyn ReplyTo>) {
+        let outbox = Arc::clone(outbox);
+        let ticket = Arc::new(Self { outbox, request_bytes: AtomicU64::new(0) });
+        (Arc::clone(&ticket), ticket)
+    }
+
+    /// The burst holds more request bytes.
+    pub fn hold(&self, request_bytes: usize) {
+        metrics::add(&self.request_bytes, request_bytes as u64);
+    }
+}
+
+impl ReplyTo for Ticket {
+    fn reply(&self, tag: RequestTag, shard: ShardId, prefix: ReplyPrefix, outcomes: &[u8]) {
+        self.outbox.reply(tag, shard, prefix, outcomes);
+    }
+
+    fn refuse(&self, tag: RequestTag, refusal: &Refusal) {
+        self.outbox.refuse(tag, refusal);
+    }
+}
+
+impl Drop for Ticket {
+    fn drop(&mut self) {
+        self.outbox.release_bytes(metrics::read(&self.request_bytes));
+    }
+}

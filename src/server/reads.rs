@@ -1,0 +1,309 @@
+//! The reads of one connection: collected while they arrive, answered together.
+//!
+//! ```text
+//! burst ─▶ arriving ──one read barrier──▶ waiting ─▶ ready ─▶ outbox
+//!                                                      └─ sold-out reserves that are not any more ─▶ ingress
+//! burst ─▶ local ────────────────────────────────────────▶ outbox (stale reads, PING, CLUSTER_STATUS)
+//! ```
+//!
+//! While a barrier is under way the next reads gather in `arriving`, so that a connection waits for
+//! one barrier at a time however many reads it sends. Requests are copied here, not shared with the
+//! receive buffer: a few bytes that wait must not keep 256 KiB alive.
+//!
+//! Invariants:
+//! - A read is answered from a state at least as new as a barrier that began after it arrived.
+//! - A sold-out reserve is refused only when the cells are short after such a barrier.
+//! - Replies stop while the connection has too much unsent.
+
+use std::future::Future;
+use std::ops::Range;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use bytes::BytesMut;
+
+use super::admission::records_full;
+use super::limits::ANSWER_BYTES_PER_TURN;
+use super::metrics;
+use super::outbox::{Outbox, Ticket};
+use super::shared::Shared;
+use super::status;
+use crate::protocol::limits::REPLY_BYTES_MAX;
+use crate::protocol::{
+    Code, Header, Op, OutcomeHeader, Reader, ReplyPrefix, ShardId, UnixMillis, begin_outcome,
+    finish_outcome, take_op,
+};
+use crate::replication::{ReadPoint, Refusal, ReplyTo, RequestTag};
+use crate::world::UnixMicros;
+
+/// What a request that is no plain write waits for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Want {
+    /// The read barrier.
+    Fresh,
+    /// Nothing.
+    Local,
+    /// The read barrier, and then a second look.
+    SoldOut,
+}
+
+struct Entry {
+    tag: RequestTag,
+    sold_out: bool,
+    ops: Range<usize>,
+}
+
+/// Requests and their bytes.
+#[derive(Default)]
+struct List {
+    bytes: Vec<u8>,
+    entries: Vec<Entry>,
+}
+
+impl List {
+    fn add(&mut self, tag: RequestTag, sold_out: bool, ops: &[u8]) {
+        let start = self.bytes.len();
+        self.bytes.extend_from_slice(ops);
+        self.entries.push(Entry { tag, sold_out, ops: start..self.bytes.len() });
+    }
+
+    fn is_empty(&self) -> bool {
+        self.entries.is_empty()
+    }
+
+    fn clear(&mut self, outbox: &Outbox) {
+        outbox.release_bytes(self.bytes.len() as u64);
+        self.entries.clear();
+        self.bytes.clear();
+    }
+}
+
+/// A list that is being answered.
+#[derive(Default)]
+struct Ready {
+    list: List,
+    next: usize,
+    prefix: Option<ReplyPrefix>,
+    now: UnixMicros,
+}
+
+type Barrier = Pin<Box<dyn Future<Output = Result<ReadPoint, Refusal>> + Send>>;
+
+/// See the module.
+#[derive(Default)]
+pub(super) struct Reads {
+    arriving: List,
+    waiting: List,
+    barrier: Option<Barrier>,
+    fresh: Ready,
+    local: Ready,
+    scratch: BytesMut,
+}
+
+impl Reads {
+    /// Takes a request in. A reply to it is owed already.
+    pub fn add(&mut self, want: Want, tag: RequestTag, ops: &[u8]) {
+        match want {
+            Want::Local => self.local.list.add(tag, false, ops),
+            Want::Fresh => self.arriving.add(tag, false, ops),
+            Want::SoldOut => self.arriving.add(tag, true, ops),
+        }
+    }
+
+    /// Room for encoding, lent to admission.
+    pub fn take_scratch(&mut self) -> BytesMut {
+        std::mem::take(&mut self.scratch)
+    }
+
+    pub fn return_scratch(&mut self, scratch: BytesMut) {
+        self.scratch = scratch;
+        self.scratch.clear();
+    }
+
+    /// Nothing waits.
+    pub fn is_empty(&self) -> bool {
+        let lists = [&self.arriving, &self.waiting, &self.fresh.list, &self.local.list];
+        lists.into_iter().all(List::is_empty)
+    }
+
+    /// Gives memory back while nothing waits.
+    pub fn tidy(&mut self) {
+        if self.is_empty() {
+            *self = Self::default();
+        }
+    }
+
+    /// Answers what can be answered. True: something was, look again.
+    pub fn poll(&mut self, cx: &mut Context<'_>, shared: &Shared, outbox: &Arc<Outbox>) -> bool {
+        let mut answering =
+            Answering { shared, outbox, scratch: &mut self.scratch, pushes: Vec::new() };
+        let mut progress = answering.answer(&mut self.local);
+        progress |= answering.answer(&mut self.fresh);
+        progress |= self.poll_barrier(cx, shared, outbox);
+        progress
+    }
+
+    fn poll_barrier(
+        &mut self,
+        cx: &mut Context<'_>,
+        shared: &Shared,
+        outbox: &Arc<Outbox>,
+    ) -> bool {
+        if !self.fresh.list.is_empty() {
+            return false;
+        }
+        if self.barrier.is_none() && !self.arriving.is_empty() {
+            std::mem::swap(&mut self.arriving, &mut self.waiting);
+            let replica = shared.replica.clone();
+            self.barrier = Some(Box::pin(async move { replica.read_barrier().await }));
+        }
+        let Some(barrier) = &mut self.barrier else { return false };
+        let Poll::Ready(passed) = barrier.as_mut().poll(cx) else { return false };
+        self.barrier = None;
+        match passed {
+            Ok(point) => {
+                std::mem::swap(&mut self.waiting, &mut self.fresh.list);
+                let server_now = UnixMillis(point.now.as_millis());
+                let prefix = ReplyPrefix { index: point.index, server_now, age_ms: 0 };
+                self.fresh.prefix = Some(prefix);
+                self.fresh.now = point.now;
+            }
+            Err(refusal) => {
+                for entry in &self.waiting.entries {
+                    outbox.refuse(entry.tag, &refusal);
+                }
+                self.waiting.clear(outbox);
+            }
+        }
+        true
+    }
+}
+
+struct Answering<'a> {
+    shared: &'a Shared,
+    outbox: &'a Arc<Outbox>,
+    scratch: &'a mut BytesMut,
+    /// Entries that must go through the log after all.
+    pushes: Vec<usize>,
+}
+
+impl Answering<'_> {
+    /// Answers entries until the list ends or it is somebody else's turn. True: some were.
+    fn answer(&mut self, ready: &mut Ready) -> bool {
+        if ready.list.is_empty() || self.outbox.unsent() > self.shared.limits.unsent_bytes_pause {
+            return false;
+        }
+        // The state may have moved on since the barrier: the reply says how far.
+        let present = self.stale_prefix();
+        let prefix = match ready.prefix {
+            Some(fresh) => ReplyPrefix { index: fresh.index.max(present.index), ..fresh },
+            None => present,
+        };
+        let mut bytes_left = ANSWER_BYTES_PER_TURN;
+        while let Some(entry) = ready.list.entries.get(ready.next) {
+            if bytes_left == 0 {
+                break;
+            }
+            self.scratch.clear();
+            let ops = &ready.list.bytes[entry.ops.clone()];
+            if entry.sold_out && !self.refuse_sold_out(ops, ready.now) {
+                self.pushes.push(ready.next);
+            } else if entry.sold_out || self.read(ops) {
+                self.outbox.reply(entry.tag, ShardId::default(), prefix, self.scratch);
+                bytes_left = bytes_left.saturating_sub(self.scratch.len());
+            } else {
+                self.outbox.refuse(entry.tag, &too_large());
+            }
+            ready.next += 1;
+        }
+        self.push_rest(&ready.list);
+        if ready.next == ready.list.entries.len() {
+            ready.list.clear(self.outbox);
+            ready.next = 0;
+        }
+        true
+    }
+
+    fn stale_prefix(&self) -> ReplyPrefix {
+        let point = self.shared.replica.stale_point();
+        let server_now = UnixMillis(point.now.as_millis());
+        ReplyPrefix { index: point.index, server_now, age_ms: point.age_ms }
+    }
+
+    /// Appends NO_STOCK for every reserve, or says that one of them may be granted.
+    fn refuse_sold_out(&mut self, ops: &[u8], now: UnixMicros) -> bool {
+        let mut reader = Reader::new(ops);
+        let mut count = 0;
+        while !reader.is_empty() {
+            let (op, flags, not_after) = take_op(&mut reader).expect("admission decoded it");
+            if !self.shared.looks_sold_out(&op, flags, not_after, now, self.scratch) {
+                return false;
+            }
+            count += 1;
+        }
+        metrics::add(&self.shared.metrics.sold_out_ops, count);
+        true
+    }
+
+    /// Appends the outcomes of reads, or says that they do not fit a reply.
+    fn read(&mut self, ops: &[u8]) -> bool {
+        let room = REPLY_BYTES_MAX as usize - Header::BYTES - ReplyPrefix::BYTES - 4;
+        let mut reader = Reader::new(ops);
+        while !reader.is_empty() {
+            let (op, ..) = take_op(&mut reader).expect("admission decoded it");
+            self.read_one(&op);
+            if self.scratch.len() > room {
+                return false;
+            }
+        }
+        true
+    }
+
+    fn read_one(&mut self, op: &Op<'_>) {
+        let (replica, out) = (&self.shared.replica, &mut *self.scratch);
+        let ok = OutcomeHeader { code: Code::OK, detail: 0 };
+        match op {
+            Op::ReadCells { cells } => replica.cells().read_cells(cells, out),
+            Op::ReadReservation { id } => replica.with_state(|s| s.read_reservation(*id, out)),
+            Op::ReadSku { after, sku } => replica.with_state(|s| s.read_sku(sku, *after, out)),
+            Op::Ping => drop(begin_outcome(out, ok)),
+            Op::ClusterStatus => {
+                let start = begin_outcome(out, ok);
+                out.extend_from_slice(status::status(self.shared).to_json().as_bytes());
+                finish_outcome(out, start);
+            }
+            Op::Define { .. }
+            | Op::Receive { .. }
+            | Op::Reserve { .. }
+            | Op::Confirm { .. }
+            | Op::Release { .. }
+            | Op::Extend { .. } => unreachable!("admission sends writes to the log"),
+        }
+    }
+
+    /// Hands the reserves that are not sold out any more to the log.
+    fn push_rest(&mut self, list: &List) {
+        if self.pushes.is_empty() {
+            return;
+        }
+        let (ticket, to) = Ticket::new(self.outbox);
+        let mut guard = self.shared.replica.ingress();
+        for entry in self.pushes.drain(..).map(|position| &list.entries[position]) {
+            if self.shared.replica.records_full() {
+                self.outbox.refuse(entry.tag, &records_full());
+                continue;
+            }
+            ticket.hold(entry.ops.len());
+            self.outbox.hold_bytes(entry.ops.len());
+            if let Err(refusal) = guard.push(&to, entry.tag, &list.bytes[entry.ops.clone()]) {
+                self.outbox.refuse(entry.tag, &refusal);
+            }
+        }
+    }
+}
+
+fn too_large() -> Refusal {
+    let message = format!("the reply would be over {REPLY_BYTES_MAX} bytes; ask for less at once");
+    Refusal { message, ..Refusal::new(Code::TOO_LARGE, 0) }
+}

@@ -1,0 +1,483 @@
+//! Sessions and the admin port of a single node, over real sockets and a real log.
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking, also in its helpers")]
+
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::time::Duration;
+
+use bytes::{BufMut, BytesMut};
+use stockd::engine::EngineConfig;
+use stockd::log::{LogOptions, RealStorage};
+use stockd::protocol::{
+    CellRef, Code, ErrorReply, Frame, Header, Hello, HelloReply, Kind, Line, MAGIC, Op, OpFlags,
+    OpId, Reader, ReplyPrefix, ReservationId, ShardId, begin_frame, finish_frame, limits,
+    take_frame, take_outcome,
+};
+use stockd::replication::{Bootstrap, NodeInfo, Replica, ReplicaOptions, Timing};
+use stockd::server::{Limits, Listeners, Server};
+use stockd::world::World;
+use tempfile::TempDir;
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
+use tokio::net::TcpStream;
+
+/// A node in a directory of its own.
+struct Node {
+    server: Server,
+    replica: Replica,
+    client: String,
+    admin: String,
+    _directory: TempDir,
+}
+
+impl Node {
+    async fn start(limits: Limits) -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        let any = "127.0.0.1:0".parse().unwrap();
+        let listeners = Listeners::bind(any, any).await.unwrap();
+        let client = listeners.client_address().unwrap().to_string();
+        let admin = listeners.admin_address().unwrap().to_string();
+        let peer_address = "127.0.0.1:0".to_owned();
+        let options = ReplicaOptions {
+            node: NodeInfo { id: 1, client_address: client.clone(), peer_address },
+            peer_listen: "127.0.0.1:0".to_owned(),
+            bootstrap: Bootstrap::Single,
+            engine: EngineConfig::default(),
+            log: LogOptions { segment_bytes: 8 << 20, ..LogOptions::default() },
+            timing: Timing::default(),
+            reservations_max: 1_000_000,
+            snapshot_log_bytes: 64 << 20,
+            follower_lag_max: 1_000,
+            lease_reads: false,
+            draining: Arc::new(AtomicBool::new(false)),
+            notice: Arc::new(|_| {}),
+        };
+        let storage = Arc::new(RealStorage::open(directory.path()).unwrap());
+        let world = World::real();
+        let replica =
+            Replica::start(options, storage, world.clone(), &mut |_, _, _| {}).await.unwrap();
+        while replica.read_barrier().await.is_err() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        let server = listeners.serve(replica.clone(), world, limits);
+        Self { server, replica, client, admin, _directory: directory }
+    }
+
+    async fn stop(self) {
+        self.server.shutdown().await;
+    }
+
+    async fn connect(&self) -> Wire {
+        let stream = TcpStream::connect(&self.client).await.unwrap();
+        Wire { stream, received: BytesMut::new() }
+    }
+
+    async fn greeted(&self) -> Wire {
+        let mut wire = self.connect().await;
+        wire.send(&hello(1, 1)).await;
+        assert_eq!(wire.next().await.unwrap().header.kind, Kind::HelloReply);
+        wire
+    }
+
+    async fn operator(&self) -> Operator {
+        Operator(BufReader::new(TcpStream::connect(&self.admin).await.unwrap()))
+    }
+}
+
+/// A client that sends what it is told to.
+struct Wire {
+    stream: TcpStream,
+    received: BytesMut,
+}
+
+impl Wire {
+    async fn send(&mut self, bytes: &[u8]) {
+        self.stream.write_all(bytes).await.unwrap();
+    }
+
+    /// The next frame, or `None` when the server has closed.
+    async fn next(&mut self) -> Option<Frame> {
+        loop {
+            if let Some(frame) = take_frame(&mut self.received, limits::REPLY_BYTES_MAX).unwrap() {
+                return Some(frame);
+            }
+            match self.stream.read_buf(&mut self.received).await {
+                Ok(0) | Err(_) => return None,
+                Ok(_) => {}
+            }
+        }
+    }
+
+    /// The next frame as its request id and the code of an error or of each outcome.
+    async fn codes(&mut self) -> (u64, Vec<Code>) {
+        codes(&self.next().await.expect("the server answers"))
+    }
+}
+
+fn codes(frame: &Frame) -> (u64, Vec<Code>) {
+    let id = frame.header.request_id;
+    if frame.header.kind == Kind::Error {
+        return (id, vec![ErrorReply::decode(&frame.body).unwrap().code]);
+    }
+    let mut reader = Reader::new(&frame.body);
+    ReplyPrefix::take(&mut reader).unwrap();
+    if frame.header.kind == Kind::BatchReply {
+        reader.u32().unwrap();
+    }
+    let mut codes = Vec::new();
+    while !reader.is_empty() {
+        codes.push(take_outcome(&mut reader).unwrap().code);
+    }
+    (id, codes)
+}
+
+fn frame(request_id: u64, kind: Kind, body: impl FnOnce(&mut BytesMut)) -> BytesMut {
+    let mut out = BytesMut::new();
+    let start = begin_frame(&mut out, Header { request_id, kind, shard: ShardId::default() });
+    body(&mut out);
+    finish_frame(&mut out, start);
+    out
+}
+
+fn hello(version_min: u16, version_max: u16) -> BytesMut {
+    let hello = Hello { magic: MAGIC, version_min, version_max, client_name: b"test" };
+    frame(0, Kind::Hello, |out| hello.encode(out))
+}
+
+fn cell() -> CellRef<'static> {
+    CellRef::name("BER", "shirt")
+}
+
+fn receive(out: &mut BytesMut, n: u8, quantity: u32) {
+    Op::encode_receive(out, OpFlags::DEFINE, None, OpId(id(n).0), cell(), quantity);
+}
+
+/// An id of this moment.
+fn id(n: u8) -> ReservationId {
+    ReservationId::from_parts(World::real().clock.wall().as_millis(), [n; 10])
+}
+
+fn reserve(out: &mut BytesMut, n: u8, quantity: u32) {
+    let line = Line { cell: cell(), quantity };
+    Op::encode_reserve(out, OpFlags::default(), None, id(n), 60_000, &[line]);
+}
+
+fn read(out: &mut BytesMut, flags: OpFlags) {
+    Op::encode_read_cells(out, flags, &[cell()]);
+}
+
+/// A batch frame with `count` in front of what `ops` writes.
+fn batch(request_id: u64, count: u32, ops: impl FnOnce(&mut BytesMut)) -> BytesMut {
+    frame(request_id, Kind::Batch, |out| {
+        out.put_u32_le(count);
+        ops(out);
+    })
+}
+
+struct Operator(BufReader<TcpStream>);
+
+impl Operator {
+    async fn say(&mut self, line: &str) {
+        self.0.get_mut().write_all(line.as_bytes()).await.unwrap();
+    }
+
+    async fn line(&mut self) -> String {
+        let mut line = String::new();
+        self.0.read_line(&mut line).await.unwrap();
+        line
+    }
+
+    /// Asks in text: all lines up to the empty one.
+    async fn ask(&mut self, line: &str) -> String {
+        self.say(&format!("{line}\r\n")).await;
+        let mut answer = String::new();
+        loop {
+            match self.line().await.as_str() {
+                "" | "\n" => return answer,
+                line => answer.push_str(line),
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn hello_states_version_limits_and_leader() {
+    let node = Node::start(Limits::default()).await;
+    let mut wire = node.connect().await;
+    // A range that holds our version, and a request right behind it.
+    let mut bytes = hello(0, 7);
+    bytes.extend_from_slice(&frame(5, Kind::Op, Op::encode_ping));
+    wire.send(&bytes).await;
+    let reply = wire.next().await.unwrap();
+    let reply = HelloReply::decode(&reply.body).unwrap();
+    assert_eq!((reply.version, reply.node_id), (1, 1));
+    assert_eq!(reply.frames_in_flight_max, Limits::default().frames_in_flight_max);
+    assert_eq!(reply.leader, node.client.as_bytes());
+    assert_ne!(reply.cluster_id, 0);
+    assert_eq!(wire.codes().await, (5, vec![Code::OK]));
+    node.stop().await;
+}
+
+#[tokio::test]
+async fn strangers_are_refused_and_closed() {
+    let node = Node::start(Limits::default()).await;
+    let mut bad_crc = frame(1, Kind::Op, Op::encode_ping);
+    bad_crc[20] ^= 1;
+    let mut too_long = hello(1, 1);
+    too_long[..4].copy_from_slice(&limits::FRAME_BYTES_MAX_BEFORE_HELLO.to_le_bytes());
+    let cases = [
+        (hello(2, 9), Code::VERSION),
+        (frame(1, Kind::Op, Op::encode_ping), Code::BAD_FRAME),
+        (frame(1, Kind::Hello, |out| out.put_u32_le(MAGIC)), Code::BAD_FRAME),
+        (frame(1, Kind::Hello, |out| out.put_slice(&[7; 9])), Code::BAD_FRAME),
+        (bad_crc, Code::BAD_FRAME),
+        (too_long, Code::TOO_LARGE),
+    ];
+    for (bytes, code) in cases {
+        let mut wire = node.connect().await;
+        wire.send(&bytes).await;
+        assert_eq!(wire.codes().await, (0, vec![code]), "{bytes:?}");
+        assert!(wire.next().await.is_none(), "closed after {code}");
+    }
+    node.stop().await;
+}
+
+#[tokio::test]
+async fn a_connection_without_hello_is_closed() {
+    let limits = Limits { hello_timeout: Duration::from_millis(50), ..Limits::default() };
+    let node = Node::start(limits).await;
+    let mut silent = node.connect().await;
+    let mut halting = node.connect().await;
+    halting.send(&hello(1, 1)[..9]).await;
+    assert!(silent.next().await.is_none());
+    assert!(halting.next().await.is_none());
+    node.stop().await;
+}
+
+#[tokio::test]
+async fn a_frame_that_does_not_end_closes_the_connection() {
+    let limits = Limits { frame_timeout: Duration::from_millis(50), ..Limits::default() };
+    let node = Node::start(limits).await;
+    let mut wire = node.greeted().await;
+    wire.send(&frame(1, Kind::Op, Op::encode_ping)[..10]).await;
+    assert!(wire.next().await.is_none());
+    node.stop().await;
+}
+
+#[tokio::test]
+async fn writes_reads_and_sold_out_reserves_are_answered() {
+    let node = Node::start(Limits::default()).await;
+    let mut wire = node.greeted().await;
+    let op = |id, body: &dyn Fn(&mut BytesMut)| frame(id, Kind::Op, |out| body(out));
+    wire.send(&op(1, &|out| receive(out, 1, 5))).await;
+    assert_eq!(wire.codes().await, (1, vec![Code::OK]));
+    wire.send(&batch(2, 2, |out| {
+        reserve(out, 2, 3);
+        reserve(out, 3, 2);
+    }))
+    .await;
+    assert_eq!(wire.codes().await, (2, vec![Code::OK, Code::OK]));
+
+    let before = node.replica.status().last_index;
+    wire.send(&op(3, &|out| reserve(out, 4, 1))).await;
+    assert_eq!(wire.codes().await, (3, vec![Code::NO_STOCK]));
+    let all_short = batch(4, 2, |out| {
+        reserve(out, 5, 1);
+        reserve(out, 6, 1);
+    });
+    wire.send(&all_short).await;
+    assert_eq!(wire.codes().await, (4, vec![Code::NO_STOCK, Code::NO_STOCK]));
+    let mut operator = node.operator().await;
+    let top = operator.ask("top").await;
+    assert!(top.contains("sold_out_without_log  3"), "{top}");
+    assert!(node.replica.status().last_index <= before + 1, "refusals stay out of the log");
+
+    for flags in [OpFlags::default(), OpFlags::STALE] {
+        wire.send(&op(5, &|out| read(out, flags))).await;
+        let frame = wire.next().await.unwrap();
+        assert_eq!(codes(&frame), (5, vec![Code::OK]));
+        let prefix = ReplyPrefix::take(&mut Reader::new(&frame.body)).unwrap();
+        assert!(prefix.index >= before);
+        assert_eq!(prefix.age_ms, 0, "the leader's own state is not stale");
+    }
+    node.stop().await;
+}
+
+#[tokio::test]
+async fn a_bad_frame_body_harms_only_itself() {
+    let node = Node::start(Limits::default()).await;
+    let mut wire = node.greeted().await;
+    let mut burst = BytesMut::new();
+    let mixed = batch(1, 2, |out| {
+        receive(out, 1, 5);
+        read(out, OpFlags::default());
+    });
+    let cut = batch(2, 3, |out| {
+        receive(out, 2, 5);
+        receive(out, 3, 5);
+    });
+    let over = batch(3, limits::BATCH_OPS_MAX + 1, |out| receive(out, 4, 5));
+    let internal = frame(4, Kind::Op, |out| out.put_slice(&[0xf1, 0, 0, 0, 0, 0, 0, 0]));
+    let empty = frame(5, Kind::Batch, |_| {});
+    for bytes in [mixed, cut, over, internal, empty, frame(6, Kind::Op, |out| receive(out, 9, 7))] {
+        burst.extend_from_slice(&bytes);
+    }
+    wire.send(&burst).await;
+    let bad = Code::BAD_OP;
+    for (id, code) in [(1, bad), (2, bad), (3, Code::TOO_LARGE), (4, bad), (5, bad), (6, Code::OK)]
+    {
+        assert_eq!(wire.codes().await, (id, vec![code]));
+    }
+    let handle = node.replica.cells().handle(b"BER", b"shirt").unwrap();
+    assert_eq!(node.replica.cells().counters(handle).unwrap().on_hand, 7);
+    node.stop().await;
+}
+
+#[tokio::test]
+async fn a_broken_frame_closes_after_what_was_admitted() {
+    let node = Node::start(Limits::default()).await;
+    let mut wire = node.greeted().await;
+    let mut burst = frame(1, Kind::Op, |out| receive(out, 1, 5));
+    let mut broken = frame(2, Kind::Op, Op::encode_ping);
+    broken[21] ^= 0x80;
+    burst.extend_from_slice(&broken);
+    wire.send(&burst).await;
+    let mut answers = vec![wire.codes().await, wire.codes().await];
+    answers.sort_by_key(|(id, _)| *id);
+    assert_eq!(answers, [(0, vec![Code::BAD_FRAME]), (1, vec![Code::OK])]);
+    assert!(wire.next().await.is_none());
+    node.stop().await;
+}
+
+#[tokio::test]
+async fn frames_over_the_bound_in_flight_are_busy() {
+    let node = Node::start(Limits { frames_in_flight_max: 3, ..Limits::default() }).await;
+    let mut wire = node.greeted().await;
+    let mut burst = BytesMut::new();
+    for n in 1..=5 {
+        burst.extend_from_slice(&frame(u64::from(n), Kind::Op, |out| receive(out, n, 1)));
+    }
+    wire.send(&burst).await;
+    let mut answers = Vec::new();
+    for _ in 0..5 {
+        answers.push(wire.codes().await);
+    }
+    answers.sort_by_key(|(id, _)| *id);
+    let codes: Vec<Code> = answers.iter().map(|(_, codes)| codes[0]).collect();
+    assert_eq!(codes, [Code::OK, Code::OK, Code::OK, Code::BUSY, Code::BUSY]);
+    // What was answered is owed no more.
+    wire.send(&frame(6, Kind::Op, |out| receive(out, 5, 1))).await;
+    assert_eq!(wire.codes().await, (6, vec![Code::OK]));
+    node.stop().await;
+}
+
+#[tokio::test]
+async fn one_connection_too_many_is_busy_and_operators_still_get_in() {
+    let node = Node::start(Limits { connections_max: 1, ..Limits::default() }).await;
+    let _first = node.greeted().await;
+    let mut second = node.connect().await;
+    assert_eq!(second.codes().await, (0, vec![Code::BUSY]));
+    assert!(second.next().await.is_none());
+    assert!(node.operator().await.ask("status").await.contains("connections     1"));
+    node.stop().await;
+}
+
+#[tokio::test]
+async fn a_client_that_never_reads_is_bounded_and_closed() {
+    let limits = Limits {
+        unsent_bytes_pause: 64 << 10,
+        send_timeout: Duration::from_millis(100),
+        ..Limits::default()
+    };
+    let node = Node::start(limits).await;
+    let mut wire = node.greeted().await;
+    wire.send(&frame(1, Kind::Op, |out| receive(out, 1, 5))).await;
+    assert_eq!(wire.codes().await, (1, vec![Code::OK]));
+    // 8,192 cells a read: 300 KiB of reply for each frame of 32 KiB, and never read.
+    let handle = node.replica.cells().handle(b"BER", b"shirt").unwrap();
+    let cells = vec![CellRef::Handle(handle); usize::from(limits::READ_CELLS_MAX)];
+    let ask = frame(2, Kind::Op, |out| Op::encode_read_cells(out, OpFlags::STALE, &cells));
+    // The server stops reading, and then closes: writing fails in the end.
+    while wire.stream.write_all(&ask).await.is_ok() {}
+    let mut operator = node.operator().await;
+    while !operator.ask("top").await.contains("bytes_unsent          0\n") {}
+    node.stop().await;
+}
+
+#[tokio::test]
+async fn admin_answers_in_text_and_json() {
+    let node = Node::start(Limits::default()).await;
+    let mut wire = node.greeted().await;
+    let name = CellRef::name("old town", b"a\x00b");
+    let op_id = OpId(id(1).0);
+    let body = |out: &mut _| Op::encode_receive(out, OpFlags::DEFINE, None, op_id, name, 5);
+    wire.send(&frame(1, Kind::Op, body)).await;
+    assert_eq!(wire.codes().await, (1, vec![Code::OK]));
+    wire.send(&frame(2, Kind::Op, |out| receive(out, 2, 4))).await;
+    assert_eq!(wire.codes().await, (2, vec![Code::OK]));
+    let held = id(3);
+    let line = Line { cell: cell(), quantity: 3 };
+    let body =
+        |out: &mut _| Op::encode_reserve(out, OpFlags::default(), None, held, 60_000, &[line]);
+    wire.send(&frame(3, Kind::Op, body)).await;
+    assert_eq!(wire.codes().await, (3, vec![Code::OK]));
+
+    let mut operator = node.operator().await;
+    let answer = operator.ask(r#"cell "old town" a\x00b"#).await;
+    assert!(answer.contains("sku          a\\x00b\n"), "{answer}");
+    assert!(answer.contains("on_hand      5\n"), "{answer}");
+    assert_eq!(operator.ask("cell BER").await, "error: write: cell WAREHOUSE SKU\n");
+    assert_eq!(operator.ask("frob\x07").await, "error: unknown command 'frob\\x07'; type help\n");
+    assert!(operator.ask(r#"cell "BER"#).await.starts_with("error: a quote is not closed"));
+    assert!(operator.ask("cell BER nope").await.starts_with("error: no cell 'BER' 'nope'"));
+    assert!(operator.ask("help code 100").await.contains("NO_STOCK"));
+    assert!(operator.ask(&format!("hold {held}")).await.contains("state        ACTIVE\n"));
+    assert!(operator.ask("sku shirt").await.contains("available    1\n"));
+    for verb in ["help", "status", "members", "limits", "version", "top"] {
+        assert!(!operator.ask(verb).await.starts_with("error"), "{verb}");
+    }
+    operator.say("json cell BER shirt\n").await;
+    let json = operator.line().await;
+    assert!(json.starts_with(r#"{"warehouse":"BER","sku":"shirt","#), "{json}");
+    operator.say("json frob\n").await;
+    assert_eq!(operator.line().await, "{\"error\":\"unknown command 'frob'; type help\"}\n");
+    operator.say("quit\n").await;
+    assert_eq!(operator.line().await, "", "closed");
+
+    let mut shouter = node.operator().await;
+    shouter.say(&"x".repeat(3_000)).await;
+    assert!(shouter.line().await.starts_with("error: a line has at most 1024 bytes"));
+    node.stop().await;
+}
+
+#[tokio::test]
+async fn a_drained_node_takes_no_writes_and_still_reads() {
+    let node = Node::start(Limits::default()).await;
+    let mut wire = node.greeted().await;
+    let mut operator = node.operator().await;
+    assert!(operator.ask("drain").await.contains("takes no writes"));
+    wire.send(&frame(1, Kind::Op, |out| receive(out, 1, 5))).await;
+    assert_eq!(wire.codes().await, (1, vec![Code::BUSY]));
+    wire.send(&frame(2, Kind::Op, |out| read(out, OpFlags::STALE))).await;
+    assert_eq!(wire.codes().await, (2, vec![Code::OK]));
+    operator.ask("undrain").await;
+    wire.send(&frame(3, Kind::Op, |out| receive(out, 1, 5))).await;
+    assert_eq!(wire.codes().await, (3, vec![Code::OK]));
+    node.stop().await;
+}
+
+#[tokio::test]
+async fn shutdown_answers_what_was_admitted_and_closes() {
+    let node = Node::start(Limits::default()).await;
+    let mut wire = node.greeted().await;
+    let mut burst = BytesMut::new();
+    for n in 1..=100 {
+        burst.extend_from_slice(&frame(u64::from(n), Kind::Op, |out| receive(out, n, 1)));
+    }
+    wire.send(&burst).await;
+    assert_eq!(wire.codes().await.1, [Code::OK]);
+    node.stop().await;
+    for _ in 2..=100 {
+        assert_eq!(wire.codes().await.1, [Code::OK]);
+    }
+    assert!(wire.next().await.is_none());
+}
