@@ -1,6 +1,123 @@
-//! (being built)
+//! The command line: what a person types.
+//!
+//! ```text
+//! serve      run a node                           serve.rs, progress.rs
+//! cluster    status, add, remove, … of a cluster  admin.rs
+//! admin      any line for the admin port          admin.rs
+//! client     one request to a cluster             client.rs
+//! log        look at a data directory             log.rs
+//! ```
+//!
+//! Exit codes: 0 it is done; 1 it was refused or has failed, and the last line on stderr says what to
+//! do; 2 the command line is wrong.
+
+mod admin;
+mod client;
+mod log;
+mod progress;
+mod serve;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+/// Stock without oversell: a replicated daemon for inventory reservations.
+#[derive(Parser)]
+#[command(name = "stockd", version, max_term_width = 100, after_help = EXAMPLES)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+const EXAMPLES: &str = "\
+Examples:
+  stockd serve                                   a single node, data in ./stockd-data
+  stockd client receive BER shirt-m 100          put 100 shirts into warehouse BER
+  stockd client reserve BER shirt-m 2 --ttl 5m   hold two of them for five minutes
+  stockd admin status                            how the node is
+
+Three nodes on one machine:
+  stockd serve --node-id 1 --data n1
+  stockd serve --node-id 2 --data n2 --listen 127.0.0.1:7410 --admin 127.0.0.1:7411 \\
+               --peer 127.0.0.1:7412 --join 127.0.0.1:7402
+  stockd serve --node-id 3 --data n3 --listen 127.0.0.1:7420 --admin 127.0.0.1:7421 \\
+               --peer 127.0.0.1:7422 --join 127.0.0.1:7402
+
+Exit codes: 0 done; 1 refused or failed; 2 wrong usage.";
+
+#[derive(Subcommand)]
+enum Command {
+    /// Run a node.
+    Serve(serve::Serve),
+    /// Look at a cluster and change it, through the admin port of one of its nodes.
+    #[command(subcommand)]
+    Cluster(admin::Cluster),
+    /// Send a line to a node's admin port; without one, read lines from standard input.
+    Admin(admin::Admin),
+    /// Send one request to a cluster.
+    Client(client::Client),
+    /// Look at the log of a data directory, also while a node runs on it.
+    #[command(subcommand)]
+    Log(log::Log),
+}
+
+/// What a command ends with: `Err` is printed to stderr and becomes exit code 1.
+type Done = Result<(), String>;
 
 /// Entry point of the binary.
-pub fn main() -> std::process::ExitCode {
-    std::process::ExitCode::SUCCESS
+pub fn main() -> ExitCode {
+    let done = match Arguments::parse().command {
+        Command::Serve(serve) => serve.run(),
+        Command::Cluster(cluster) => cluster.run(),
+        Command::Admin(admin) => admin.run(),
+        Command::Client(client) => client.run(),
+        Command::Log(log) => log.run(),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(message) => {
+            eprintln!("stockd: {message}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Reads "500ms", "30s", "5m", "2h", or seconds without a unit.
+fn parse_duration(text: &str) -> Result<std::time::Duration, String> {
+    let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
+    let (number, unit) = text.split_at(digits);
+    let millis = match unit {
+        "ms" => 1,
+        "" | "s" => 1_000,
+        "m" => 60_000,
+        "h" => 3_600_000,
+        _ => return Err(format!("'{unit}' is no unit; write ms, s, m or h, as in 5m")),
+    };
+    let number: u64 =
+        number.parse().map_err(|_| "write a number and a unit, as in 5m".to_owned())?;
+    let millis = number.checked_mul(millis).ok_or("that is too long")?;
+    Ok(std::time::Duration::from_millis(millis))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Arguments::command().debug_assert();
+    }
+
+    #[test]
+    fn durations_have_units() {
+        let millis = |text| parse_duration(text).map(|d| d.as_millis());
+        assert_eq!(millis("500ms"), Ok(500));
+        assert_eq!(millis("30"), Ok(30_000));
+        assert_eq!(millis("5m"), Ok(300_000));
+        assert_eq!(millis("2h"), Ok(7_200_000));
+        for bad in ["", "m", "5 minutes", "99999999999999999999s", "18446744073709551615h"] {
+            assert!(parse_duration(bad).is_err(), "{bad}");
+        }
+    }
 }
