@@ -14,10 +14,10 @@
 //! - a linearizable read is answered after a round in which a majority said that this node leads;
 //! - batches are stamped by one clock per leader, strictly later than everything before;
 //! - a node that has lost its disk never answers under its old name: it is removed and taken in
-//!   anew ([`core::Core::take_in`]);
-//! - whatever waits is bounded: operations in [`ingress`], requests per link, reads in [`reads`].
+//!   anew (`Core::take_in`);
+//! - whatever waits is bounded: operations in `ingress`, requests per link, reads in `reads`.
 //!
-//! openraft settings that matter, with reasons, are in [`raft_config`].
+//! openraft settings that matter, with reasons, are in `raft_config`.
 //!
 //! Left out on purpose: several shards (the [`ShardId`] is in every message and record), and
 //! followers that serve linearizable reads.
