@@ -1,8 +1,11 @@
 //! Measures the apply loop alone: ns per operation, and bytes per cell and per live reservation.
 //!
 //! ```text
-//! cargo run --release --example engine_apply -- [cells] [live reservations] [seconds]
+//! cargo run --release --example engine_apply -- [cells] [live reservations] [seconds] [warehouses]
 //! ```
+//!
+//! With one warehouse every cell has a SKU name of its own, which its bytes include; with a thousand,
+//! a thousand cells share one, and the bytes are nearly those of the cell alone.
 //!
 //! The load: batches of 512 reserves of one unit on uniformly random cells, by handle, each followed by
 //! a batch of 512 confirms and releases of random earlier ones and an EXPIRE. A ttl that keeps the
@@ -88,6 +91,7 @@ fn main() {
     let mut args = std::env::args().skip(1).map(|text| text.replace('_', "").parse::<u64>());
     let mut arg = |default| args.next().and_then(Result::ok).unwrap_or(default);
     let (cells, live, seconds) = (arg(1_000_000), arg(1_000_000), arg(5));
+    let warehouses = arg(1).max(1);
     // Half of the reserves end early, so their records stay for the retention, chosen to be the ttl.
     let config = EngineConfig { retention_ms: 10_000, ..EngineConfig::default() };
     let mut load = Load {
@@ -104,8 +108,9 @@ fn main() {
         let count = (cells - defined).min(u64::from(BATCH_OPS));
         nanos += load.batch(count as u32, |_, entry| {
             for number in defined..defined + count {
-                let sku = format!("sku-{number:09}");
-                Op::encode_define(entry, b"warehouse-1", sku.as_bytes());
+                let warehouse = format!("warehouse-{}", number % warehouses);
+                let sku = format!("sku-{:09}", number / warehouses);
+                Op::encode_define(entry, warehouse.as_bytes(), sku.as_bytes());
             }
         });
         defined += count;
@@ -137,7 +142,8 @@ fn main() {
     let mut ops = [0_u64; 2];
     let mut total = [[0_u64; 3]; 2];
     let wall = Instant::now();
-    let warm = 2 * live / u64::from(BATCH_OPS) + 100;
+    let fill = live / u64::from(BATCH_OPS);
+    let warm = 2 * fill + 100;
     let mut batches = 0;
     while batches < warm || wall.elapsed().as_secs() < seconds {
         let phase = usize::from(batches >= warm);
@@ -156,22 +162,33 @@ fn main() {
                 }
             }
         });
-        let ends = load.batch(BATCH_OPS, |load, entry| {
-            for _ in 0..BATCH_OPS {
-                let old = recent[(load.next() % recent.len() as u64) as usize];
-                if load.next().is_multiple_of(16) {
-                    Op::encode_confirm(entry, OpFlags::default(), None, old);
-                } else {
-                    Op::encode_release(entry, OpFlags::default(), None, old);
+        // At first nothing ends, so that memory holds live reservations and nothing else.
+        let ends = if batches < fill {
+            0
+        } else {
+            load.batch(BATCH_OPS, |load, entry| {
+                for _ in 0..BATCH_OPS {
+                    let old = recent[(load.next() % recent.len() as u64) as usize];
+                    if load.next().is_multiple_of(16) {
+                        Op::encode_confirm(entry, OpFlags::default(), None, old);
+                    } else {
+                        Op::encode_release(entry, OpFlags::default(), None, old);
+                    }
                 }
-            }
-        });
+            })
+        };
         let sweep = load.batch(1, |_, entry| batch::encode_expire(entry, BATCH_OPS * 4));
         ops[phase] += u64::from(BATCH_OPS);
         for (total, spent) in total[phase].iter_mut().zip([reserves, ends, sweep]) {
             *total += spent;
         }
         batches += 1;
+        if batches == fill {
+            let ids = recent.len() as u64 * 16;
+            let live_bytes = resident_bytes().saturating_sub(with_cells + ids);
+            let active = load.state.active_reservations();
+            println!("bytes: {} per live reservation, of {active}", live_bytes / active.max(1));
+        }
     }
     let after = resident_bytes();
     let stats = load.state.stats();
