@@ -1,8 +1,8 @@
 //! A checkout: hold a cart, take the payment, confirm or release.
 //!
 //! ```text
-//! cargo run -p stockd-client --example checkout -- 127.0.0.1:7070           # the payment is approved
-//! cargo run -p stockd-client --example checkout -- 127.0.0.1:7070 declined
+//! cargo run -p stockd-client --example checkout -- 127.0.0.1:7400           # the payment is approved
+//! cargo run -p stockd-client --example checkout -- 127.0.0.1:7400 declined
 //! ```
 
 use std::time::Duration;
@@ -14,7 +14,7 @@ const CART: [(&str, u32); 2] = [("shirt-m-black", 2), ("mug", 1)];
 
 fn main() -> Result<(), Error> {
     let mut arguments = std::env::args().skip(1);
-    let address = arguments.next().unwrap_or_else(|| "127.0.0.1:7070".to_owned());
+    let address = arguments.next().unwrap_or_else(|| "127.0.0.1:7400".to_owned());
     let approved = arguments.next().is_none_or(|word| word != "declined");
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     runtime.expect("the operating system has threads and sockets").block_on(shop(address, approved))

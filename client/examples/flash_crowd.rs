@@ -1,7 +1,7 @@
 //! A flash sale in one process: many buyers, few units, one connection.
 //!
 //! ```text
-//! cargo run --release -p stockd-client --example flash_crowd -- 127.0.0.1:7070 [stock] [buyers]
+//! cargo run --release -p stockd-client --example flash_crowd -- 127.0.0.1:7400 [stock] [buyers]
 //! ```
 //!
 //! Buyers come by the thousand; of those who get a unit, every tenth gives it back and the rest
@@ -28,7 +28,7 @@ struct Tally {
 
 fn main() -> Result<(), Error> {
     let mut arguments = std::env::args().skip(1);
-    let address = arguments.next().unwrap_or_else(|| "127.0.0.1:7070".to_owned());
+    let address = arguments.next().unwrap_or_else(|| "127.0.0.1:7400".to_owned());
     let mut number = |default: u64| match arguments.next() {
         Some(text) => text.parse().expect("stock and buyers are numbers"),
         None => default,

@@ -12,7 +12,7 @@
 //! use std::time::Duration;
 //! use stockd_client::{Client, Error, Reserve};
 //!
-//! let client = Client::connect(["127.0.0.1:7070", "127.0.0.1:7071"]).await?;
+//! let client = Client::connect(["127.0.0.1:7400", "127.0.0.1:7410"]).await?;
 //! let id = client.new_id();
 //! let cart = Reserve::new(id).line("BER", "shirt-m", 2).ttl(Duration::from_secs(300));
 //! match client.reserve(&cart).await {

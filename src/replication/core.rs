@@ -13,6 +13,7 @@ use super::api::{AdminError, Leadership, Refusal, Role, SharedLeadership, StaleP
 use super::clock::{LeaderClock, PeerOffsets};
 use super::identity::Identity;
 use super::ingress::{Gate, Ingress};
+use super::leader_loss::LeaderLoss;
 use super::link::LinkContext;
 use super::network::Transfer;
 use super::peer_hello::PeerHello;
@@ -56,6 +57,7 @@ pub struct Core {
     pub tenure: Mutex<Option<Tenure>>,
     pub proposed: Proposed,
     pub read_waiters: super::reads::ReadWaiters,
+    pub leader_loss: LeaderLoss,
     /// The records of reservations have reached their limit.
     pub records_full: AtomicBool,
     /// This node waits to be taken in and answers no Raft request.
@@ -101,6 +103,7 @@ impl Core {
             tenure: Mutex::new(None),
             proposed: Proposed::default(),
             read_waiters: super::reads::ReadWaiters::default(),
+            leader_loss: LeaderLoss::default(),
             records_full: AtomicBool::new(false),
             joining: AtomicBool::new(joining),
             leadership: RwLock::new(Arc::new(leadership)),

@@ -28,6 +28,7 @@ mod core;
 mod error;
 mod identity;
 mod ingress;
+mod leader_loss;
 mod link;
 mod log_store;
 mod message;
@@ -75,9 +76,10 @@ pub struct Timing {
     /// Between two heartbeats of a leader. At least three times the worst round trip plus the worst
     /// sync: a follower answers a heartbeat when its disk has caught up.
     pub heartbeat: Duration,
-    /// A follower that hears nothing for a random time between this…
+    /// A follower that hears nothing for the leader's lease and a random time between this…
     pub election_min: Duration,
-    /// … and this asks to be elected. Also the leader's lease: keep it above the worst sync.
+    /// … and this asks to be elected. Also the leader's lease: keep it above the worst sync. A
+    /// leader whose process is gone is replaced sooner, see `leader_loss`.
     pub election_max: Duration,
     /// How long a membership change or a hand-over may take.
     pub admin_timeout: Duration,
@@ -87,8 +89,8 @@ impl Default for Timing {
     fn default() -> Self {
         Self {
             heartbeat: Duration::from_millis(100),
-            election_min: Duration::from_millis(500),
-            election_max: Duration::from_millis(1000),
+            election_min: Duration::from_millis(300),
+            election_max: Duration::from_millis(600),
             admin_timeout: Duration::from_secs(10),
         }
     }
@@ -448,6 +450,7 @@ impl Core {
         tokio::spawn(steward::watch_leadership(self.clone()));
         tokio::spawn(steward::look_after(self.clone()));
         tokio::spawn(steward::do_chores(self.clone()));
+        tokio::spawn(leader_loss::watch(self.clone()));
         if let Bootstrap::Join(peers) = &self.options.bootstrap {
             tokio::spawn(steward::join(self.clone(), peers.clone()));
         }

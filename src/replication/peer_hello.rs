@@ -33,15 +33,16 @@ impl PeerHello {
         out.put_u64_le(to);
     }
 
-    /// Checks a stranger's hello against this node; the error is for the stranger.
-    pub fn check(&self, body: &[u8]) -> Result<(), String> {
+    /// Checks a stranger's hello against this node and returns its node id; the error is for the
+    /// stranger.
+    pub fn check(&self, body: &[u8]) -> Result<u64, String> {
         let parse = || -> Result<_, Malformed> {
             let mut reader = Reader::new(body);
             let (magic, version) = (reader.u32()?, reader.u16()?);
             reader.u16()?;
             Ok((magic, version, reader.u64()?, reader.u64()?, reader.u64()?))
         };
-        let Ok((magic, version, cluster, _node, to)) = parse() else {
+        let Ok((magic, version, cluster, node, to)) = parse() else {
             return Err("the hello is cut short".into());
         };
         if magic != MAGIC {
@@ -61,7 +62,7 @@ impl PeerHello {
         if to != 0 && to != self.node_id {
             return Err(format!("this is node {}, not node {to}", self.node_id));
         }
-        Ok(())
+        Ok(node)
     }
 }
 

@@ -17,6 +17,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::timeout;
 
 use super::core::Core;
+use super::leader_loss;
 use super::link::Link;
 use super::message::{self, put_join};
 use super::peer_frame::{
@@ -57,14 +58,16 @@ pub async fn serve(core: Arc<Core>, listener: TcpListener) {
         }
         let (core, connections) = (core.clone(), connections.clone());
         tokio::spawn(async move {
-            let mut session = Session { core: core.clone(), stream, incoming: None };
+            let mut session = Session { core: core.clone(), stream, peer: 0, incoming: None };
             let result = tokio::select! {
                 result = session.serve() => result,
                 () = core.stopping() => Ok(()),
             };
-            if let Err(error) = result {
+            // Who leaves before the hello only looked whether somebody is there.
+            if let (Err(error), true) = (result, session.peer != 0) {
                 core.note(format_args!("a peer's connection closed: {error}"));
             }
+            core.leader_loss.connection_closed(&core, session.peer);
             connections.fetch_sub(1, Ordering::Relaxed);
         });
     }
@@ -75,6 +78,8 @@ type Answer = (u64, ShardId, Result<BytesMut, String>);
 struct Session {
     core: Arc<Core>,
     stream: TcpStream,
+    /// Who it is; 0 before the hello.
+    peer: u64,
     /// The snapshot that arrives on this connection.
     incoming: Option<Incoming>,
 }
@@ -141,7 +146,7 @@ impl Session {
             _ => Err("say hello first".into()),
         };
         let mut output = BytesMut::new();
-        let answer = checked.clone().map(|()| {
+        let answer = checked.clone().map(|_| {
             let mut out = BytesMut::new();
             HelloReply {
                 cluster_id: hello.cluster_id,
@@ -153,7 +158,8 @@ impl Session {
         });
         self.put_answer(&mut output, (frame.request_id, frame.shard, answer));
         self.stream.write_all(&output).await?;
-        checked.map_err(io::Error::other)
+        self.peer = checked.map_err(io::Error::other)?;
+        Ok(())
     }
 
     fn put_answer(&self, output: &mut BytesMut, (request_id, shard, answer): Answer) {
@@ -279,7 +285,11 @@ async fn raft(core: &Core, kind: Kind, body: &Bytes) -> Result<BytesMut, String>
         }
         Kind::Vote | Kind::PreVote => {
             core.admit_vote()?;
-            let request = message::take_vote_request(body).map_err(malformed)?;
+            let mut request = message::take_vote_request(body).map_err(malformed)?;
+            if kind == Kind::Vote && !request.leadership_transfer {
+                // To openraft a transfer is a vote that need not wait for the leader's lease.
+                request.leadership_transfer = leader_loss::is_certain(core).await;
+            }
             let response = match kind {
                 Kind::Vote => raft.vote(request).await,
                 _ => raft.pre_vote(request).await,
