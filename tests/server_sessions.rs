@@ -13,7 +13,7 @@ use stockd::protocol::{
     OpId, Reader, ReplyPrefix, ReservationId, ShardId, begin_frame, finish_frame, limits,
     take_frame, take_outcome,
 };
-use stockd::replication::{Bootstrap, NodeInfo, Replica, ReplicaOptions, Timing};
+use stockd::replication::{Bootstrap, NodeInfo, Replica, ReplicaOptions, Role, Timing};
 use stockd::server::{Limits, Listeners, Server};
 use stockd::world::World;
 use tempfile::TempDir;
@@ -26,25 +26,58 @@ struct Node {
     replica: Replica,
     client: String,
     admin: String,
+    peer: String,
     _directory: TempDir,
+}
+
+fn free_address() -> String {
+    std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string()
 }
 
 impl Node {
     async fn start(limits: Limits) -> Self {
+        Self::start_bounded(limits, 1_000_000).await
+    }
+
+    async fn start_bounded(limits: Limits, reservations_max: u64) -> Self {
+        let node = Self::start_as(1, Bootstrap::Single, limits, reservations_max).await;
+        while node.replica.read_barrier().await.is_err() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        node
+    }
+
+    /// Node 2 of this node's cluster, when it votes.
+    async fn joined(&self) -> Self {
+        let bootstrap = Bootstrap::Join(vec![self.peer.clone()]);
+        let node = Self::start_as(2, bootstrap, Limits::default(), 1_000_000).await;
+        until(|| self.replica.status().members.iter().filter(|member| member.voter).count() == 2)
+            .await;
+        until(|| node.replica.leadership().role == Role::Follower).await;
+        until(|| node.replica.leadership().leader.is_some()).await;
+        node
+    }
+
+    async fn start_as(
+        id: u64,
+        bootstrap: Bootstrap,
+        limits: Limits,
+        reservations_max: u64,
+    ) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let any = "127.0.0.1:0".parse().unwrap();
         let listeners = Listeners::bind(any, any).await.unwrap();
         let client = listeners.client_address().unwrap().to_string();
         let admin = listeners.admin_address().unwrap().to_string();
-        let peer_address = "127.0.0.1:0".to_owned();
+        let peer = free_address();
         let options = ReplicaOptions {
-            node: NodeInfo { id: 1, client_address: client.clone(), peer_address },
-            peer_listen: "127.0.0.1:0".to_owned(),
-            bootstrap: Bootstrap::Single,
+            node: NodeInfo { id, client_address: client.clone(), peer_address: peer.clone() },
+            peer_listen: peer.clone(),
+            bootstrap,
             engine: EngineConfig::default(),
             log: LogOptions { segment_bytes: 8 << 20, ..LogOptions::default() },
             timing: Timing::default(),
-            reservations_max: 1_000_000,
+            reservations_max,
             snapshot_log_bytes: 64 << 20,
             follower_lag_max: 1_000,
             lease_reads: false,
@@ -55,11 +88,8 @@ impl Node {
         let world = World::real();
         let replica =
             Replica::start(options, storage, world.clone(), &mut |_, _, _| {}).await.unwrap();
-        while replica.read_barrier().await.is_err() {
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
         let server = listeners.serve(replica.clone(), world, limits);
-        Self { server, replica, client, admin, _directory: directory }
+        Self { server, replica, client, admin, peer, _directory: directory }
     }
 
     async fn stop(self) {
@@ -80,6 +110,12 @@ impl Node {
 
     async fn operator(&self) -> Operator {
         Operator(BufReader::new(TcpStream::connect(&self.admin).await.unwrap()))
+    }
+}
+
+async fn until(condition: impl Fn() -> bool) {
+    while !condition() {
+        tokio::time::sleep(Duration::from_millis(5)).await;
     }
 }
 
@@ -303,6 +339,29 @@ async fn writes_reads_and_sold_out_reserves_are_answered() {
 }
 
 #[tokio::test]
+async fn a_sold_out_cell_does_not_hide_what_is_wrong_with_an_id() {
+    let node = Node::start(Limits::default()).await;
+    let mut wire = node.greeted().await;
+    wire.send(&frame(1, Kind::Op, |out| Op::encode_define(out, b"BER", b"shirt"))).await;
+    assert_eq!(wire.codes().await, (1, vec![Code::OK]));
+    let now = World::real().clock.wall().as_millis();
+    let retention = EngineConfig::default().retention_ms;
+    let cases = [
+        (now - retention - 1_000, Code::ID_TOO_OLD),
+        (now, Code::NO_STOCK),
+        (now + 10 * 60 * 1_000, Code::CLOCK_SKEW),
+    ];
+    for (millis, code) in cases {
+        let id = ReservationId::from_parts(millis, [7; 10]);
+        let line = Line { cell: cell(), quantity: 1 };
+        let body = |out: &mut _| Op::encode_reserve(out, OpFlags::default(), None, id, 0, &[line]);
+        wire.send(&frame(2, Kind::Op, body)).await;
+        assert_eq!(wire.codes().await, (2, vec![code]), "{millis}");
+    }
+    node.stop().await;
+}
+
+#[tokio::test]
 async fn a_bad_frame_body_harms_only_itself() {
     let node = Node::start(Limits::default()).await;
     let mut wire = node.greeted().await;
@@ -368,6 +427,14 @@ async fn frames_over_the_bound_in_flight_are_busy() {
     wire.send(&frame(6, Kind::Op, |out| receive(out, 5, 1))).await;
     assert_eq!(wire.codes().await, (6, vec![Code::OK]));
     node.stop().await;
+}
+
+/// The code and the leader of the next frame, which is an ERROR.
+async fn refusal(wire: &mut Wire) -> (Code, String) {
+    let frame = wire.next().await.unwrap();
+    assert_eq!(frame.header.kind, Kind::Error);
+    let reply = ErrorReply::decode(&frame.body).unwrap();
+    (reply.code, String::from_utf8(reply.leader.to_vec()).unwrap())
 }
 
 #[tokio::test]

@@ -17,6 +17,7 @@ use super::outcomes::{body, put_millis};
 use super::record::Standing;
 use super::reserve::Demands;
 use super::state::StockState;
+use super::time::{is_from_future, is_too_old};
 
 /// Most cells on one page of READ_SKU: 4,096 cells of at most 73 bytes stay below 300 KB.
 const SKU_PAGE_CELLS: usize = 4_096;
@@ -26,11 +27,12 @@ const SKU_PAGE_CELLS: usize = 4_096;
 pub struct CellReader {
     table: Arc<CellTable>,
     grace_ms: u64,
+    retention_ms: u64,
 }
 
 impl CellReader {
-    pub(super) fn new(table: Arc<CellTable>, grace_ms: u64) -> Self {
-        Self { table, grace_ms }
+    pub(super) fn new(table: Arc<CellTable>, grace_ms: u64, retention_ms: u64) -> Self {
+        Self { table, grace_ms, retention_ms }
     }
 
     /// The cell's handle, or `None` if the pair was never defined.
@@ -53,7 +55,8 @@ impl CellReader {
     /// may be enough, if a short cell may have due units that nobody has noticed, and if a line
     /// names no cell: then the log decides.
     ///
-    /// It judges stock alone: a request whose id may be known (a retry) must go through the log.
+    /// It judges stock alone: a request whose id may be known (a retry) or is not
+    /// [accepted](Self::accepts_id) must go through the log.
     pub fn refuse_if_short(&self, lines: &Lines<'_>, now: UnixMicros, out: &mut BytesMut) -> bool {
         // Before the counters are read: what was swept by then is in them.
         let swept = self.table.swept_before();
@@ -97,6 +100,13 @@ impl CellReader {
         }
         body(out, Code::NO_STOCK, 0, |out| shorts.iter().for_each(|short| short.encode(out)));
         true
+    }
+
+    /// The time inside an id that nobody has used yet is one that a reserve at the log time `now`
+    /// takes: neither older than the retention nor too far ahead. If not, the log says what it is.
+    pub fn accepts_id(&self, id: &ReservationId, now: UnixMicros) -> bool {
+        let (id_ms, now_ms) = (id.millis(), now.as_millis());
+        !is_too_old(id_ms, now_ms, self.retention_ms) && !is_from_future(id_ms, now_ms)
     }
 
     /// Appends the outcome of READ_CELLS. Cells that are not there are marked as not found.

@@ -21,7 +21,7 @@ use super::holds::HeldLine;
 use super::outcomes::{Outcomes, put_millis};
 use super::record::{Record, Standing};
 use super::state::StockState;
-use super::time::{HoldMillis, SKEW_MS_MAX};
+use super::time::{HoldMillis, is_from_future, is_too_old};
 
 /// Buffers that are used again for every reserve.
 #[derive(Default)]
@@ -182,7 +182,7 @@ impl StockState {
         let now_ms = self.clock.now.as_millis();
         if self.is_too_old(id) {
             Err(Code::ID_TOO_OLD)
-        } else if id.millis() > now_ms + SKEW_MS_MAX {
+        } else if is_from_future(id.millis(), now_ms) {
             Err(Code::CLOCK_SKEW)
         } else {
             Ok(())
@@ -192,7 +192,7 @@ impl StockState {
     /// An id of this age may have been forgotten.
     #[inline]
     pub(super) fn is_too_old(&self, id: &ReservationId) -> bool {
-        id.millis() + self.config.retention_ms <= self.clock.now.as_millis()
+        is_too_old(id.millis(), self.clock.now.as_millis(), self.config.retention_ms)
     }
 
     /// Every cell has what is asked of it, if need be after its due reservations have expired. If

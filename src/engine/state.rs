@@ -84,7 +84,7 @@ impl StockState {
 
     /// A reader of the cells, for any thread. It stays valid for the life of this state and beyond.
     pub fn cells(&self) -> CellReader {
-        CellReader::new(self.cells.table().clone(), self.clock.grace_ms)
+        CellReader::new(self.cells.table().clone(), self.clock.grace_ms, self.config.retention_ms)
     }
 
     /// The log's clock: the latest moment applied.

@@ -25,7 +25,17 @@ pub(super) const TICK_MS: u64 = 64;
 pub(super) const OUTAGE_MS_MAX: u64 = 60_000;
 
 /// How far the time inside an id may be ahead of the log's clock.
-pub(super) const SKEW_MS_MAX: u64 = 5 * 60 * 1_000;
+const SKEW_MS_MAX: u64 = 5 * 60 * 1_000;
+
+/// An id whose time is `id_ms` may have been known and forgotten by `now_ms`.
+pub(super) const fn is_too_old(id_ms: u64, now_ms: u64, retention_ms: u64) -> bool {
+    id_ms + retention_ms <= now_ms
+}
+
+/// An id whose time is `id_ms` is too far ahead of `now_ms` to be forgotten in time.
+pub(super) const fn is_from_future(id_ms: u64, now_ms: u64) -> bool {
+    id_ms > now_ms + SKEW_MS_MAX
+}
 
 /// Milliseconds on the hold clock.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Default)]

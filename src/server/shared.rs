@@ -116,10 +116,11 @@ impl Shared {
         now: UnixMicros,
         out: &mut BytesMut,
     ) -> bool {
-        let Op::Reserve { ttl_ms, lines, .. } = op else { return false };
+        let Op::Reserve { id, ttl_ms, lines } = op else { return false };
         let plain = !flags.contains(OpFlags::RETRY)
             && (*ttl_ms == 0 || (TTL_MS_MIN..=TTL_MS_MAX).contains(ttl_ms))
-            && not_after.is_none_or(|not_after| now.as_millis() < not_after.0);
+            && not_after.is_none_or(|not_after| now.as_millis() < not_after.0)
+            && self.replica.cells().accepts_id(id, now);
         plain && self.replica.cells().refuse_if_short(lines, now, out)
     }
 }
