@@ -97,14 +97,7 @@ impl Link {
             when_full: options.when_full,
             reply_timeout: options.reply_timeout,
             permits: Arc::new(Semaphore::new(in_flight_max as usize)),
-            state: Mutex::new(State {
-                life: Life::Open,
-                outgoing: BytesMut::new(),
-                waiting: BTreeMap::new(),
-                next_id: 1,
-                taken_up_to: 0,
-                frames_received: 0,
-            }),
+            state: Mutex::new(State::new()),
             wake: Notify::new(),
             task: OnceLock::new(),
         });
@@ -167,13 +160,10 @@ impl Link {
     /// Ends it now; every caller learns whether its frame may have been sent.
     pub(crate) fn close(&self) {
         let mut state = self.lock();
-        state.life = Life::Closed;
-        let waiting = std::mem::take(&mut state.waiting);
-        let taken_up_to = state.taken_up_to;
+        let waiting = state.close();
         drop(state);
         self.permits.close();
-        for (id, waiter) in waiting {
-            let fate = if id > taken_up_to { Fate::Unsent } else { Fate::Lost };
+        for (waiter, fate) in waiting {
             // A caller that has given up does not listen.
             let _ = waiter.reply.send(Err(fate));
         }
@@ -223,12 +213,8 @@ impl Link {
         }
     }
 
-    /// Swaps what has gathered with an empty buffer; false if nothing has.
     fn take_outgoing(&self, empty: &mut BytesMut) -> bool {
-        let mut state = self.lock();
-        state.taken_up_to = state.next_id - 1;
-        std::mem::swap(&mut state.outgoing, empty);
-        !empty.is_empty()
+        self.lock().take_outgoing(empty)
     }
 
     async fn read(&self, mut reader: raw::Reader) -> Result<(), raw::Error> {
@@ -255,6 +241,17 @@ impl Link {
 }
 
 impl State {
+    fn new() -> Self {
+        Self {
+            life: Life::Open,
+            outgoing: BytesMut::new(),
+            waiting: BTreeMap::new(),
+            next_id: 1,
+            taken_up_to: 0,
+            frames_received: 0,
+        }
+    }
+
     fn push(&mut self, request: &Encoded, waiter: Waiter) {
         let request_id = self.next_id;
         self.next_id += 1;
@@ -263,6 +260,24 @@ impl State {
         self.outgoing.put_slice(&request.body);
         finish_frame(&mut self.outgoing, start);
         self.waiting.insert(request_id, waiter);
+    }
+
+    /// Swaps what has gathered with an empty buffer; false if nothing has.
+    fn take_outgoing(&mut self, empty: &mut BytesMut) -> bool {
+        self.taken_up_to = self.next_id - 1;
+        std::mem::swap(&mut self.outgoing, empty);
+        !empty.is_empty()
+    }
+
+    /// Takes everybody who waits, with what became of each frame. What was not taken yet is dropped:
+    /// the writing task may be at work on another thread, and must not send what is called unsent.
+    fn close(&mut self) -> impl Iterator<Item = (Waiter, Fate)> + use<> {
+        self.life = Life::Closed;
+        self.outgoing = BytesMut::new();
+        let taken_up_to = self.taken_up_to;
+        std::mem::take(&mut self.waiting).into_iter().map(move |(id, waiter)| {
+            (waiter, if id > taken_up_to { Fate::Unsent } else { Fate::Lost })
+        })
     }
 
     fn is_done(&self) -> bool {
@@ -278,4 +293,34 @@ async fn race<T>(a: impl Future<Output = T>, b: impl Future<Output = T>) -> T {
         Poll::Pending => b.as_mut().poll(context),
     })
     .await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use stockd_protocol::{Op, Opcode};
+
+    fn push(state: &mut State) {
+        let ping = Encoded::op(Opcode::Ping, |out| {
+            Op::encode_ping(out);
+            Ok(())
+        });
+        let permits = Arc::new(Semaphore::new(1));
+        let permit = permits.try_acquire_owned().expect("a permit is free");
+        let waiter = Waiter { reply: oneshot::channel().0, _permit: permit };
+        state.push(&ping.expect("a ping is valid"), waiter);
+    }
+
+    #[test]
+    fn what_is_called_unsent_is_never_sent() {
+        let mut state = State::new();
+        let mut buffer = BytesMut::new();
+        push(&mut state);
+        assert!(state.take_outgoing(&mut buffer));
+        push(&mut state);
+        let fates: Vec<Fate> = state.close().map(|(_, fate)| fate).collect();
+        assert_eq!(fates, [Fate::Lost, Fate::Unsent]);
+        buffer.clear();
+        assert!(!state.take_outgoing(&mut buffer), "the writer comes too late");
+    }
 }
