@@ -5,7 +5,8 @@
 //! reply                              done
 //! refusal of the frame               done
 //! NOT_LEADER                         next node, at once if it is named; RETRY flag
-//! NO_QUORUM, DISK_FULL               pause; RETRY flag
+//! NO_QUORUM                          pause; RETRY flag; next node, for this one may be cut off
+//! DISK_FULL                          pause; RETRY flag
 //! BUSY                               pause for as long as the server says
 //! OUTCOME_UNKNOWN             yes    pause; RETRY flag
 //! connection lost             yes    next node; RETRY flag
@@ -426,6 +427,9 @@ impl Client {
             let leader = raw::leader_address(reply.leader);
             at_once = leader.as_deref().is_some_and(|leader| leader != link.address());
             self.leave(link, leader.as_deref());
+        } else if code == Code::NO_QUORUM && self.lock().route.knows_several() {
+            // A leader that is cut off from the others does not know that they have a new one.
+            self.leave(link, None);
         }
         let retry_after = Duration::from_millis(u64::from(reply.retry_after_ms));
         Attempt::Again(Again {
@@ -436,7 +440,7 @@ impl Client {
         })
     }
 
-    /// Turns away from a node that does not lead. Of many calls that learn it, the first acts.
+    /// Turns away from a node that does not lead, or cannot. Of many calls that learn it, the first acts.
     fn leave(&self, link: &Arc<Link>, leader: Option<&str>) {
         let mut current = self.lock();
         if current.link.as_ref().is_some_and(|current| Arc::ptr_eq(current, link)) {

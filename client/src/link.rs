@@ -26,7 +26,7 @@ use bytes::{BufMut, BytesMut};
 use stockd_protocol::{Frame, Header, ShardId, begin_frame, finish_frame};
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, oneshot};
 use tokio::task::AbortHandle;
-use tokio::time::{Instant, timeout_at};
+use tokio::time::{Instant, sleep, timeout_at};
 
 use crate::options::{Options, WhenFull};
 use crate::raw;
@@ -192,7 +192,7 @@ impl Link {
     async fn serve(self: Arc<Self>, connection: raw::Connection) {
         let (writer, reader) = connection.split();
         // Why it ended is the same to every caller: the connection is gone.
-        let _ = race(self.write(writer), self.read(reader)).await;
+        let _ = race(race(self.write(writer), self.read(reader)), self.watch()).await;
         self.close();
     }
 
@@ -232,6 +232,20 @@ impl Link {
             if state.is_done() {
                 return Ok(());
             }
+        }
+    }
+
+    /// Ends when somebody has waited for a whole reply timeout or two and nothing came at all. The
+    /// callers cannot be relied on to notice: they may drop their calls before.
+    async fn watch(&self) -> Result<(), raw::Error> {
+        let mut before = None;
+        loop {
+            sleep(self.reply_timeout).await;
+            let now = self.lock().oldest_waiting();
+            if now.is_some() && now == before {
+                return Err(raw::Error::Closed);
+            }
+            before = now;
         }
     }
 
@@ -278,6 +292,11 @@ impl State {
         std::mem::take(&mut self.waiting).into_iter().map(move |(id, waiter)| {
             (waiter, if id > taken_up_to { Fate::Unsent } else { Fate::Lost })
         })
+    }
+
+    /// Who has waited longest, and how many frames have come.
+    fn oldest_waiting(&self) -> Option<(u64, u64)> {
+        self.waiting.first_key_value().map(|(id, _)| (*id, self.frames_received))
     }
 
     fn is_done(&self) -> bool {

@@ -41,6 +41,11 @@ impl Route {
         }
     }
 
+    /// There is another node to try.
+    pub(crate) fn knows_several(&self) -> bool {
+        self.known.len() > 1
+    }
+
     /// Whom to try, in this order.
     pub(crate) fn candidates(&mut self) -> Vec<String> {
         let count = self.known.len();

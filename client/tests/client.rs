@@ -339,6 +339,43 @@ async fn a_refused_frame_and_a_refused_hello_are_refusals() {
 }
 
 #[tokio::test]
+async fn a_leader_without_a_quorum_is_left_for_another_node() {
+    let (cut_off, elected) = (Node::start().await, Node::start().await);
+    let connect = Client::connect(options(&[&cut_off, &elected]));
+    let (client, mut peer) = join!(connect, cut_off.accept_as_leader());
+    let client = client.unwrap();
+    let script = async {
+        let frame = peer.expect().await;
+        peer.send(error(&frame, Code::NO_QUORUM, 1, "")).await;
+        let mut peer = elected.accept_as_leader().await;
+        let frame = peer.expect().await;
+        assert!(op(&frame).1, "marked as a retry");
+        peer.send(grant(&frame, Code::OK, 6)).await;
+    };
+    let reserve = cart(1);
+    assert_eq!(join!(client.reserve(&reserve), script).0.unwrap().deadline.0, 6);
+}
+
+#[tokio::test]
+async fn a_silent_connection_is_left_though_every_caller_gave_up_early() {
+    let node = Node::start().await;
+    let (client, mut peer) = join!(Client::connect(impatient(&node)), node.accept_as_leader());
+    let client = client.unwrap();
+    let impatience = async {
+        let reserve = cart(1);
+        let call = client.reserve(&reserve);
+        // Sent, and dropped before its own timeout could tell that the peer is gone.
+        tokio::select! {
+            biased;
+            _ = call => unreachable!("nobody answers"),
+            _ = peer.expect() => {}
+        }
+    };
+    impatience.await;
+    assert!(peer.frame().await.is_none(), "the client has closed it");
+}
+
+#[tokio::test]
 async fn a_bad_frame_closes_the_connection_and_leaves_a_doubt() {
     let (client, node, mut peer) = connected().await;
     let script = async {
