@@ -505,6 +505,9 @@ impl Client {
                 }
                 Err(_) => continue,
             };
+            if self.options.stay {
+                return Ok(Link::start(connection, address, &self.options));
+            }
             let leader = connection.greeting().leader.clone();
             self.lock().route.set_leader(leader.as_deref());
             match leader {

@@ -39,6 +39,9 @@ pub struct Options {
     pub retry_pause_min: Duration,
     /// Longest such pause. Short, because a new leader is elected within a second.
     pub retry_pause_max: Duration,
+    /// Use the first node that answers instead of going on to the leader: for stale reads, which any
+    /// node answers. What only the leader can do still finds its way there.
+    pub stay: bool,
     /// What to do when too many frames are unanswered.
     pub when_full: WhenFull,
 }
@@ -56,6 +59,7 @@ impl Options {
             request_timeout: Duration::from_secs(10),
             retry_pause_min: Duration::from_millis(5),
             retry_pause_max: Duration::from_millis(100),
+            stay: false,
             when_full: WhenFull::Wait,
         }
     }

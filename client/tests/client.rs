@@ -339,6 +339,24 @@ async fn a_refused_frame_and_a_refused_hello_are_refusals() {
 }
 
 #[tokio::test]
+async fn a_client_that_stays_goes_to_the_leader_only_when_it_must() {
+    let (follower, leader) = (Node::start().await, Node::start().await);
+    let options = Options { stay: true, ..options(&[&follower]) };
+    let (client, mut peer) = join!(Client::connect(options), follower.accept(&leader.address));
+    let client = client.unwrap();
+    assert_eq!(client.connected_to().as_deref(), Some(&*follower.address));
+    let script = async {
+        let frame = peer.expect().await;
+        peer.send(error(&frame, Code::NOT_LEADER, 0, &leader.address)).await;
+        let mut peer = leader.accept_as_leader().await;
+        let frame = peer.expect().await;
+        peer.send(grant(&frame, Code::OK, 6)).await;
+    };
+    let reserve = cart(1);
+    assert_eq!(join!(client.reserve(&reserve), script).0.unwrap().deadline.0, 6);
+}
+
+#[tokio::test]
 async fn a_leader_without_a_quorum_is_left_for_another_node() {
     let (cut_off, elected) = (Node::start().await, Node::start().await);
     let connect = Client::connect(options(&[&cut_off, &elected]));
