@@ -429,12 +429,56 @@ async fn frames_over_the_bound_in_flight_are_busy() {
     node.stop().await;
 }
 
+#[tokio::test]
+async fn a_full_memory_takes_no_new_ids_and_serves_the_old_ones() {
+    let node = Node::start_bounded(Limits::default(), 2).await;
+    let mut wire = node.greeted().await;
+    let held = id(2);
+    let line = Line { cell: cell(), quantity: 1 };
+    let reserve_held =
+        |out: &mut _| Op::encode_reserve(out, OpFlags::RETRY, None, held, 60_000, &[line]);
+    wire.send(&frame(1, Kind::Op, |out| receive(out, 1, 5))).await;
+    assert_eq!(wire.codes().await, (1, vec![Code::OK]));
+    wire.send(&frame(2, Kind::Op, reserve_held)).await;
+    assert_eq!(wire.codes().await, (2, vec![Code::OK]));
+    until(|| node.replica.records_full()).await;
+
+    let release = |id| move |out: &mut _| Op::encode_release(out, OpFlags::default(), None, id);
+    let mut burst = frame(3, Kind::Op, |out| reserve(out, 3, 1));
+    burst.extend_from_slice(&frame(4, Kind::Op, |out| receive(out, 4, 1)));
+    burst.extend_from_slice(&frame(5, Kind::Op, release(id(5))));
+    wire.send(&burst).await;
+    for request in 3..=5 {
+        assert_eq!(wire.codes().await, (request, vec![Code::BUSY]));
+    }
+    wire.send(&frame(6, Kind::Op, reserve_held)).await;
+    assert_eq!(wire.codes().await, (6, vec![Code::REPLAY]));
+    wire.send(&frame(7, Kind::Op, release(held))).await;
+    assert_eq!(wire.codes().await, (7, vec![Code::OK]));
+    node.stop().await;
+}
+
 /// The code and the leader of the next frame, which is an ERROR.
 async fn refusal(wire: &mut Wire) -> (Code, String) {
     let frame = wire.next().await.unwrap();
     assert_eq!(frame.header.kind, Kind::Error);
     let reply = ErrorReply::decode(&frame.body).unwrap();
     (reply.code, String::from_utf8(reply.leader.to_vec()).unwrap())
+}
+
+#[tokio::test]
+async fn a_drained_node_that_leads_no_more_sends_clients_to_the_leader() {
+    let drained = Node::start(Limits::default()).await;
+    let other = drained.joined().await;
+    let mut wire = drained.greeted().await;
+    assert!(drained.operator().await.ask("drain").await.contains("takes no writes"));
+    until(|| drained.replica.leadership().leader.as_ref().is_some_and(|node| node.id == 2)).await;
+    wire.send(&frame(1, Kind::Op, |out| receive(out, 1, 5))).await;
+    assert_eq!(refusal(&mut wire).await, (Code::NOT_LEADER, other.client.clone()));
+    let answer = drained.operator().await.ask("remove 2").await;
+    assert!(answer.starts_with("error: this node does not lead; ask the admin port of node 2"));
+    other.stop().await;
+    drained.stop().await;
 }
 
 #[tokio::test]

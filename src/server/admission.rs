@@ -26,9 +26,10 @@ use super::outbox::{Outbox, Owed, Ticket};
 use super::reads::{Reads, Want};
 use super::shared::{Phase, Shared};
 use crate::protocol::{
-    Code, Frame, Kind, Op, OpError, OpFlags, Reader, UnixMillis, limits, take_op,
+    Code, Frame, Kind, Op, OpError, OpFlags, Reader, ReservationId, UnixMillis, limits, take_op,
+    take_outcome,
 };
-use crate::replication::{IngressGuard, Refusal, ReplyTo, RequestTag};
+use crate::replication::{IngressGuard, Refusal, ReplyTo, RequestTag, Role};
 use crate::world::UnixMicros;
 
 /// Where a frame goes.
@@ -107,11 +108,15 @@ pub(super) fn route(
     route.ok_or(BadOps::Count(0))
 }
 
-/// One of the checked operations makes a reservation.
-fn reserves(ops: &[u8]) -> bool {
+/// One of the checked operations makes the state remember one more id: a new reservation, a stock
+/// write, or the fence that a release of an unknown id leaves. What an id in memory asks for goes on.
+fn remembers_more(ops: &[u8], known: impl Fn(ReservationId) -> bool) -> bool {
     let mut reader = Reader::new(ops);
-    std::iter::from_fn(|| take_op(&mut reader).ok())
-        .any(|(op, ..)| matches!(op, Op::Reserve { .. }))
+    std::iter::from_fn(|| take_op(&mut reader).ok()).any(|(op, ..)| match op {
+        Op::Reserve { id, .. } | Op::Release { id } => !known(id),
+        Op::Receive { .. } => true,
+        _ => false,
+    })
 }
 
 /// Memory holds as many reservations as it may.
@@ -225,7 +230,7 @@ impl<'a> Burst<'a> {
         let write = matches!(route, Route::Log | Route::SoldOut);
         let (retry_ms, message) = if self.shared.phase() != Phase::Running {
             (LEAVING_RETRY_MS, "this node is shutting down; connect to another one")
-        } else if write && self.shared.is_draining() {
+        } else if write && self.shared.is_draining() && self.leads() {
             (LEAVING_RETRY_MS, "this node is drained by its operator and takes no writes")
         } else if self.owed.frames >= u64::from(limits.frames_in_flight_max) {
             (BUSY_RETRY_MS, "too many frames of this connection wait for a reply")
@@ -233,12 +238,28 @@ impl<'a> Burst<'a> {
             (BUSY_RETRY_MS, "too many bytes of this connection wait for a reply")
         } else if metrics::read(&self.shared.metrics.bytes_unsent) > limits.unsent_bytes_all_max {
             (BUSY_RETRY_MS, "too many replies wait for clients to read them")
-        } else if route == Route::Log && self.shared.replica.records_full() && reserves(ops) {
+        } else if route == Route::Log && self.shared.replica.records_full() && self.fills(ops) {
             return Some(records_full());
         } else {
             return None;
         };
         Some(Refusal::busy(retry_ms, message))
+    }
+
+    fn fills(&self, ops: &[u8]) -> bool {
+        self.shared.replica.with_state(|state| {
+            remembers_more(ops, |id| {
+                let mut out = BytesMut::new();
+                state.read_reservation(id, &mut out);
+                take_outcome(&mut Reader::new(&out)).is_ok_and(|found| found.code.is_ok())
+            })
+        })
+    }
+
+    /// Once leadership is handed over, a drained node says NOT_LEADER like any other, which is what
+    /// makes clients move on.
+    fn leads(&self) -> bool {
+        self.shared.replica.leadership().role == Role::Leader
     }
 
     fn refuse_bad(&self, request_id: u64, bad: BadOps) {
@@ -262,7 +283,7 @@ impl Drop for Burst<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::protocol::{CellHandle, CellRef, Line, ReservationId};
+    use crate::protocol::{CellHandle, CellRef, Line};
 
     fn reserve(out: &mut BytesMut, flags: OpFlags) {
         let lines = [Line { cell: CellRef::Handle(CellHandle(1)), quantity: 1 }];

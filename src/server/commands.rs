@@ -12,7 +12,7 @@ use crate::protocol::{
     CellCounters, CellHandle, Code, OutcomeHeader, Reader, ReservationId, SkuTotal, Truncated,
     limits, take_outcome,
 };
-use crate::replication::NodeInfo;
+use crate::replication::{AdminError, NodeInfo};
 
 /// What a command gives.
 pub(super) enum Outcome {
@@ -278,28 +278,39 @@ fn address(what: &str, text: &[u8]) -> Result<String, String> {
     }
 }
 
+/// As it is, but for the leader: operators ask its admin port, which only its own machine knows.
+fn explain(error: AdminError) -> String {
+    match error {
+        AdminError::NotLeader { leader: Some(node) } => {
+            let leader = status::describe(&node);
+            format!("this node does not lead; ask the admin port of {leader}")
+        }
+        other => other.to_string(),
+    }
+}
+
 async fn add(shared: &Shared, id: &[u8], client: &[u8], peer: &[u8]) -> Result<Value, String> {
     let client_address = address("client", client)?;
     let peer_address = address("peer", peer)?;
     let node = NodeInfo { id: number(id)?, client_address, peer_address };
     let what = format!("{} is in the cluster", status::describe(&node));
-    shared.replica.add_node(node).await.map_err(|error| error.to_string())?;
+    shared.replica.add_node(node).await.map_err(explain)?;
     Ok(done(&what))
 }
 
 async fn remove(shared: &Shared, id: &[u8]) -> Result<Value, String> {
     let id = number(id)?;
-    shared.replica.remove_node(id).await.map_err(|error| error.to_string())?;
+    shared.replica.remove_node(id).await.map_err(explain)?;
     Ok(done(&format!("node {id} is out of the cluster; it can be stopped")))
 }
 
 async fn transfer(shared: &Shared, to: Option<u64>) -> Result<Value, String> {
-    let leader = shared.replica.transfer_leader(to).await.map_err(|error| error.to_string())?;
+    let leader = shared.replica.transfer_leader(to).await.map_err(explain)?;
     Ok(done(&format!("node {leader} leads")))
 }
 
 async fn snapshot(shared: &Shared) -> Result<Value, String> {
-    let index = shared.replica.snapshot().await.map_err(|error| error.to_string())?;
+    let index = shared.replica.snapshot().await.map_err(explain)?;
     Ok(Value::Object(vec![("snapshot_index", index.into())]))
 }
 
@@ -322,6 +333,6 @@ async fn drain(shared: &Shared) -> Value {
 
 async fn undrain(shared: &Shared) -> Result<Value, String> {
     shared.set_draining(false);
-    shared.replica.set_draining(false).await.map_err(|error| error.to_string())?;
+    shared.replica.set_draining(false).await.map_err(explain)?;
     Ok(done("this node takes writes again"))
 }
