@@ -482,6 +482,41 @@ async fn a_drained_node_that_leads_no_more_sends_clients_to_the_leader() {
 }
 
 #[tokio::test]
+async fn reads_that_are_refused_as_too_large_do_not_keep_others_waiting() {
+    let node = Node::start(Limits::default()).await;
+    let (mut greedy, mut modest) = (node.greeted().await, node.greeted().await);
+    let count = 4_096;
+    let cells = batch(1, count, |out| {
+        for n in 0..count {
+            Op::encode_define(out, format!("warehouse-{n:08}").as_bytes(), b"shirt");
+        }
+    });
+    greedy.send(&cells).await;
+    assert_eq!(greedy.codes().await.1.len(), count as usize);
+    // Each is refused after 4 MiB of it were read.
+    let frames = 24;
+    let mut burst = BytesMut::new();
+    for n in 0..frames {
+        burst.extend_from_slice(&batch(n, 24, |out| {
+            for _ in 0..24 {
+                Op::encode_read_sku(out, OpFlags::STALE, None, b"shirt");
+            }
+        }));
+    }
+    greedy.send(&burst).await;
+    modest.send(&frame(1, Kind::Op, Op::encode_ping)).await;
+    assert_eq!(modest.codes().await, (1, vec![Code::OK]));
+    let mut answered = 0;
+    while let Ok(1..) = greedy.stream.try_read_buf(&mut greedy.received) {}
+    while let Some(frame) = take_frame(&mut greedy.received, limits::REPLY_BYTES_MAX).unwrap() {
+        assert_eq!(codes(&frame).1, [Code::TOO_LARGE]);
+        answered += 1;
+    }
+    assert!(answered < frames, "the ping waited for all of them");
+    node.stop().await;
+}
+
+#[tokio::test]
 async fn one_connection_too_many_is_busy_and_operators_still_get_in() {
     let node = Node::start(Limits { connections_max: 1, ..Limits::default() }).await;
     let _first = node.greeted().await;

@@ -41,6 +41,9 @@ struct Inner {
     bytes: BytesMut,
     unsent: usize,
     closed: bool,
+    /// The session is at work and looks at everything before it rests. Were it woken by its own
+    /// answers, it would always be ready to run, and the runtime would hardly look at its sockets.
+    in_turn: bool,
     client_name: Vec<u8>,
     waker: Option<Waker>,
 }
@@ -70,13 +73,21 @@ impl Outbox {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Who is told when there is something to send.
-    pub fn set_waker(&self, waker: &Waker) {
+    /// The session has its turn and needs no waking; `waker` wakes it afterwards.
+    pub fn begin_turn(&self, waker: &Waker) {
         let mut inner = self.lock();
+        inner.in_turn = true;
         match &mut inner.waker {
             Some(present) => present.clone_from(waker),
             none => *none = Some(waker.clone()),
         }
+    }
+
+    /// The session's turn ends. True: there is nothing that it could take.
+    pub fn end_turn(&self) -> bool {
+        let mut inner = self.lock();
+        inner.in_turn = false;
+        inner.bytes.is_empty()
     }
 
     /// Makes the session look around.
@@ -201,7 +212,7 @@ impl Outbox {
 }
 
 fn wake(inner: &Inner) {
-    if let Some(waker) = &inner.waker {
+    if let Some(waker) = inner.waker.as_ref().filter(|_| !inner.in_turn) {
         waker.wake_by_ref();
     }
 }

@@ -211,10 +211,11 @@ impl Answering<'_> {
                 self.pushes.push(ready.next);
             } else if entry.sold_out || self.read(ops) {
                 self.outbox.reply(entry.tag, ShardId::default(), prefix, self.scratch);
-                bytes_left = bytes_left.saturating_sub(self.scratch.len());
             } else {
                 self.outbox.refuse(entry.tag, &too_large());
             }
+            // What was read in vain has taken its time too.
+            bytes_left = bytes_left.saturating_sub(self.scratch.len());
             ready.next += 1;
         }
         self.push_rest(&ready.list);

@@ -120,16 +120,26 @@ impl Session {
     }
 
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        self.outbox.set_waker(cx.waker());
+        self.outbox.begin_turn(cx.waker());
         for _ in 0..ROUNDS_PER_TURN {
             match self.round(cx) {
                 Err(Ended) => return Poll::Ready(()),
                 Ok(true) => {}
-                Ok(false) => return Poll::Pending,
+                Ok(false) if self.rests() => return Poll::Pending,
+                Ok(false) => self.outbox.begin_turn(cx.waker()),
             }
         }
-        cx.waker().wake_by_ref();
+        self.outbox.end_turn();
+        // Not just woken again: a runtime with something to run looks at its sockets and timers only
+        // now and then, and this goes behind the next look.
+        let _ = pin!(tokio::task::yield_now()).poll(cx);
         Poll::Pending
+    }
+
+    /// Ends the turn, unless somebody has left something to send since the last look. What does not
+    /// fit the socket waits for the socket.
+    fn rests(&self) -> bool {
+        self.outbox.end_turn() || self.sent < self.sending.len()
     }
 
     /// Does what can be done. True: something was done, look again.
@@ -270,6 +280,7 @@ impl Session {
                     self.sent += count;
                     self.outbox.sent(count);
                     self.stuck_since = None;
+                    self.active_at = Instant::now();
                     progress = true;
                 }
                 Poll::Ready(_) => return Err(Ended),
