@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use bytes::BytesMut;
+
 use crate::protocol::limits::FRAME_BYTES_MAX;
 
 /// Everything a client can make the server hold is bounded by one of these.
@@ -69,6 +71,9 @@ impl Default for Limits {
 pub(super) const RECEIVE_BYTES_MIN: usize = 4 << 10;
 /// Largest room for a read: beyond it a read costs its bytes, not its system call.
 pub(super) const RECEIVE_BYTES_MAX: usize = 256 << 10;
+/// An empty buffer that is larger is given back at once: one large reply must not cost memory for as
+/// long as its connection says anything at all.
+pub(super) const SPARE_BYTES_MAX: usize = 256 << 10;
 /// Reads answer this many bytes in a row before other connections have their turn.
 pub(super) const ANSWER_BYTES_PER_TURN: usize = 256 << 10;
 /// Rounds of receive, answer and send in a row before other connections have their turn.
@@ -85,3 +90,22 @@ pub(super) const FULL_RETRY_MS: u32 = 1_000;
 pub(super) const LEAVING_RETRY_MS: u32 = 200;
 /// Pause after the operating system refused to accept, for example for want of file descriptors.
 pub(super) const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// The buffer without its bytes, or a new one if it has become too large to be kept.
+pub(super) fn emptied(mut buffer: BytesMut) -> BytesMut {
+    buffer.clear();
+    if buffer.capacity() > SPARE_BYTES_MAX { BytesMut::new() } else { buffer }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn large_buffers_are_not_kept() {
+        let used = |bytes: usize| BytesMut::from_iter(std::iter::repeat_n(7, bytes));
+        let kept = emptied(used(SPARE_BYTES_MAX / 2));
+        assert!(kept.is_empty() && kept.capacity() >= SPARE_BYTES_MAX / 2);
+        assert_eq!(emptied(used(SPARE_BYTES_MAX + 1)).capacity(), 0);
+    }
+}

@@ -24,7 +24,7 @@ use std::task::{Context, Poll};
 use bytes::BytesMut;
 
 use super::admission::records_full;
-use super::limits::ANSWER_BYTES_PER_TURN;
+use super::limits::{ANSWER_BYTES_PER_TURN, SPARE_BYTES_MAX, emptied};
 use super::metrics;
 use super::outbox::{Outbox, Ticket};
 use super::shared::Shared;
@@ -76,6 +76,7 @@ impl List {
         outbox.release_bytes(self.bytes.len() as u64);
         self.entries.clear();
         self.bytes.clear();
+        self.bytes.shrink_to(SPARE_BYTES_MAX);
     }
 }
 
@@ -117,8 +118,7 @@ impl Reads {
     }
 
     pub fn return_scratch(&mut self, scratch: BytesMut) {
-        self.scratch = scratch;
-        self.scratch.clear();
+        self.scratch = emptied(scratch);
     }
 
     /// Nothing waits.
@@ -218,6 +218,7 @@ impl Answering<'_> {
             bytes_left = bytes_left.saturating_sub(self.scratch.len());
             ready.next += 1;
         }
+        *self.scratch = emptied(std::mem::take(self.scratch));
         self.push_rest(&ready.list);
         if ready.next == ready.list.entries.len() {
             ready.list.clear(self.outbox);

@@ -30,7 +30,7 @@ use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::{Instant, Sleep};
 
 use super::admission::Burst;
-use super::limits::{RECEIVE_BYTES_MAX, RECEIVE_BYTES_MIN, ROUNDS_PER_TURN, TIDY_AFTER};
+use super::limits::{RECEIVE_BYTES_MAX, RECEIVE_BYTES_MIN, ROUNDS_PER_TURN, TIDY_AFTER, emptied};
 use super::metrics;
 use super::outbox::Outbox;
 use super::reads::Reads;
@@ -215,6 +215,10 @@ impl Session {
         }
         self.admit()?;
         if self.received.is_empty() {
+            // The capacity tells nothing: frames were split off, and the allocation is theirs too.
+            if before > 2 * RECEIVE_BYTES_MAX {
+                self.received = BytesMut::new();
+            }
             self.frame_began_at = None;
         } else if self.received.len() < before {
             self.frame_began_at = Some(self.active_at);
@@ -266,7 +270,7 @@ impl Session {
         let mut progress = false;
         loop {
             if self.sent == self.sending.len() {
-                self.sending.clear();
+                self.sending = emptied(std::mem::take(&mut self.sending));
                 self.sent = 0;
                 self.outbox.take(&mut self.sending);
                 if self.sending.is_empty() {
