@@ -13,7 +13,7 @@ use bytes::Bytes;
 ///
 /// # Errors
 /// The operating system refuses.
-#[allow(unsafe_code, reason = "a mapping is unsafe by nature; see SAFETY")]
+#[expect(unsafe_code, reason = "a mapping is unsafe by nature; see SAFETY")]
 pub(super) fn map(file: &File) -> io::Result<Bytes> {
     if file.metadata()?.len() == 0 {
         return Ok(Bytes::new());
