@@ -430,6 +430,31 @@ async fn frames_over_the_bound_in_flight_are_busy() {
 }
 
 #[tokio::test]
+async fn bytes_over_the_bound_in_flight_are_busy() {
+    let mut one = BytesMut::new();
+    receive(&mut one, 1, 1);
+    let request_bytes_in_flight_max = 3 * one.len() as u64;
+    let node = Node::start(Limits { request_bytes_in_flight_max, ..Limits::default() }).await;
+    let mut wire = node.greeted().await;
+    let mut burst = BytesMut::new();
+    for n in 1..=5 {
+        burst.extend_from_slice(&frame(u64::from(n), Kind::Op, |out| receive(out, n, 1)));
+    }
+    // What was answered is owed no more, so that the second burst fares like the first.
+    for _ in 0..2 {
+        wire.send(&burst).await;
+        let mut answers = Vec::new();
+        for _ in 0..5 {
+            answers.push(wire.codes().await);
+        }
+        answers.sort_by_key(|(id, _)| *id);
+        let busy: Vec<bool> = answers.iter().map(|(_, codes)| codes[0] == Code::BUSY).collect();
+        assert_eq!(busy, [false, false, false, true, true]);
+    }
+    node.stop().await;
+}
+
+#[tokio::test]
 async fn a_full_memory_takes_no_new_ids_and_serves_the_old_ones() {
     let node = Node::start_bounded(Limits::default(), 2).await;
     let mut wire = node.greeted().await;
@@ -458,12 +483,52 @@ async fn a_full_memory_takes_no_new_ids_and_serves_the_old_ones() {
     node.stop().await;
 }
 
+#[tokio::test]
+async fn a_silent_connection_is_closed() {
+    let limits = Limits { idle_timeout: Duration::from_millis(50), ..Limits::default() };
+    let node = Node::start(limits).await;
+    let mut wire = node.greeted().await;
+    assert!(wire.next().await.is_none());
+    node.stop().await;
+}
+
 /// The code and the leader of the next frame, which is an ERROR.
 async fn refusal(wire: &mut Wire) -> (Code, String) {
     let frame = wire.next().await.unwrap();
     assert_eq!(frame.header.kind, Kind::Error);
     let reply = ErrorReply::decode(&frame.body).unwrap();
     (reply.code, String::from_utf8(reply.leader.to_vec()).unwrap())
+}
+
+#[tokio::test]
+async fn a_follower_names_the_leader_and_answers_stale_reads() {
+    let leader = Node::start(Limits::default()).await;
+    let follower = leader.joined().await;
+    let mut wire = leader.greeted().await;
+    wire.send(&frame(1, Kind::Op, |out| receive(out, 1, 5))).await;
+    assert_eq!(wire.codes().await, (1, vec![Code::OK]));
+    until(|| follower.replica.cells().handle(b"BER", b"shirt").is_some()).await;
+
+    let mut wire = follower.connect().await;
+    wire.send(&hello(1, 1)).await;
+    let greeting = wire.next().await.unwrap();
+    assert_eq!(HelloReply::decode(&greeting.body).unwrap().leader, leader.client.as_bytes());
+    // More than there is, so that the counters alone could refuse it: a follower must not.
+    let requests: [fn(&mut BytesMut); 3] =
+        [|out| receive(out, 2, 1), |out| reserve(out, 3, 9), |out| read(out, OpFlags::default())];
+    for request in requests {
+        wire.send(&frame(2, Kind::Op, request)).await;
+        assert_eq!(refusal(&mut wire).await, (Code::NOT_LEADER, leader.client.clone()));
+    }
+    wire.send(&frame(3, Kind::Op, |out| read(out, OpFlags::STALE))).await;
+    let stale = wire.next().await.unwrap();
+    assert_eq!(codes(&stale), (3, vec![Code::OK]));
+    let prefix = ReplyPrefix::take(&mut Reader::new(&stale.body)).unwrap();
+    assert!(prefix.age_ms > 0 && prefix.age_ms < u32::MAX, "{}", prefix.age_ms);
+    wire.send(&frame(4, Kind::Op, Op::encode_ping)).await;
+    assert_eq!(wire.codes().await, (4, vec![Code::OK]));
+    follower.stop().await;
+    leader.stop().await;
 }
 
 #[tokio::test]
