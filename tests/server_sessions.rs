@@ -651,6 +651,8 @@ async fn admin_answers_in_text_and_json() {
     assert!(json.starts_with(r#"{"warehouse":"BER","sku":"shirt","#), "{json}");
     operator.say("json frob\n").await;
     assert_eq!(operator.line().await, "{\"error\":\"unknown command 'frob'; type help\"}\n");
+    operator.say("json cell \"BER\n").await;
+    assert!(operator.line().await.starts_with("{\"error\":\"a quote is not closed"));
     operator.say("quit\n").await;
     assert_eq!(operator.line().await, "", "closed");
 

@@ -18,7 +18,7 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 #[derive(Args)]
 pub(super) struct Port {
     /// The admin port of a node.
-    #[arg(long, value_name = "ADDR", default_value = ADMIN_ADDRESS)]
+    #[arg(long, value_name = "ADDR", default_value = ADMIN_ADDRESS, global = true)]
     admin: SocketAddr,
 }
 
@@ -38,20 +38,26 @@ pub(super) struct Admin {
 }
 
 /// `stockd cluster`.
-#[derive(Subcommand)]
+#[derive(Args)]
 #[command(after_help = "\
 Examples:
   stockd cluster status
   stockd cluster add 2 127.0.0.1:7410 127.0.0.1:7412
   stockd cluster transfer 2 --admin 127.0.0.1:7401")]
-pub(super) enum Cluster {
+pub(super) struct Cluster {
+    #[command(flatten)]
+    port: Port,
+    #[command(subcommand)]
+    change: Change,
+}
+
+#[derive(Subcommand)]
+enum Change {
     /// Role, progress and members, as the asked node sees them.
     Status {
         /// One line of JSON.
         #[arg(long)]
         json: bool,
-        #[command(flatten)]
-        port: Port,
     },
     /// Take a node in (ask the leader). It is started with --join and catches up first.
     Add {
@@ -61,38 +67,23 @@ pub(super) enum Cluster {
         client: String,
         /// Where it serves its peers, host:port.
         peer: String,
-        #[command(flatten)]
-        port: Port,
     },
     /// Take a node out (ask the leader).
     Remove {
         /// Its id.
         id: u64,
-        #[command(flatten)]
-        port: Port,
     },
     /// Hand leadership over (ask the leader).
     Transfer {
         /// To whom; without it, to the follower that is furthest.
         id: Option<u64>,
-        #[command(flatten)]
-        port: Port,
     },
     /// Write a snapshot now and drop the log before it, on the asked node.
-    Snapshot {
-        #[command(flatten)]
-        port: Port,
-    },
+    Snapshot,
     /// Make the asked node take no more writes and hand leadership over.
-    Drain {
-        #[command(flatten)]
-        port: Port,
-    },
+    Drain,
     /// Let a drained node take writes again.
-    Undrain {
-        #[command(flatten)]
-        port: Port,
-    },
+    Undrain,
 }
 
 impl Admin {
@@ -121,20 +112,26 @@ impl Admin {
 
 impl Cluster {
     pub(super) fn run(self) -> Done {
-        let (port, line) = match self {
-            Self::Status { json: true, port } => (port, "json status".to_owned()),
-            Self::Status { json: false, port } => (port, "status".to_owned()),
-            Self::Add { id, client, peer, port } => {
-                (port, join(&["add".to_owned(), id.to_string(), client, peer]))
+        Connection::open(self.port.admin)?.ask(&self.change.line())
+    }
+}
+
+impl Change {
+    /// As the admin port takes it.
+    fn line(self) -> String {
+        match self {
+            Self::Status { json: true } => "json status".to_owned(),
+            Self::Status { json: false } => "status".to_owned(),
+            Self::Add { id, client, peer } => {
+                join(&["add".to_owned(), id.to_string(), client, peer])
             }
-            Self::Remove { id, port } => (port, format!("remove {id}")),
-            Self::Transfer { id: Some(id), port } => (port, format!("transfer {id}")),
-            Self::Transfer { id: None, port } => (port, "transfer".to_owned()),
-            Self::Snapshot { port } => (port, "snapshot".to_owned()),
-            Self::Drain { port } => (port, "drain".to_owned()),
-            Self::Undrain { port } => (port, "undrain".to_owned()),
-        };
-        Connection::open(port.admin)?.ask(&line)
+            Self::Remove { id } => format!("remove {id}"),
+            Self::Transfer { id: Some(id) } => format!("transfer {id}"),
+            Self::Transfer { id: None } => "transfer".to_owned(),
+            Self::Snapshot => "snapshot".to_owned(),
+            Self::Drain => "drain".to_owned(),
+            Self::Undrain => "undrain".to_owned(),
+        }
     }
 }
 
@@ -191,7 +188,7 @@ impl Connection {
         self.stream.get_mut().write_all(format!("{line}\n").as_bytes())?;
         let first = self.next_line()?;
         let mut rest = String::new();
-        let json = line.split_whitespace().next() == Some("json") && !first.starts_with("error: ");
+        let json = line.split_whitespace().next() == Some("json") && first.starts_with('{');
         if json {
             return Ok((first, rest));
         }

@@ -4,13 +4,17 @@ use std::time::Duration;
 
 use clap::{Args, Subcommand};
 use stockd_client::{
-    CellRef, Client as Connection, Consistency, Error, Options, ReservationId, Reserve, UnixMillis,
+    CellRef, Client as Connection, Code, Consistency, Error, OpId, Options, ReservationId, Reserve,
+    UnixMillis, Why,
 };
 
 use super::{Done, parse_duration};
 
 /// Where `serve` serves clients by default.
 pub(super) const CLIENT_ADDRESS: &str = "127.0.0.1:7400";
+
+/// How long a person should wait for an answer: an election takes a second or two.
+const PATIENCE: Duration = Duration::from_secs(4);
 
 /// `stockd client`.
 #[derive(Args)]
@@ -38,6 +42,9 @@ enum Request {
         sku: String,
         /// How many units.
         quantity: u32,
+        /// Try an earlier receive again, under its id.
+        #[arg(long)]
+        id: Option<OpId>,
     },
     /// Hold units until a deadline.
     Reserve {
@@ -103,8 +110,12 @@ impl Client {
             .build()
             .map_err(|error| format!("cannot start: {error}"))?;
         runtime.block_on(async {
-            let options =
-                Options { client_name: "stockd-cli".to_owned(), ..Options::new(&self.nodes) };
+            let options = Options {
+                client_name: "stockd-cli".to_owned(),
+                request_timeout: PATIENCE,
+                stay: matches!(self.request, Request::Read { stale: true, .. }),
+                ..Options::new(&self.nodes)
+            };
             let nodes = self.nodes.join(", ");
             let connection = Connection::connect(options).await.map_err(|error| {
                 format!("{error} ({nodes}); is `stockd serve` running, and is --node right?")
@@ -117,8 +128,8 @@ impl Client {
 impl Request {
     async fn send(self, client: &Connection) -> Done {
         match self {
-            Self::Receive { warehouse, sku, quantity } => {
-                receive(client, &warehouse, &sku, quantity).await
+            Self::Receive { warehouse, sku, quantity, id } => {
+                receive(client, &warehouse, &sku, quantity, id).await
             }
             Self::Reserve { warehouse, sku, quantity, ttl, id } => {
                 reserve(client, &warehouse, &sku, quantity, ttl, id).await
@@ -156,12 +167,36 @@ const fn again(replay: bool) -> &'static str {
 }
 
 fn explain(error: Error) -> String {
-    error.to_string()
+    match &error {
+        Error::Retry(Why::Code { code: Code::NOT_LEADER, .. }) => {
+            "not executed: no leader was found; is a majority of the nodes running?".to_owned()
+        }
+        _ => error.to_string(),
+    }
 }
 
-async fn receive(client: &Connection, warehouse: &str, sku: &str, quantity: u32) -> Done {
+/// As [`explain`], and how to ask again under the same id.
+fn explain_in_doubt(error: Error, id: impl std::fmt::Display) -> String {
+    match error {
+        Error::Unknown(_) => format!("{error}; repeat this command with --id {id}"),
+        _ => explain(error),
+    }
+}
+
+async fn receive(
+    client: &Connection,
+    warehouse: &str,
+    sku: &str,
+    quantity: u32,
+    id: Option<OpId>,
+) -> Done {
     let cell = CellRef::name(warehouse, sku);
-    let received = client.receive(client.new_op_id(), cell, quantity).await.map_err(explain)?;
+    let id = id.unwrap_or_else(|| client.new_op_id());
+    let received = client.receive(id, cell, quantity).await;
+    let received = received.map_err(|error| explain_in_doubt(error, id))?;
+    if received.replay {
+        println!("it was done before");
+    }
     println!("on_hand    {}", received.on_hand);
     println!("available  {}", received.available);
     Ok(())
@@ -184,10 +219,7 @@ async fn reserve(
         cart = cart.ttl(ttl);
     }
     let id = cart.id();
-    let granted = client.reserve(&cart).await.map_err(|error| match error {
-        Error::Unknown(_) => format!("{error}; repeat this command with --id {id}"),
-        _ => error.to_string(),
-    })?;
+    let granted = client.reserve(&cart).await.map_err(|error| explain_in_doubt(error, id))?;
     println!("id           {id}");
     println!("state        {}{}", granted.state.name(), again(granted.replay));
     println!("deadline_ms  {}", granted.deadline.0);

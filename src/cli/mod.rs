@@ -50,7 +50,6 @@ enum Command {
     /// Run a node.
     Serve(serve::Serve),
     /// Look at a cluster and change it, through the admin port of one of its nodes.
-    #[command(subcommand)]
     Cluster(admin::Cluster),
     /// Send a line to a node's admin port; without one, read lines from standard input.
     Admin(admin::Admin),

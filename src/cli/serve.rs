@@ -51,18 +51,19 @@ pub(super) struct Serve {
     /// The peer address to tell others, host:port. Default: --peer.
     #[arg(long, value_name = "ADDR")]
     advertise_peer: Option<String>,
-    /// Most reservations in memory, ended ones that are still remembered included; more are BUSY.
-    /// Each takes about 130 bytes.
+    /// Most reservations in memory, ended ones that are still remembered and stock writes included;
+    /// more are BUSY. Each takes about 130 bytes.
     #[arg(long, value_name = "N", default_value_t = 20_000_000)]
     max_reservations: u64,
     /// Most connections of clients; more are BUSY.
     #[arg(long, value_name = "N", default_value_t = Limits::default().connections_max)]
     max_connections: u32,
     /// How long after its deadline a reservation can still be confirmed, in ms. The same on all nodes.
-    #[arg(long, value_name = "MS", default_value_t = EngineConfig::default().grace_ms)]
+    #[arg(long, value_name = "MS", default_value_t = EngineConfig::default().grace_ms,
+        value_parser = clap::value_parser!(u64).range(..=GRACE_MS_MAX))]
     grace_ms: u64,
     /// How long ended reservations are remembered, for retries: 30m, 1h. The same on all nodes.
-    #[arg(long, value_name = "TIME", default_value = "1h", value_parser = parse_duration)]
+    #[arg(long, value_name = "TIME", default_value = "1h", value_parser = parse_retention)]
     retention: Duration,
     /// Bytes of one log segment, a multiple of 4096.
     #[arg(long, value_name = "BYTES", default_value_t = LogOptions::default().segment_bytes)]
@@ -77,6 +78,21 @@ pub(super) struct Serve {
     /// Allow addresses that other machines reach. There is neither encryption nor a password yet.
     #[arg(long)]
     insecure_bind: bool,
+}
+
+/// Longest grace: as long as a hold lives by default.
+const GRACE_MS_MAX: u64 = 10 * 60 * 1_000;
+/// Shortest and longest retention. All that has ended in its time is kept in memory, and a client
+/// that retries must have an answer.
+const RETENTION: std::ops::RangeInclusive<Duration> =
+    Duration::from_secs(1)..=Duration::from_secs(30 * 24 * 60 * 60);
+
+fn parse_retention(text: &str) -> Result<Duration, String> {
+    let retention = parse_duration(text)?;
+    match RETENTION.contains(&retention) {
+        true => Ok(retention),
+        false => Err("a retention is at least 1s and at most 720h".to_owned()),
+    }
 }
 
 impl Serve {

@@ -102,7 +102,10 @@ async fn next_line(stream: &mut TcpStream, received: &mut BytesMut) -> io::Resul
 async fn answer(shared: &Arc<Shared>, line: &[u8], before: &mut Before) -> (String, bool) {
     let mut words = match split_words(line) {
         Ok(words) => words,
-        Err(message) => return (render(false, &Outcome::Error(message)), true),
+        Err(message) => {
+            let json = line.trim_ascii_start().starts_with(b"json ");
+            return (render(json, &Outcome::Error(message)), true);
+        }
     };
     let json = words.first().is_some_and(|word| word == b"json");
     if json {

@@ -1,0 +1,272 @@
+//! The binary as a person uses it: exit codes, messages, and what survives a kill.
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking, also in its helpers")]
+
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::time::Duration;
+
+use stockd::protocol::{Header, Hello, Kind, MAGIC, ShardId, begin_frame, finish_frame, limits};
+use tempfile::TempDir;
+
+/// What a command printed, and its exit code.
+struct Said {
+    code: i32,
+    out: String,
+    err: String,
+}
+
+fn stockd(arguments: &[&str]) -> Said {
+    let stdio = Command::new(env!("CARGO_BIN_EXE_stockd"));
+    said(with(stdio, arguments).output().unwrap())
+}
+
+fn with(mut command: Command, arguments: &[&str]) -> Command {
+    command.args(arguments).stdin(Stdio::null());
+    command
+}
+
+fn said(output: Output) -> Said {
+    Said {
+        code: output.status.code().expect("it exits by itself"),
+        out: String::from_utf8(output.stdout).unwrap(),
+        err: String::from_utf8(output.stderr).unwrap(),
+    }
+}
+
+fn free_address() -> String {
+    std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string()
+}
+
+/// A node's addresses and directory, and its process while it runs.
+struct Node {
+    client: String,
+    admin: String,
+    peer: String,
+    data: PathBuf,
+    process: Option<Child>,
+    _directory: TempDir,
+}
+
+impl Node {
+    fn new() -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        Self {
+            client: free_address(),
+            admin: free_address(),
+            peer: free_address(),
+            data: directory.path().join("data"),
+            process: None,
+            _directory: directory,
+        }
+    }
+
+    fn serve_arguments(&self) -> [&str; 11] {
+        let data = self.data();
+        [
+            "serve",
+            "--listen",
+            &self.client,
+            "--admin",
+            &self.admin,
+            "--peer",
+            &self.peer,
+            "--data",
+            data,
+            "--segment-bytes",
+            "1048576",
+        ]
+    }
+
+    fn data(&self) -> &str {
+        self.data.to_str().unwrap()
+    }
+
+    /// Starts it and waits until it takes writes.
+    fn start(&mut self) {
+        let command = Command::new(env!("CARGO_BIN_EXE_stockd"));
+        let mut command = with(command, &self.serve_arguments());
+        self.process = Some(command.stderr(Stdio::null()).spawn().unwrap());
+        while !self.admin("status").out.contains("role            leader") {
+            let over = self.process.as_mut().unwrap().try_wait().unwrap();
+            assert!(over.is_none(), "the node has stopped: {over:?}");
+            self.pause();
+        }
+    }
+
+    #[expect(clippy::disallowed_methods, reason = "a pause between two looks at another process")]
+    fn pause(&self) {
+        std::thread::sleep(Duration::from_millis(10));
+    }
+
+    fn admin(&self, verb: &str) -> Said {
+        stockd(&["admin", "--admin", &self.admin, verb])
+    }
+
+    fn ask(&self, request: &[&str]) -> Said {
+        stockd(&[&["client", "--node", &self.client], request].concat())
+    }
+
+    fn kill(&mut self) {
+        let mut process = self.process.take().unwrap();
+        process.kill().unwrap();
+        process.wait().unwrap();
+    }
+
+    /// SIGTERM; gives the exit code.
+    fn leave(&mut self) -> Option<i32> {
+        let mut process = self.process.take().unwrap();
+        let pid = process.id().to_string();
+        assert!(Command::new("kill").args(["-TERM", &pid]).status().unwrap().success());
+        process.wait().unwrap().code()
+    }
+}
+
+impl Drop for Node {
+    fn drop(&mut self) {
+        if self.process.is_some() {
+            self.kill();
+        }
+    }
+}
+
+#[test]
+fn help_is_no_error_and_wrong_usage_is_two() {
+    let help = stockd(&["--help"]);
+    assert_eq!(help.code, 0);
+    for word in ["serve", "cluster", "admin", "client", "log", "Exit codes"] {
+        assert!(help.out.contains(word), "{word}");
+    }
+    let cases: &[&[&str]] = &[
+        &[],
+        &["frob"],
+        &["serve", "--frob"],
+        &["serve", "--node-id", "0"],
+        &["serve", "--retention", "0s"],
+        &["serve", "--retention", "18446744073709551615ms"],
+        &["serve", "--grace-ms", "18446744073709551615"],
+        &["client", "reserve", "BER"],
+        &["client", "confirm", "no-id"],
+        &["cluster", "remove"],
+    ];
+    for case in cases {
+        let wrong = stockd(case);
+        assert_eq!(wrong.code, 2, "{case:?}: {}", wrong.err);
+        assert!(wrong.err.contains("--help") || wrong.err.contains("Usage"), "{}", wrong.err);
+    }
+}
+
+#[test]
+fn what_cannot_be_done_is_one_and_says_what_to_do() {
+    let nobody = free_address();
+    let open = stockd(&["serve", "--listen", "0.0.0.0:0"]);
+    assert_eq!(open.code, 1);
+    assert!(open.err.contains("--insecure-bind"), "{}", open.err);
+    let ping = stockd(&["client", "--node", &nobody, "ping"]);
+    assert_eq!(ping.code, 1);
+    assert!(ping.err.contains("is --node right?"), "{}", ping.err);
+    let status = stockd(&["cluster", "--admin", &nobody, "status"]);
+    assert_eq!(status.code, 1);
+    assert!(status.err.contains("is --admin right?"), "{}", status.err);
+    let directory = tempfile::tempdir().unwrap();
+    let check = stockd(&["log", "check", directory.path().to_str().unwrap()]);
+    assert_eq!(check.code, 1);
+    assert!(check.err.contains("is it a data directory?"), "{}", check.err);
+}
+
+#[test]
+fn a_day_of_a_node() {
+    let mut node = Node::new();
+    node.start();
+    let received = node.ask(&["receive", "BER", "shirt", "5"]);
+    assert_eq!((received.code, &*received.out), (0, "on_hand    5\navailable  5\n"));
+    let reserved = node.ask(&["reserve", "BER", "shirt", "3"]);
+    assert_eq!(reserved.code, 0, "{}", reserved.err);
+    let id = reserved.out.lines().next().unwrap().split_whitespace().last().unwrap().to_owned();
+    let again = node.ask(&["reserve", "BER", "shirt", "3", "--id", &id]);
+    assert!(again.out.contains("ACTIVE (it was done before)"), "{}", again.out);
+    let refused = node.ask(&["reserve", "BER", "shirt", "3"]);
+    assert_eq!(refused.code, 1);
+    assert!(refused.err.contains("NO_STOCK (100), line 0 asks for 3 of 2"), "{}", refused.err);
+
+    let op_id = "018bcfe5-687b-7c1d-9a01-42434445464f";
+    let old = node.ask(&["receive", "BER", "shirt", "5", "--id", op_id]);
+    assert!(old.err.contains("ID_TOO_OLD"), "the given id is the one that is sent: {}", old.err);
+
+    let second = stockd(&node.serve_arguments());
+    assert_eq!(second.code, 1);
+    assert!(second.err.contains("is in use"), "{}", second.err);
+    let elsewhere = Node::new();
+    let mut arguments = elsewhere.serve_arguments();
+    arguments[8] = node.data();
+    let same_data = stockd(&arguments);
+    assert_eq!(same_data.code, 1);
+    assert!(same_data.err.contains("another stockd runs"), "{}", same_data.err);
+    let check = stockd(&["log", "check", node.data()]);
+    assert_eq!(check.code, 0, "on a running node: {}", check.err);
+
+    node.kill();
+    node.start();
+    let read = node.ask(&["read", "BER", "shirt"]);
+    assert!(read.out.contains("reserved   3\n"), "{}", read.out);
+    assert_eq!(node.ask(&["confirm", &id]).out, "confirmed\n");
+    assert_eq!(node.leave(), Some(0));
+
+    let check = stockd(&["log", "check", node.data()]);
+    assert!(check.out.contains("the log is sound"), "{}", check.out);
+    let file = damage(&node.data);
+    for refused in [stockd(&["log", "check", node.data()]), stockd(&node.serve_arguments())] {
+        assert_eq!(refused.code, 1);
+        assert!(refused.err.contains(&file), "{}", refused.err);
+        assert!(refused.err.contains("offset"), "{}", refused.err);
+        assert!(refused.err.contains("rejoin"), "{}", refused.err);
+    }
+}
+
+/// Turns over a bit in the middle of the first segment's records; gives the file's name.
+fn damage(data: &Path) -> String {
+    let name = "segment-0000000001.log";
+    let path = data.join(name);
+    let mut bytes = std::fs::read(&path).unwrap();
+    let end = bytes.iter().rposition(|byte| *byte != 0).unwrap();
+    // Behind the header, before the last records.
+    bytes[(4096 + end) / 2] ^= 1;
+    std::fs::write(&path, bytes).unwrap();
+    name.to_owned()
+}
+
+/// What the process has allocated, resident or not.
+fn allocated_kib(process: &Child) -> u64 {
+    let status = std::fs::read_to_string(format!("/proc/{}/status", process.id())).unwrap();
+    let line = status.lines().find(|line| line.starts_with("VmData:")).unwrap();
+    line.split_whitespace().nth(1).unwrap().parse().unwrap()
+}
+
+#[test]
+fn frames_that_are_only_announced_cost_no_memory() {
+    const CONNECTIONS: u64 = 200;
+    let mut node = Node::new();
+    node.start();
+    let mut announcement = bytes::BytesMut::new();
+    let hello = Header { request_id: 0, kind: Kind::Hello, shard: ShardId(0) };
+    let start = begin_frame(&mut announcement, hello);
+    Hello { magic: MAGIC, version_min: 1, version_max: 1, client_name: b"" }
+        .encode(&mut announcement);
+    finish_frame(&mut announcement, start);
+    announcement.extend_from_slice(&(limits::FRAME_BYTES_MAX - 4).to_le_bytes());
+    announcement.extend_from_slice(&[0; Header::BYTES - 4]);
+    let before = allocated_kib(node.process.as_ref().unwrap());
+    let mut connections: Vec<TcpStream> = Vec::new();
+    for _ in 0..CONNECTIONS {
+        let mut stream = TcpStream::connect(&node.client).unwrap();
+        stream.write_all(&announcement).unwrap();
+        // The answer to the hello: all of the announcement was read with it.
+        stream.read_exact(&mut [0; Header::BYTES]).unwrap();
+        connections.push(stream);
+    }
+    let growth = allocated_kib(node.process.as_ref().unwrap()) - before;
+    let announced = CONNECTIONS * u64::from(limits::FRAME_BYTES_MAX) / 1024;
+    assert!(growth < announced / 8, "{growth} KiB for {announced} KiB that never came");
+    assert_eq!(node.leave(), Some(0));
+}
