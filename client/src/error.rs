@@ -18,7 +18,9 @@ use stockd_protocol::{Code, OpError, ReservationState, ShortLine, UnixMillis};
 pub enum Error {
     /// The request cannot be sent as it is.
     Invalid(Invalid),
-    /// The cluster decided against it. Not executed.
+    /// The cluster decided against it. Not executed; but if an attempt before went unanswered, it may
+    /// still be on its way, and a RESERVE that was refused for want of stock may be granted by it when
+    /// there is some: to be certain, release the id, or set a `not_after`.
     Refused(Box<Refusal>),
     /// Time was up and no attempt can have been executed: safe to drop, or to send later.
     Retry(Why),
