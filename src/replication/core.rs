@@ -26,12 +26,10 @@ use crate::world::{UnixMicros, World};
 
 pub type RaftHandle = Raft<TypeConfig, StateMachine>;
 
-/// A leader's time in office: from its election until it hears of another.
+/// A leader's time in office: from the commit of its LEADER_START until it hears of another.
 pub struct Tenure {
     pub term: u64,
     pub clock: LeaderClock,
-    /// LEADER_START was proposed.
-    pub started: bool,
 }
 
 /// Figures of the proposer.
@@ -171,6 +169,41 @@ impl Core {
         self.leadership().role == Role::Leader
     }
 
+    /// This node leads in `term`, as far as it knows, and goes on.
+    pub fn leads(&self, term: u64) -> bool {
+        let leadership = self.leadership();
+        leadership.role == Role::Leader && leadership.term == term && !self.is_stopping()
+    }
+
+    /// Starts a tenure and opens the gate, unless this node leads no more or is in office.
+    ///
+    /// The tenure's lock is held while the gate moves, here and wherever else it does: a leader that
+    /// was voted out meanwhile must not open it again.
+    pub fn enter_office(&self, tenure: Tenure, gate: Gate) {
+        let mut current = self.tenure.lock().expect("no holder panics");
+        if current.is_none() && self.leads(tenure.term) {
+            *current = Some(tenure);
+            self.ingress.set_gate(gate);
+        }
+    }
+
+    /// Moves the gate of a leader in office; true if it was moved.
+    pub fn move_gate(&self, gate: Gate) -> bool {
+        let tenure = self.tenure.lock().expect("no holder panics");
+        let moves = tenure.is_some() && self.ingress.gate() != gate;
+        if moves {
+            self.ingress.set_gate(gate);
+        }
+        moves
+    }
+
+    /// Ends the tenure, if there is one, and refuses what waits and what comes.
+    pub fn leave_office(&self, refusal: Refusal) {
+        let mut tenure = self.tenure.lock().expect("no holder panics");
+        *tenure = None;
+        self.ingress.set_gate(Gate::Shut(refusal));
+    }
+
     /// Raft's requests may be answered.
     ///
     /// # Errors
@@ -243,10 +276,10 @@ impl Core {
             first
         });
         self.stop_wake.notify_waiters();
-        self.ingress.set_gate(Gate::Shut(Refusal {
+        self.leave_office(Refusal {
             message: "this node is shutting down".into(),
             ..Refusal::new(Code::NOT_LEADER, 50)
-        }));
+        });
     }
 
     /// Resolves when the node stops.

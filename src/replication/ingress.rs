@@ -37,7 +37,7 @@ pub const ENTRY_BYTES_MAX: usize = limits::FRAME_BYTES_MAX as usize;
 const BUSY_RETRY_MS: u32 = 5;
 
 /// Why nothing may be pushed now.
-#[derive(Clone, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Gate {
     Open,
     Shut(Refusal),
@@ -110,6 +110,11 @@ impl Ingress {
     pub fn depth(&self) -> (u64, u64) {
         let queue = self.lock();
         (queue.ops, queue.in_flight_ops)
+    }
+
+    /// The gate as it stands.
+    pub fn gate(&self) -> Gate {
+        self.lock().gate.clone()
     }
 
     /// Opens or shuts the gate. Shutting refuses what waits: it was never proposed.

@@ -11,12 +11,12 @@ use std::time::Duration;
 use bytes::{BufMut, BytesMut};
 use openraft::errors::{ClientWriteError, ForwardReason};
 use openraft::raft::ClientWriteResult;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 
 use super::api::Refusal;
-use super::core::{Core, Tenure};
-use super::ingress::{Routes, Taken};
-use super::types::{OnComplete, Payload, TypeConfig};
+use super::core::Core;
+use super::ingress::Routes;
+use super::types::{CommittedLeader, OnComplete, Payload, RaftLogId, TypeConfig};
 use crate::engine::batch::{self, BatchBuilder};
 use crate::protocol::{Code, ShardId};
 use crate::world::UnixMicros;
@@ -90,19 +90,57 @@ fn refusal(error: ClientWriteError<TypeConfig>) -> Refusal {
     }
 }
 
+/// Proposes a leader's first entry in `term`; true when it is committed and applied.
+pub async fn propose_leader_start(core: &Core, term: u64, now: UnixMicros) -> bool {
+    let mut own = BytesMut::new();
+    batch::encode_leader_start(&mut own);
+    let payload = encode_batch(&[], 0, &own, 1, now);
+    let (done, committed) = oneshot::channel();
+    let on_complete = OnComplete::new(move |result: ClientWriteResult<TypeConfig>| {
+        // The node may be stopping and no longer wait.
+        let _ = done.send(result.is_ok());
+    });
+    let write = core.raft().write(payload).with_leader(leader_of(term)).responder(on_complete);
+    core.proposed.entries.fetch_add(1, Ordering::Relaxed);
+    write.await.is_ok() && committed.await.unwrap_or(false)
+}
+
+/// An entry is only for the term whose clock stamped it.
+fn leader_of(term: u64) -> CommittedLeader {
+    RaftLogId::new_term_index(term, 0).leader_id
+}
+
+/// The clients' operations first: their outcomes open the reply.
+fn encode_batch(
+    clients: &[u8],
+    clients_ops: u32,
+    own: &[u8],
+    own_ops: u32,
+    now: UnixMicros,
+) -> Payload {
+    let bytes = batch::HEADER_BYTES + clients.len() + own.len();
+    let mut payload = BytesMut::with_capacity(bytes);
+    let builder = BatchBuilder::begin(&mut payload);
+    payload.put_slice(clients);
+    payload.put_slice(own);
+    builder.finish(&mut payload, now, clients_ops + own_ops);
+    Payload(payload.freeze())
+}
+
 impl Proposer {
     async fn propose(&mut self, permit: OwnedSemaphorePermit) {
-        let Some((payload, routes)) = self.next_batch() else { return };
+        let Some((payload, routes, term)) = self.next_batch() else { return };
         let pending = Pending { routes, shard: self.core.shard, _permit: permit };
         let on_complete = OnComplete::new(move |result| pending.complete(result));
-        let proposed = self.core.raft().client_write_ff(payload, Some(on_complete)).await;
-        if let Err(error) = proposed {
-            self.core.note(format_args!("the proposer stops: {error}"));
+        let write = self.core.raft().write(payload).with_leader(leader_of(term));
+        if let Err(error) = write.responder(on_complete).await {
+            // The responder was dropped, and with it the routes: they say that nobody knows.
+            self.core.note(format_args!("a batch found no Raft: {error}"));
         }
     }
 
-    /// The next entry, or `None` if this node does not lead or nothing is to be said.
-    fn next_batch(&mut self) -> Option<(Payload, Option<Routes>)> {
+    /// The next entry and its term, or `None` if this node is not in office or nothing is to be said.
+    fn next_batch(&mut self) -> Option<(Payload, Option<Routes>, u64)> {
         let core = self.core.clone();
         let mut tenure = core.tenure.lock().expect("no holder panics");
         let tenure = tenure.as_mut()?;
@@ -110,9 +148,6 @@ impl Proposer {
             let offsets = core.offsets.lock().expect("no holder panics");
             tenure.clock.stamp(&offsets, core.world.clock.as_ref())
         };
-        if !tenure.started {
-            return Some(self.leader_start(tenure, now));
-        }
         let taken = core.ingress.take();
         let monotonic = core.world.clock.monotonic();
         let mut own = BytesMut::new();
@@ -134,37 +169,12 @@ impl Proposer {
             return None;
         }
         self.last_entry = monotonic;
-        Some(self.batch(taken, &own, own_ops, now))
-    }
-
-    fn leader_start(&mut self, tenure: &mut Tenure, now: UnixMicros) -> (Payload, Option<Routes>) {
-        tenure.started = true;
-        // What was pushed meanwhile waits for the next entry.
-        self.core.ingress.poke();
-        let mut own = BytesMut::new();
-        batch::encode_leader_start(&mut own);
-        self.batch(None, &own, 1, now)
-    }
-
-    /// The clients' operations first: their outcomes open the reply.
-    fn batch(
-        &self,
-        taken: Option<Taken>,
-        own: &[u8],
-        own_ops: u32,
-        now: UnixMicros,
-    ) -> (Payload, Option<Routes>) {
         let (bytes, ops, routes) = match taken {
             Some(taken) => (taken.bytes, taken.ops, Some(taken.routes)),
             None => Default::default(),
         };
-        let mut payload = BytesMut::with_capacity(batch::HEADER_BYTES + bytes.len() + own.len());
-        let builder = BatchBuilder::begin(&mut payload);
-        payload.put_slice(&bytes);
-        payload.put_slice(own);
-        builder.finish(&mut payload, now, ops + own_ops);
-        self.core.proposed.entries.fetch_add(1, Ordering::Relaxed);
-        self.core.proposed.ops.fetch_add(u64::from(ops), Ordering::Relaxed);
-        (Payload(payload.freeze()), routes)
+        core.proposed.entries.fetch_add(1, Ordering::Relaxed);
+        core.proposed.ops.fetch_add(u64::from(ops), Ordering::Relaxed);
+        Some((encode_batch(&bytes, ops, &own, own_ops, now), routes, tenure.term))
     }
 }

@@ -17,6 +17,7 @@ use super::ingress::Gate;
 use super::link::{Link, LinkContext};
 use super::message::put_join;
 use super::peer_frame::Kind;
+use super::proposer::propose_leader_start;
 use super::types::{RaftLogId, TypeConfig};
 use crate::log::Space;
 use crate::protocol::{Code, Reader};
@@ -26,6 +27,8 @@ use crate::protocol::{Code, Reader};
 const LOOK_INTERVAL: Duration = Duration::from_millis(10);
 /// How often a node does its slower chores.
 const CHORE_INTERVAL: Duration = Duration::from_millis(200);
+/// Between two attempts of a new leader to take office.
+const OFFICE_RETRY: Duration = Duration::from_millis(20);
 /// A learner this close to the end of the log is made a voter.
 const PROMOTE_LAG_MAX: u64 = 1024;
 /// Entries kept below a snapshot for followers that are slightly behind.
@@ -41,8 +44,9 @@ pub async fn watch_leadership(core: Arc<Core>) {
         let leadership = leadership(&core, &metrics.borrow_watched());
         if previous.as_ref() != Some(&leadership) {
             core.set_leadership(leadership.clone());
-            change(&core, &leadership);
-            previous = Some(leadership);
+            let led = previous.replace(leadership.clone());
+            let led = led.filter(|led| led.role == Role::Leader).map(|led| led.term);
+            change(&core, led, &leadership);
         }
         let changed = tokio::select! {
             changed = metrics.changed() => changed.is_ok(),
@@ -81,50 +85,53 @@ fn leadership(
     Leadership { role, leader, term: metrics.vote.leader_id.term }
 }
 
-fn change(core: &Arc<Core>, leadership: &Leadership) {
+/// Acts on a new word about the leader; this node led in term `led` before.
+fn change(core: &Arc<Core>, led: Option<u64>, leadership: &Leadership) {
+    let term = leadership.term;
     let leader = leadership.leader.as_ref();
     match leadership.role {
+        Role::Leader if led == Some(term) => (),
         Role::Leader => {
-            let (core, term) = (core.clone(), leadership.term);
-            let known = core.tenure.lock().expect("no holder panics").as_ref().map(|t| t.term);
-            if known != Some(term) {
-                core.note(format_args!("this node leads in term {term}"));
-                tokio::spawn(async move { take_office(&core, term).await });
-            }
+            // It may have led in an earlier term until now, and heard of no term in between.
+            core.leave_office(Refusal::not_leader(None));
+            core.note(format_args!("this node leads in term {term}"));
+            let core = core.clone();
+            tokio::spawn(async move { take_office(&core, term).await });
         }
         role => {
-            *core.tenure.lock().expect("no holder panics") = None;
-            core.ingress.set_gate(Gate::Shut(Refusal::not_leader(leader)));
+            core.leave_office(Refusal::not_leader(leader));
             let who = leader.map_or("nobody known".into(), |node| format!("node {}", node.id));
-            let (name, term) = (role.name(), leadership.term);
-            core.note(format_args!("this node is a {name} in term {term}; {who} leads"));
+            core.note(format_args!("this node is a {} in term {term}; {who} leads", role.name()));
         }
     }
 }
 
-/// Waits until everything of earlier terms is applied, then starts the clock and opens the gate.
+/// Waits until everything of earlier terms is applied, starts the clock, and opens the gate when
+/// LEADER_START is committed: before it, the outage would expire what a client still holds.
 async fn take_office(core: &Arc<Core>, term: u64) {
-    let leads = || {
-        let leadership = core.leadership();
-        leadership.role == Role::Leader && leadership.term == term && !core.is_stopping()
-    };
-    while leads() {
+    while core.leads(term) {
         let fresh = core.raft().ensure_linearizable(ReadPolicy::ReadIndex);
         if matches!(timeout(Duration::from_secs(1), fresh).await, Ok(Ok(_))) {
             break;
         }
-        sleep(Duration::from_millis(20)).await;
-    }
-    if !leads() {
-        return;
+        sleep(OFFICE_RETRY).await;
     }
     let applied = core.shared.lock().stock.now();
-    let clock = {
+    let mut clock = {
         let offsets = core.offsets.lock().expect("no holder panics");
         LeaderClock::start(applied, &offsets, core.world.clock.as_ref())
     };
-    *core.tenure.lock().expect("no holder panics") = Some(Tenure { term, clock, started: false });
-    core.ingress.set_gate(Gate::Open);
+    while core.leads(term) {
+        let now = {
+            let offsets = core.offsets.lock().expect("no holder panics");
+            clock.stamp(&offsets, core.world.clock.as_ref())
+        };
+        if propose_leader_start(core, term, now).await {
+            break;
+        }
+        sleep(OFFICE_RETRY).await;
+    }
+    core.enter_office(Tenure { term, clock }, gate(core));
     core.ingress.poke();
 }
 
@@ -132,35 +139,30 @@ async fn take_office(core: &Arc<Core>, term: u64) {
 pub async fn look_after(core: Arc<Core>) {
     let mut look = interval(LOOK_INTERVAL);
     look.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let mut shut = None;
     loop {
         tokio::select! {
             _ = look.tick() => (),
             () = core.stopping() => return,
         }
         if core.tenure.lock().expect("no holder panics").is_none() {
-            shut = None;
             continue;
         }
-        let reason = obstacle(&core);
-        if reason != shut {
-            match &reason {
-                Some(refusal) => {
-                    core.note(format_args!("no writes: {}", refusal.message));
-                    core.ingress.set_gate(Gate::Shut(refusal.clone()));
-                }
-                None => {
-                    core.note(format_args!("writes go on"));
-                    core.ingress.set_gate(Gate::Open);
-                }
+        let gate = gate(&core);
+        if core.move_gate(gate.clone()) {
+            match gate {
+                Gate::Open => core.note(format_args!("writes go on")),
+                Gate::Shut(refusal) => core.note(format_args!("no writes: {}", refusal.message)),
             }
-            shut = reason;
         }
         let records = core.shared.lock().stock.stats().records;
         let full = records >= core.options.reservations_max;
         core.records_full.store(full, Ordering::Relaxed);
         core.ingress.poke();
     }
+}
+
+fn gate(core: &Core) -> Gate {
+    obstacle(core).map_or(Gate::Open, Gate::Shut)
 }
 
 /// Why a leader takes no writes now.
