@@ -27,8 +27,15 @@ type Waiter = oneshot::Sender<Result<ReadPoint, Refusal>>;
 /// Who waits for the next round.
 #[derive(Default)]
 pub struct ReadWaiters {
-    waiting: Mutex<Vec<Waiter>>,
+    waiting: Mutex<Waiting>,
     wake: Notify,
+}
+
+#[derive(Default)]
+struct Waiting {
+    waiters: Vec<Waiter>,
+    /// The node stops: there will be no further round.
+    closed: bool,
 }
 
 /// Waits until this node's applied state is fresh enough for a linearizable read.
@@ -39,17 +46,26 @@ pub async fn barrier(core: &Core) -> Result<ReadPoint, Refusal> {
     let (waiter, answer) = oneshot::channel();
     {
         let mut waiting = core.read_waiters.waiting.lock().expect("no holder panics");
-        if waiting.len() >= WAITERS_MAX {
+        if waiting.closed {
+            return Err(Refusal::not_leader(None));
+        }
+        if waiting.waiters.len() >= WAITERS_MAX {
             return Err(Refusal::busy(5, "too many reads wait for the leader's check"));
         }
-        waiting.push(waiter);
+        waiting.waiters.push(waiter);
     }
     core.read_waiters.wake.notify_one();
     answer.await.unwrap_or_else(|_| Err(Refusal::not_leader(None)))
 }
 
-/// Runs rounds until the node stops.
+/// Runs rounds until the node stops, and sends away who waits then.
 pub async fn serve(core: Arc<Core>) {
+    serve_rounds(&core).await;
+    let mut waiting = core.read_waiters.waiting.lock().expect("no holder panics");
+    *waiting = Waiting { waiters: Vec::new(), closed: true };
+}
+
+async fn serve_rounds(core: &Core) {
     loop {
         tokio::select! {
             () = core.read_waiters.wake.notified() => (),
@@ -57,12 +73,14 @@ pub async fn serve(core: Arc<Core>) {
         }
         // Sessions that are ready now get into this round, not the next.
         tokio::task::yield_now().await;
-        let waiters: Vec<Waiter> =
-            std::mem::take(&mut *core.read_waiters.waiting.lock().expect("no holder panics"));
+        let waiters = {
+            let mut waiting = core.read_waiters.waiting.lock().expect("no holder panics");
+            std::mem::take(&mut waiting.waiters)
+        };
         if waiters.is_empty() {
             continue;
         }
-        let result = round(&core).await;
+        let result = round(core).await;
         for waiter in waiters {
             // The session may be gone.
             let _ = waiter.send(result.clone());
