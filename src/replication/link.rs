@@ -118,10 +118,15 @@ impl Link {
         match timeout(limit, answer).await {
             Ok(result) => result,
             Err(_) => {
-                self.requests = None;
+                self.close();
                 Err(LinkError::Broken(format!("no answer within {limit:?}")))
             }
         }
+    }
+
+    /// Breaks the connection; the next request makes a new one.
+    pub fn close(&mut self) {
+        self.requests = None;
     }
 
     fn sender(&mut self) -> &mpsc::Sender<Request> {

@@ -48,8 +48,8 @@ pub struct Network {
     pub shard: ShardId,
     pub storage: Arc<dyn Storage>,
     pub transfer: Transfer,
-    /// One control link per peer address, shared by votes and heartbeats.
-    pub control: BTreeMap<String, Arc<tokio::sync::Mutex<Link>>>,
+    /// One control link per peer and address, shared by votes and heartbeats.
+    pub control: BTreeMap<(u64, String), Arc<tokio::sync::Mutex<Link>>>,
 }
 
 impl Network {
@@ -57,7 +57,7 @@ impl Network {
         let address = node.info.peer_address.clone();
         let link = || Link::new(self.context.clone(), target, address.clone());
         let data = link();
-        let control = self.control.entry(address.clone());
+        let control = self.control.entry((target, address.clone()));
         let control = control.or_insert_with(|| Arc::new(tokio::sync::Mutex::new(link()))).clone();
         Peer {
             target,
@@ -125,6 +125,7 @@ impl Peer {
             Ok(result) => result,
             Err(_) => {
                 // A peer that let a vote or a heartbeat wait so long gets a new connection.
+                self.control.lock().await.close();
                 Err(LinkError::Broken(format!("no answer within {limit:?}")))
             }
         }
