@@ -5,6 +5,8 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, RwLock};
 use std::time::Duration;
 
+use openraft::Instant as _;
+use openraft::async_runtime::watch::WatchReceiver;
 use openraft::errors::{ChangeMembershipError, ClientWriteError, RaftError};
 use openraft::{ChangeMembers, Raft};
 use tokio::sync::{Notify, watch};
@@ -32,6 +34,34 @@ pub struct Tenure {
     pub clock: LeaderClock,
 }
 
+/// When this node's state was last as new as what a leader had told.
+///
+/// Hearing a leader does not make a state fresh: a follower that is far behind hears it ten times a
+/// second. So a word waits until what it said was committed is applied.
+#[derive(Default)]
+struct Freshness {
+    fresh_at: Option<Duration>,
+    /// A word that waits: the commit index and when it came.
+    waits: Option<(u64, Duration)>,
+}
+
+impl Freshness {
+    fn hear(&mut self, commit: u64, at: Duration, applied: u64) {
+        self.at(applied);
+        // The older word is kept: under load the newest is never quite applied.
+        self.waits.get_or_insert((commit, at));
+        self.at(applied);
+    }
+
+    /// When the state at `applied` was fresh; `None`: unknown.
+    fn at(&mut self, applied: u64) -> Option<Duration> {
+        if let Some((_, at)) = self.waits.take_if(|(commit, _)| *commit <= applied) {
+            self.fresh_at = Some(at);
+        }
+        self.fresh_at
+    }
+}
+
 /// Figures of the proposer.
 #[derive(Default)]
 pub struct Proposed {
@@ -52,6 +82,8 @@ pub struct Core {
     pub hello: Arc<Mutex<PeerHello>>,
     pub offsets: Arc<Mutex<PeerOffsets>>,
     pub transfer: Transfer,
+    /// Snapshots that began to arrive since the start.
+    pub incoming: AtomicU64,
     pub tenure: Mutex<Option<Tenure>>,
     pub proposed: Proposed,
     pub read_waiters: super::reads::ReadWaiters,
@@ -62,8 +94,7 @@ pub struct Core {
     pub joining: AtomicBool,
     leadership: SharedLeadership,
     raft: OnceLock<RaftHandle>,
-    /// Monotonic milliseconds of the last word of a leader; 0: none yet.
-    heard_ms: AtomicU64,
+    freshness: Mutex<Freshness>,
     booted: Duration,
     stop: watch::Sender<Option<StopReason>>,
     stop_wake: Notify,
@@ -98,6 +129,7 @@ impl Core {
             hello: Arc::new(Mutex::new(hello)),
             offsets: Arc::default(),
             transfer: Transfer::default(),
+            incoming: AtomicU64::new(0),
             tenure: Mutex::new(None),
             proposed: Proposed::default(),
             read_waiters: super::reads::ReadWaiters::default(),
@@ -106,7 +138,7 @@ impl Core {
             joining: AtomicBool::new(joining),
             leadership: RwLock::new(Arc::new(leadership)),
             raft: OnceLock::new(),
-            heard_ms: AtomicU64::new(0),
+            freshness: Mutex::default(),
             stop: watch::Sender::new(None),
             stop_wake: Notify::new(),
         })
@@ -141,6 +173,11 @@ impl Core {
             hello: self.hello.clone(),
             offsets: self.offsets.clone(),
         }
+    }
+
+    /// The largest distance between this node's clock and a peer's.
+    pub fn skew(&self) -> Duration {
+        self.offsets.lock().expect("no holder panics").skew(self.world.clock.as_ref())
     }
 
     /// Says something to the operator.
@@ -228,32 +265,44 @@ impl Core {
         Ok(())
     }
 
-    fn monotonic_ms(&self) -> u64 {
-        (self.world.clock.monotonic().as_millis() as u64).max(1)
+    /// A leader whose word counts here said that everything up to `commit` was committed.
+    pub fn heard_leader(&self, commit: Option<u64>, at: Duration) {
+        let applied = self.applied_index();
+        let mut freshness = self.freshness.lock().expect("no holder panics");
+        freshness.hear(commit.unwrap_or(0), at, applied);
     }
 
-    /// A leader has spoken.
-    pub fn heard_leader(&self) {
-        self.heard_ms.store(self.monotonic_ms(), Ordering::Relaxed);
+    fn applied_index(&self) -> u64 {
+        self.shared.lock().last.map_or(0, |id| id.index)
     }
 
     /// How old this node's state may be.
     pub fn stale_point(&self) -> StalePoint {
-        let (index, applied_now) = {
-            let applied = self.shared.lock();
-            (applied.last.map_or(0, |id| id.index), applied.stock.now())
-        };
-        let heard = self.heard_ms.load(Ordering::Relaxed);
-        let age_ms = match (self.is_leader(), heard) {
-            (true, _) => 0,
-            (false, 0) => u32::MAX,
-            // What the leader had committed but not yet told takes up to a heartbeat to arrive.
-            (false, heard) => {
-                let beat = self.timing().heartbeat.as_millis() as u64;
-                u32::try_from(self.monotonic_ms() - heard + beat).unwrap_or(u32::MAX)
+        let now = self.now();
+        let index = self.applied_index();
+        let age = match self.is_leader() {
+            true => self.quorum_age(),
+            false => {
+                let mut freshness = self.freshness.lock().expect("no holder panics");
+                let fresh = freshness.at(index);
+                let age = |at| self.world.clock.monotonic().saturating_sub(at);
+                // What the leader had committed but not yet told takes a heartbeat to arrive.
+                fresh.map(|at| age(at) + self.timing().heartbeat)
             }
         };
-        StalePoint { index, now: applied_now, age_ms }
+        let age_ms = age.and_then(|age| u32::try_from(age.as_millis()).ok()).unwrap_or(u32::MAX);
+        StalePoint { index, now, age_ms }
+    }
+
+    /// How long ago a majority last said that this node leads: since then another may have been
+    /// elected. `None`: never in this term.
+    pub fn quorum_age(&self) -> Option<Duration> {
+        let metrics = self.raft().metrics();
+        let metrics = metrics.borrow_watched();
+        match metrics.membership_config.voter_ids().count() {
+            1 => Some(Duration::ZERO),
+            _ => metrics.last_quorum_acked.as_ref().map(|at| at.elapsed()),
+        }
     }
 
     /// The cluster's clock as this node sees it: never behind what it applied.
@@ -302,7 +351,6 @@ impl Core {
 
     /// The effective membership.
     pub fn members(&self) -> Members {
-        use openraft::async_runtime::watch::WatchReceiver;
         self.raft().server_metrics().borrow_watched().membership_config.membership().clone()
     }
 
@@ -390,5 +438,23 @@ impl Core {
     pub fn member_node(&self) -> MemberNode {
         let incarnation = self.identity.lock().expect("no holder panics").incarnation;
         MemberNode { info: self.options.node.clone(), incarnation }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_follower_that_is_behind_is_not_fresh_however_often_it_hears_a_leader() {
+        let second = Duration::from_secs;
+        let mut freshness = Freshness::default();
+        assert_eq!(freshness.at(100), None);
+        freshness.hear(10, second(1), 10);
+        assert_eq!(freshness.at(10), Some(second(1)));
+        freshness.hear(1_000, second(2), 11);
+        freshness.hear(1_001, second(3), 12);
+        assert_eq!(freshness.at(999), Some(second(1)));
+        assert_eq!(freshness.at(1_000), Some(second(2)));
     }
 }

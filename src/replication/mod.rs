@@ -285,7 +285,7 @@ impl Replica {
             log_segments: log.segments,
             log_syncs: log.syncs,
             disk_full: !matches!(core.log.space(), Space::Ok),
-            clock_skew_ms: core.offsets.lock().expect("no holder panics").skew().as_millis() as u64,
+            clock_skew_ms: core.skew().as_millis() as u64,
             stock,
             ingress_ops,
             proposed: (
@@ -306,7 +306,7 @@ impl Replica {
         self.core.take_in(types::MemberNode { info: node, incarnation }).await
     }
 
-    /// Removes a node for good. A leader that is removed hands over first.
+    /// Removes a node for good. A leader that is removed steps down when the others know it.
     ///
     /// # Errors
     /// See [`AdminError`].
@@ -465,5 +465,19 @@ impl Core {
                 core.stop(StopReason::Fatal(reason));
             }
         });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn openraft_is_set_for_safety() {
+        let config = raft_config(&Timing::default()).expect("the default timing is valid");
+        assert_eq!(config.enable_leader_restore, Some(false), "a leader must not come back as one");
+        assert_eq!(config.enable_pre_vote, Some(true), "who was cut off must not unseat a leader");
+        assert!(matches!(config.snapshot_policy, SnapshotPolicy::Never), "the steward decides");
+        assert_eq!(config.max_in_snapshot_log_to_keep, u64::MAX, "the steward purges");
     }
 }

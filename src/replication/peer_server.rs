@@ -13,6 +13,7 @@ use bytes::{BufMut, Bytes, BytesMut};
 use futures_util::StreamExt;
 use futures_util::future::BoxFuture;
 use futures_util::stream::FuturesOrdered;
+use openraft::raft::AppendEntriesResponse;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::timeout;
 
@@ -24,9 +25,9 @@ use super::peer_frame::{
     FRAME_BYTES_MAX, FRAME_BYTES_MAX_BEFORE_HELLO, Frame, Kind, put_frame, take_frame,
 };
 use super::peer_hello::HelloReply;
-use super::snapshot::{INCOMING, SnapshotHandle, aside};
+use super::snapshot::{SnapshotHandle, aside, incoming_name};
 use super::types::{MemberNode, TypeConfig, put_vote, take_node};
-use crate::log::File;
+use crate::log::{File, Storage};
 use crate::protocol::{Reader, ShardId};
 use crate::world::net::{TcpListener, TcpStream};
 
@@ -36,6 +37,9 @@ const CONNECTIONS_MAX: usize = 256;
 const HELLO_TIMEOUT: Duration = Duration::from_secs(2);
 /// Requests of one connection that wait for Raft.
 const IN_FLIGHT_MAX: usize = 64;
+/// A peer that asks nothing for so long is gone, or connects again when it has something to ask:
+/// connections that a partition cut off must not use up [`CONNECTIONS_MAX`].
+const IDLE_MAX: Duration = Duration::from_secs(60);
 /// A peer that takes no bytes for so long is gone.
 const WRITE_TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -84,10 +88,28 @@ struct Session {
     incoming: Option<Incoming>,
 }
 
+/// Its file is removed with it; an installed one has another name by then.
 struct Incoming {
+    storage: Arc<dyn Storage>,
+    name: String,
     file: Arc<dyn File>,
     bytes: u64,
     done: u64,
+}
+
+impl Incoming {
+    fn create(core: &Core, bytes: u64) -> io::Result<Self> {
+        let name = incoming_name(core.incoming.fetch_add(1, Ordering::Relaxed));
+        let file = core.storage.create(&name)?;
+        Ok(Self { storage: core.storage.clone(), name, file, bytes, done: 0 })
+    }
+}
+
+impl Drop for Incoming {
+    fn drop(&mut self) {
+        // What cannot be removed now is removed by the next start.
+        let _ = self.storage.remove(&self.name);
+    }
 }
 
 fn invalid(error: impl std::error::Error + Send + Sync + 'static) -> io::Error {
@@ -110,7 +132,9 @@ impl Session {
                 let answer = self.answer(frame).await;
                 answers.push_back(answer);
             }
+            let idle = tokio::time::sleep(IDLE_MAX);
             tokio::select! {
+                () = idle, if answers.is_empty() => return Ok(()),
                 read = self.stream.read_buf(&mut input), if answers.len() < IN_FLIGHT_MAX => {
                     if read? == 0 {
                         return Ok(());
@@ -206,8 +230,9 @@ impl Session {
         let first = reader.u64().map_err(|_| "the message is cut short".to_owned())?;
         match kind {
             Kind::SnapshotBegin => {
-                let file = self.core.storage.create(INCOMING).map_err(|error| text(&error))?;
-                self.incoming = Some(Incoming { file, bytes: first, done: 0 });
+                self.incoming = None;
+                let incoming = Incoming::create(&self.core, first);
+                self.incoming = Some(incoming.map_err(|error| text(&error))?);
                 Ok(BytesMut::new())
             }
             Kind::SnapshotChunk => {
@@ -233,10 +258,10 @@ impl Session {
         if bytes != incoming.bytes || incoming.done != bytes {
             return Err("the snapshot did not arrive whole".into());
         }
-        let file = incoming.file;
+        let file = incoming.file.clone();
         let synced = aside(&self.core.world, "snapshot-sync", move || file.sync_data()).await;
         synced.map_err(|error| error.to_string())?;
-        let data = SnapshotHandle { name: INCOMING.to_owned(), bytes };
+        let data = SnapshotHandle { name: incoming.name.clone(), bytes };
         let snapshot =
             openraft::type_config::alias::SnapshotOf::<TypeConfig, _> { meta, snapshot: data };
         let installed = self.core.raft().install_full_snapshot(vote, snapshot).await;
@@ -279,8 +304,12 @@ async fn raft(core: &Core, kind: Kind, body: &Bytes) -> Result<BytesMut, String>
     match kind {
         Kind::Append => {
             let request = message::take_append(body).map_err(malformed)?;
-            core.heard_leader();
+            let at = core.world.clock.monotonic();
+            let commit = request.leader_commit.map(|id| id.index);
             let response = raft.append_entries(request).await.map_err(|e| e.to_string())?;
+            if !matches!(response, AppendEntriesResponse::HigherVote(_)) {
+                core.heard_leader(commit, at);
+            }
             message::put_append_response(&mut out, &response);
         }
         Kind::Vote | Kind::PreVote => {

@@ -42,8 +42,13 @@ const CHUNK_PAUSE: Duration = Duration::from_millis(8);
 const PREFIX: &str = "snapshot-";
 /// The name under which a snapshot is written.
 const BUILDING: &str = "snapshot.building.tmp";
-/// The name under which a peer's snapshot arrives.
-pub const INCOMING: &str = "snapshot.incoming.tmp";
+const INCOMING_PREFIX: &str = "snapshot.incoming-";
+
+/// The name under which a node's `number`th incoming snapshot arrives. Each has its own: one that a
+/// broken connection left behind must not write into its successor, nor into one being installed.
+pub fn incoming_name(number: u64) -> String {
+    format!("{INCOMING_PREFIX}{number}.tmp")
+}
 
 /// A whole snapshot file.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -61,7 +66,7 @@ fn name_of(id: Option<RaftLogId>) -> String {
 pub fn newest(storage: &dyn Storage) -> io::Result<Option<SnapshotHandle>> {
     let mut found = None;
     for entry in storage.list()? {
-        if entry.name == BUILDING || entry.name == INCOMING {
+        if entry.name == BUILDING || entry.name.starts_with(INCOMING_PREFIX) {
             storage.remove(&entry.name)?;
         } else if entry.name.starts_with(PREFIX) && !entry.name.ends_with(".tmp") {
             found = Some(SnapshotHandle { name: entry.name, bytes: entry.bytes });
@@ -70,11 +75,12 @@ pub fn newest(storage: &dyn Storage) -> io::Result<Option<SnapshotHandle>> {
     Ok(found)
 }
 
-/// Removes every snapshot but `keep`.
-fn remove_others(storage: &dyn Storage, keep: &str) -> io::Result<()> {
+/// Removes every snapshot older than `newest`. A later one may have been installed while this one
+/// was written, and the log below that one is gone.
+fn remove_older(storage: &dyn Storage, newest: &str) -> io::Result<()> {
     for entry in storage.list()? {
         let whole = entry.name.starts_with(PREFIX) && !entry.name.ends_with(".tmp");
-        if whole && entry.name.as_str() != keep {
+        if whole && entry.name.as_str() < newest {
             storage.remove(&entry.name)?;
         }
     }
@@ -90,7 +96,7 @@ pub fn publish(
     let name = name_of(id);
     storage.rename(temporary, &name)?;
     storage.sync_dir()?;
-    remove_others(storage, &name)?;
+    remove_older(storage, &name)?;
     Ok(name)
 }
 
@@ -279,4 +285,28 @@ pub async fn load_aside(
     let deed = move || Ok(load(storage.as_ref(), &name, &config, &mut |_, _| ()));
     let loaded = aside(world, "snapshot-load", deed).await;
     loaded.map_err(|source| Error::Io { file: path, source })?
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::log::RealStorage;
+
+    #[test]
+    fn an_older_snapshot_does_not_displace_one_installed_meanwhile() {
+        let directory = tempfile::tempdir().unwrap();
+        let storage = RealStorage::open(directory.path()).unwrap();
+        let publish_at = |term, index| {
+            storage.create(BUILDING).unwrap();
+            publish(&storage, BUILDING, Some(RaftLogId::new_term_index(term, index))).unwrap()
+        };
+        let installed = publish_at(2, 1_000);
+        publish_at(1, 999);
+        assert_eq!(newest(&storage).unwrap().map(|newest| newest.name), Some(installed));
+        publish_at(2, 1_001);
+        assert_eq!(
+            storage.list().unwrap().iter().filter(|e| e.name.starts_with(PREFIX)).count(),
+            1
+        );
+    }
 }

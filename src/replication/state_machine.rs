@@ -55,9 +55,12 @@ impl Shared {
         last.map_or(0, |id| id.index)
     }
 
+    /// Notes a new snapshot, unless a later one was installed while it was written.
     fn set_snapshot(&self, meta: &SnapshotMeta, handle: SnapshotHandle) {
-        let snapshot = Snapshot { meta: meta.clone(), snapshot: handle };
-        *self.snapshot.lock().expect("no holder panics") = Some(snapshot);
+        let mut newest = self.snapshot.lock().expect("no holder panics");
+        if newest.as_ref().is_none_or(|newest| newest.meta.last_log_id <= meta.last_log_id) {
+            *newest = Some(Snapshot { meta: meta.clone(), snapshot: handle });
+        }
     }
 
     fn apply(&self, entry: &Entry, answered: bool) -> Outcomes {

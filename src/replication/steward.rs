@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use bytes::BytesMut;
 use openraft::async_runtime::watch::WatchReceiver;
-use openraft::{Instant as _, ReadPolicy, ServerState};
+use openraft::{ReadPolicy, ServerState};
 use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
 
 use super::api::{Leadership, Refusal, Role, StopReason};
@@ -173,14 +173,8 @@ fn obstacle(core: &Core) -> Option<Refusal> {
     if core.options.draining.load(Ordering::Relaxed) {
         return Some(Refusal::busy(1000, "this node is being drained"));
     }
-    let metrics = core.raft().metrics();
-    let metrics = metrics.borrow_watched();
-    let alone = metrics.membership_config.voter_ids().count() == 1;
-    let acked = metrics.last_quorum_acked.as_ref().map(|at| at.elapsed());
-    match acked {
-        Some(age) if !alone && age > core.timing().election_max => {
-            Some(Refusal::new(Code::NO_QUORUM, 100))
-        }
+    match core.quorum_age() {
+        Some(age) if age > core.timing().election_max => Some(Refusal::new(Code::NO_QUORUM, 100)),
         _ => None,
     }
 }
@@ -200,7 +194,7 @@ pub async fn do_chores(core: Arc<Core>) {
             promote_learners(&core).await;
         }
         snapshot_if_grown(&core, &mut snapshot_log_bytes).await;
-        let skew = core.offsets.lock().expect("no holder panics").skew();
+        let skew = core.skew();
         if (skew > SKEW_ALARM) != skewed {
             skewed = !skewed;
             let word = if skewed { "differ" } else { "agree again" };
