@@ -193,33 +193,33 @@ impl Holds {
         self.confirmed += 1;
     }
 
-    /// Expires a reservation that is due.
+    /// Expires a reservation that is due; says how many lines gave their units back.
     pub fn expire(
         &mut self,
         cells: &mut CellWriter,
         clock: &HoldClock,
         retention_ms: u64,
         handle: u32,
-    ) {
+    ) -> u32 {
         // The moment it fell due, not the moment somebody noticed: how far the sweep has come must
         // not change what is remembered.
         let due = clock.due(self.records.get(handle).deadline);
         let forget = HoldMillis(due.0 + retention_ms);
         self.end(cells, handle, ReservationState::Expired, forget);
+        self.records.get(handle).lines()
     }
 
-    /// Takes the first line out of a due group, and expires or moves on what it belongs to. `false`:
-    /// the group is empty.
+    /// Takes the first line out of a due group, and expires or moves on what it belongs to. Says how
+    /// many lines that touched; `None`: the group is empty.
     pub fn pop_due(
         &mut self,
         cells: &mut CellWriter,
         clock: &HoldClock,
         retention_ms: u64,
         group: u32,
-    ) -> bool {
+    ) -> Option<u32> {
         let line = self.wheel.groups.get(group).head;
-        let Some(at) = line.at() else { return false };
-        let (handle, cell, next) = match at {
+        let (handle, cell, next) = match line.at()? {
             LineAt::First(handle) => {
                 let record = self.records.get(handle);
                 (handle, record.cell, LineRef(record.next))
@@ -234,11 +234,13 @@ impl Holds {
         record.unlink();
         let (active, deadline) = (record.is(ReservationState::Active), record.deadline);
         match active {
-            true if clock.is_due(deadline) => self.expire(cells, clock, retention_ms, handle),
+            true if clock.is_due(deadline) => {
+                return Some(self.expire(cells, clock, retention_ms, handle));
+            }
             true => self.link(cells, line, handle, cell, deadline.tick()),
             false => self.settle(handle),
         }
-        true
+        Some(1)
     }
 
     /// Expires the cell's due reservations until `asked` units are available; `false` if there are
@@ -256,7 +258,7 @@ impl Holds {
         let first_not_due = clock.first_not_due();
         while tick < first_not_due {
             if let Some(group) = self.wheel.find(cell, tick) {
-                while self.pop_due(cells, clock, retention_ms, group) {
+                while self.pop_due(cells, clock, retention_ms, group).is_some() {
                     if cells.get(cell).available() >= asked {
                         cells.update(cell, |cell| cell.earliest_due = tick);
                         return true;
@@ -291,7 +293,8 @@ impl Holds {
         count
     }
 
-    /// Forgets records in chains before `limit`, at most `budget`, and returns what is left of it.
+    /// Forgets records in chains before `limit`, as many as `budget` has lines for, and returns what
+    /// is left of it. The last one may have more lines than that.
     pub fn forget_before(&mut self, limit: u64, mut budget: u32) -> u32 {
         loop {
             self.forget.skip_empty(limit);
@@ -311,8 +314,9 @@ impl Holds {
             for chain in front..end {
                 let head = self.forget.head(chain);
                 if head != NIL && budget > 0 {
-                    budget -= 1;
-                    let next = self.records.get(head).next;
+                    let record = self.records.get(head);
+                    budget = budget.saturating_sub(record.lines().max(1));
+                    let next = record.next;
                     self.forget.replace(chain, next);
                     self.free(head);
                 }

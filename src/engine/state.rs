@@ -258,7 +258,8 @@ impl StockState {
         }
     }
 
-    /// Expires and forgets what is due, at most `budget` lines and records.
+    /// Expires and forgets what is due, as much as `budget` has lines for: a cart costs as many as it
+    /// has, so that an entry's work is bounded. The last one may have more lines than are left.
     fn sweep(&mut self, mut budget: u32) {
         let Self { holds, cells, clock, config, .. } = self;
         let first_not_due = clock.first_not_due();
@@ -272,10 +273,12 @@ impl StockState {
             if ahead == 0 {
                 ahead = holds.prefetch_due(cells, group);
             }
-            budget -= 1;
-            if !holds.pop_due(cells, clock, config.retention_ms, group) {
-                holds.wheel.remove_first(tick);
-                ahead -= 1;
+            match holds.pop_due(cells, clock, config.retention_ms, group) {
+                Some(lines) => budget = budget.saturating_sub(lines),
+                None => {
+                    holds.wheel.remove_first(tick);
+                    (budget, ahead) = (budget - 1, ahead - 1);
+                }
             }
         }
         holds.forget_before(first_chain_kept(clock), budget);
