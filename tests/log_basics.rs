@@ -289,3 +289,14 @@ fn small_files_are_replaced_in_one_step() {
     assert_eq!(reader.read_small("identity").unwrap().as_deref(), Some(&b"three"[..]));
     assert!(reader.replace_small("identity", b"four").is_err());
 }
+
+/// Recovery would refuse the hole, and with it all that was acknowledged behind it.
+#[tokio::test]
+#[should_panic(expected = "behind a snapshot neither")]
+async fn a_hole_behind_a_purge_is_a_bug() {
+    let directory = Directory::new();
+    let log = open(&directory.0).unwrap();
+    let shard = log.shard(SHARD);
+    shard.purge(RecordId { term: 1, index: 10 });
+    shard.append(vec![record(1, 15, 10)], Box::new(|_| ()));
+}

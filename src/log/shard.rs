@@ -77,8 +77,8 @@ impl ShardLog {
     /// whole call with `InvalidInput`, through `done`, before anything happened.
     ///
     /// # Panics
-    /// The indices leave a hole, or fall into what was purged. The first record of an empty log may
-    /// have any index.
+    /// The indices leave a hole, or fall into what was purged. Only the first record of a log that
+    /// has no last record may have any index.
     pub fn append(&self, records: Vec<Record>, done: Done) {
         let bytes_max = self.shared.options.record_bytes_max();
         if records.iter().any(|record| record.payload.len() > bytes_max) {
@@ -88,6 +88,10 @@ impl ShardLog {
         let mut inner = lock(&self.shard.inner);
         let purged = inner.state.purged.map_or(0, |purged| purged.index + 1);
         assert!(first.index >= purged, "a purged record does not come back");
+        // Behind a snapshot the cache is empty and would take any index, but recovery would refuse
+        // what was acknowledged.
+        let next = inner.state.last.map_or(first.index, |last| last.index + 1);
+        assert!(first.index <= next, "a shard's records have no holes, behind a snapshot neither");
         inner.cache.truncate(first.index);
         inner.tickets += 1;
         let ticket = inner.tickets;
