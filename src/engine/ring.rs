@@ -90,6 +90,15 @@ impl Ring {
         (self.near_count > 0 && near()) || far()
     }
 
+    /// The first number from `from` on that has a chain, or `limit` if none before it has.
+    pub fn first_from(&self, from: u64, limit: u64) -> u64 {
+        let from = from.max(self.front);
+        let end = limit.min(self.front + self.near.len() as u64);
+        let near = (from..end).find(|number| self.near[self.at(*number)] != NIL);
+        let far = || self.far.range(from..limit.max(from)).next().map(|(number, _)| *number);
+        near.or_else(far).unwrap_or(limit)
+    }
+
     /// The chains in order of time.
     pub fn iter(&self) -> impl Iterator<Item = (u64, u32)> + '_ {
         let end = self.front + self.near.len() as u64;
@@ -137,6 +146,18 @@ mod tests {
         assert_eq!(chains, [(1_001, 1), (1_015, 2), (1_016, 3), (9_000, 4)]);
         ring.skip_empty(20_000);
         assert_eq!(ring.front(), 1_001, "the front stops at a chain");
+        for (from, limit, first) in [
+            (0, 9_000, 1_001),
+            (1_002, 1_010, 1_010),
+            (1_002, 9_000, 1_015),
+            (1_017, 8_999, 8_999),
+            (1_017, 9_001, 9_000),
+            (1_017, u64::MAX, 9_000),
+            (9_001, u64::MAX, u64::MAX),
+            (20, 10, 10),
+        ] {
+            assert_eq!(ring.first_from(from, limit), first, "{from}..{limit}");
+        }
         assert!(ring.any_before(1_002) && !ring.any_before(1_001));
         for (number, head, next_front) in [(1_001, 1, 1_015), (1_015, 2, 1_016), (1_016, 3, 9_000)]
         {
