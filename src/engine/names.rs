@@ -1,7 +1,7 @@
 //! Interned names: from a user's bytes to a small number and back, readable without locks.
 
 use std::sync::OnceLock;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use super::chunked::{Chunked, SharedIndex};
 use super::hash::hash_bytes;
@@ -14,9 +14,42 @@ pub(super) struct WarehouseId(pub u32);
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub(super) struct SkuId(pub u32);
 
+/// Most names are short: these lie in the table itself, which saves an allocation and a cache miss.
+const SHORT_BYTES_MAX: usize = 22;
+
+enum Name {
+    Long(Box<[u8]>),
+    Short(u8, [u8; SHORT_BYTES_MAX]),
+}
+
+const _: () = assert!(size_of::<OnceLock<Name>>() == 32);
+
+impl Name {
+    fn new(name: &[u8]) -> Self {
+        let mut short = [0; SHORT_BYTES_MAX];
+        match short.get_mut(..name.len()) {
+            Some(bytes) => {
+                bytes.copy_from_slice(name);
+                Self::Short(name.len() as u8, short)
+            }
+            None => Self::Long(name.into()),
+        }
+    }
+
+    #[inline]
+    fn bytes(&self) -> &[u8] {
+        match self {
+            Self::Long(name) => name,
+            Self::Short(len, name) => &name[..usize::from(*len)],
+        }
+    }
+}
+
 /// An append-only set of names, numbered from 0.
 pub(super) struct Names {
-    names: Chunked<OnceLock<Box<[u8]>>>,
+    names: Chunked<OnceLock<Name>>,
+    /// Bytes of the long ones.
+    long_bytes: AtomicU64,
     index: SharedIndex,
     count: AtomicU32,
     seed: u64,
@@ -25,7 +58,13 @@ pub(super) struct Names {
 impl Names {
     /// An empty set. The seed is this process's own.
     pub fn new(seed: u64) -> Self {
-        Self { names: Chunked::new(), index: SharedIndex::new(), count: AtomicU32::new(0), seed }
+        Self {
+            names: Chunked::new(),
+            long_bytes: AtomicU64::new(0),
+            index: SharedIndex::new(),
+            count: AtomicU32::new(0),
+            seed,
+        }
     }
 
     /// How many names there are.
@@ -41,7 +80,7 @@ impl Names {
 
     /// The name with this number.
     pub fn name(&self, number: u32) -> Option<&[u8]> {
-        self.names.get(number)?.get().map(|name| &**name)
+        self.names.get(number)?.get().map(Name::bytes)
     }
 
     /// The number of a name, added if need be. Only the writer calls this.
@@ -50,16 +89,40 @@ impl Names {
             return number;
         }
         let number = self.count.load(Ordering::Relaxed);
-        let fresh = self.names.make(number).set(name.into()).is_ok();
+        let fresh = self.names.make(number).set(Name::new(name)).is_ok();
         assert!(fresh, "a name's number is used once");
+        if name.len() > SHORT_BYTES_MAX {
+            // Relaxed: a gauge.
+            self.long_bytes.fetch_add(name.len() as u64, Ordering::Relaxed);
+        }
         // Release: whoever sees the count sees the name.
         self.count.store(number + 1, Ordering::Release);
         self.index.insert(hash_bytes(self.seed, name), number);
         number
     }
 
-    /// Bytes of memory held; the names themselves are counted as 32 bytes each.
+    /// Bytes of memory held, without what the allocator adds to long names.
     pub fn bytes(&self) -> u64 {
-        self.names.bytes() + self.index.bytes() + u64::from(self.count()) * 32
+        self.names.bytes() + self.index.bytes() + self.long_bytes.load(Ordering::Relaxed)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_of_every_length_come_back() {
+        let names = Names::new(5);
+        let all: Vec<Vec<u8>> = (1..=64).map(|len| vec![b'x'; len]).collect();
+        for (number, name) in (0..).zip(&all) {
+            assert_eq!(names.find(name), None);
+            assert_eq!(names.add(name), number);
+        }
+        for (number, name) in (0..).zip(&all) {
+            assert_eq!((names.find(name), names.add(name)), (Some(number), number));
+            assert_eq!(names.name(number), Some(&name[..]));
+        }
+        assert_eq!((names.count(), names.name(64)), (64, None));
     }
 }
