@@ -270,6 +270,11 @@ fn every_cut(seed: u64, survival: fn(u64) -> Survival) {
     assert!(n > 250, "the script has rotations, purges and many syncs: {n} operations");
 }
 
+/// How many scripts to play: so many, or as many as `STOCKD_SEEDS` says.
+fn seeds(usual: u64) -> u64 {
+    std::env::var("STOCKD_SEEDS").ok().and_then(|text| text.parse().ok()).unwrap_or(usual)
+}
+
 #[test]
 fn a_power_cut_that_loses_all_unsynced_bytes() {
     every_cut(1, |_| Survival::Lost);
@@ -282,12 +287,14 @@ fn a_power_cut_that_keeps_all_unsynced_bytes() {
 
 #[test]
 fn a_power_cut_that_tears_writes() {
-    for seed in 3..6 {
+    for seed in 3..3 + seeds(3) {
         every_cut(seed, Survival::Torn);
     }
 }
 
 #[test]
 fn a_killed_process_and_then_a_power_cut() {
-    every_cut(6, |_| Survival::Killed);
+    for seed in 6..6 + seeds(1) {
+        every_cut(seed, |_| Survival::Killed);
+    }
 }
