@@ -52,7 +52,8 @@ pub(super) struct Serve {
     #[arg(long, value_name = "ADDR")]
     advertise_peer: Option<String>,
     /// Most reservations in memory, ended ones that are still remembered and stock writes included;
-    /// more are BUSY. Each takes about 130 bytes.
+    /// more are BUSY. Each takes about 130 bytes, and each line of a cart beyond its first half as much:
+    /// it counts half.
     #[arg(long, value_name = "N", default_value_t = 20_000_000)]
     max_reservations: u64,
     /// Most connections of clients; more are BUSY.

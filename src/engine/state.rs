@@ -49,8 +49,10 @@ pub struct Stats {
     pub confirmed: u64,
     /// Ended reservations, fences and stock writes that are still remembered.
     pub ended: u64,
-    /// All of the above: records in memory. Admission bounds this.
+    /// All of the above: records in memory. Admission bounds this, with `lines`.
     pub records: u64,
+    /// Lines of reservations beyond their first: each takes about half a record's memory.
+    pub lines: u64,
     /// Cells.
     pub cells: u64,
     /// Warehouse names.
@@ -65,6 +67,14 @@ pub struct Stats {
     pub outage_ms: u64,
     /// Memory of tables and slabs, estimated.
     pub bytes: u64,
+}
+
+impl Stats {
+    /// The memory of reservations, in records: what admission bounds. A cart counts for more than a
+    /// reservation of one line, or a thousand lines would pass as one.
+    pub fn load(&self) -> u64 {
+        self.records + self.lines.div_ceil(2)
+    }
 }
 
 impl StockState {
@@ -119,6 +129,7 @@ impl StockState {
             confirmed: self.holds.confirmed,
             ended: records - self.holds.active - self.holds.confirmed,
             records,
+            lines: u64::from(self.holds.lines.in_use()),
             cells: u64::from(table.count()),
             warehouses: u64::from(table.warehouses.count()),
             skus: u64::from(table.skus.count()),
@@ -323,3 +334,29 @@ const _: () = {
     is_send::<CellReader>();
     is_sync::<CellReader>();
 };
+
+#[cfg(test)]
+mod tests {
+    use bytes::BytesMut;
+
+    use super::super::batch::BatchBuilder;
+    use super::*;
+    use crate::protocol::{CellHandle, Line, OpFlags};
+
+    #[test]
+    fn a_cart_weighs_more_than_one_line() {
+        let mut state = StockState::new(EngineConfig::default());
+        let cell = state.cells.define(b"w", b"s");
+        state.cells.update(cell, |cell| cell.on_hand = 2_000);
+        let line = Line { cell: CellRef::Handle(CellHandle(cell)), quantity: 1 };
+        for (index, lines, load) in [(1, 1, 1), (2, 1_024, 2 + 512)] {
+            let id = ReservationId::from_parts(0, [index as u8; 10]);
+            let mut entry = BytesMut::new();
+            let batch = BatchBuilder::begin(&mut entry);
+            Op::encode_reserve(&mut entry, OpFlags::default(), None, id, 0, &vec![line; lines]);
+            batch.finish(&mut entry, UnixMicros(0), 1);
+            state.apply(index, &entry, None);
+            assert_eq!(state.stats().load(), load, "{lines} lines");
+        }
+    }
+}

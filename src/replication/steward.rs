@@ -154,8 +154,8 @@ pub async fn look_after(core: Arc<Core>) {
                 Gate::Shut(refusal) => core.note(format_args!("no writes: {}", refusal.message)),
             }
         }
-        let records = core.shared.lock().stock.stats().records;
-        let full = records >= core.options.reservations_max;
+        let load = core.shared.lock().stock.stats().load();
+        let full = load >= core.options.reservations_max;
         core.records_full.store(full, Ordering::Relaxed);
         core.ingress.poke();
     }
