@@ -1,6 +1,8 @@
 //! One node, killed.
 
-use crate::buyers::{Buyers, Market};
+use stockd_client::{IdSource, ReservationId, SystemIds};
+
+use crate::buyers::{Book, Buyers, Cart, Market, Seen};
 use crate::harness::Cluster;
 use crate::until;
 
@@ -56,4 +58,35 @@ async fn a_node_killed_after_snapshots_starts_from_the_newest() {
     .await;
     buyers.progress(100).await;
     cluster.verify(buyers).await;
+}
+
+/// The count must be able to say no: it is given a book that claims more than was acknowledged.
+async fn is_refuted(cluster: &Cluster, claim: impl FnOnce(&mut Book)) {
+    let buyers = Buyers::start(&cluster.clients(), Market::default()).await;
+    buyers.progress(50).await;
+    let mut book = buyers.stop().await;
+    claim(&mut book);
+    let clients = cluster.clients();
+    let verified = tokio::spawn(async move { book.verify(&clients).await }).await;
+    assert!(verified.is_err_and(|error| error.is_panic()), "a false book was believed");
+}
+
+#[tokio::test]
+async fn the_count_notices_what_is_missing() {
+    let reservation = Cluster::start(1, &[]).await;
+    is_refuted(&reservation, |book| {
+        let id = ReservationId::from_parts(SystemIds.unix_millis(), [7; 10]);
+        let may_be = vec![Seen::Confirmed];
+        book.carts.insert(id, Cart { cell: 0, quantity: 1, may_be, deadline: None });
+    })
+    .await;
+    let units = Cluster::start(1, &[]).await;
+    is_refuted(&units, |book| book.received[0].acknowledged += 1).await;
+    let confirmed = Cluster::start(1, &[]).await;
+    is_refuted(&confirmed, |book| {
+        let of_confirmed = |cart: &&mut Cart| cart.may_be == [Seen::Confirmed];
+        let cart = book.carts.values_mut().find(of_confirmed).expect("some are confirmed");
+        cart.may_be = vec![Seen::Released];
+    })
+    .await;
 }
