@@ -365,6 +365,7 @@ async fn a_leader_without_a_quorum_is_left_for_another_node() {
     let script = async {
         let frame = peer.expect().await;
         peer.send(error(&frame, Code::NO_QUORUM, 1, "")).await;
+        assert!(peer.frame().await.is_none(), "it is asked no more");
         let mut peer = elected.accept_as_leader().await;
         let frame = peer.expect().await;
         assert!(op(&frame).1, "marked as a retry");
