@@ -1,14 +1,24 @@
 //! Nodes that run but cannot hear each other. Clients reach all of them all the time.
 
-use crate::buyers::{Buyers, Market};
+use std::time::Duration;
+
+use stockd_client::{CellRef, Client, Consistency, Error, Options};
+
+use crate::buyers::{Buyers, Market, options, sku};
 use crate::harness::Cluster;
 use crate::proxy::Network;
+use crate::until;
 
 async fn start() -> (Cluster, Network) {
     let mut cluster = Cluster::prepare(3, &[]);
     let network = Network::between(&mut cluster.nodes).await;
     cluster.form().await;
     (cluster, network)
+}
+
+/// Waits until somebody else than `old` leads in a newer term.
+async fn succeeded(cluster: &Cluster, old: u64) {
+    until("a successor", async || cluster.leads().await.is_some_and(|(id, _)| id != old)).await;
 }
 
 #[tokio::test]
@@ -29,6 +39,36 @@ async fn a_follower_that_was_cut_off_catches_up() {
 }
 
 #[tokio::test]
+async fn a_leader_that_was_cut_off_neither_acknowledges_nor_answers_what_is_old() {
+    let (cluster, network) = start().await;
+    let buyers = Buyers::start(&cluster.clients(), Market::default()).await;
+    buyers.progress(200).await;
+    let old = cluster.leader().await;
+    network.isolate(old);
+    succeeded(&cluster, old).await;
+    buyers.progress(300).await;
+    let (_, newest) = cluster.leads().await.unwrap();
+    // Whoever asks the old leader gets no answer, or the new leader's.
+    let asked = Options {
+        request_timeout: Duration::from_secs(3),
+        ..options(&[cluster.node(old).client.clone()])
+    };
+    let client = Client::connect(asked).await.unwrap();
+    let cell = sku(0);
+    match client.read_cell(CellRef::name("W", &cell), Consistency::Linearizable).await {
+        Ok(read) => assert!(read.index >= newest.applied_index, "a stale read: {read:?}"),
+        Err(Error::Retry(_)) => {}
+        Err(error) => panic!("{error}"),
+    }
+    let stale = client.read_cell(CellRef::name("W", &cell), Consistency::Stale).await;
+    assert!(stale.unwrap().value.is_some(), "who asks for an old answer gets one");
+    network.heal();
+    cluster.caught_up(old).await;
+    buyers.progress(100).await;
+    cluster.verify(buyers).await;
+}
+
+#[tokio::test]
 async fn a_follower_that_hears_nothing_does_not_stop_the_others() {
     let (cluster, network) = start().await;
     let buyers = Buyers::start(&cluster.clients(), Market::default()).await;
@@ -43,5 +83,22 @@ async fn a_follower_that_hears_nothing_does_not_stop_the_others() {
     buyers.progress(500).await;
     network.heal();
     cluster.caught_up(follower).await;
+    cluster.verify(buyers).await;
+}
+
+#[tokio::test]
+async fn a_leader_that_cannot_hear_gives_way_to_one_that_can() {
+    let (cluster, network) = start().await;
+    let buyers = Buyers::start(&cluster.clients(), Market::default()).await;
+    buyers.progress(200).await;
+    let deaf = cluster.leader().await;
+    for id in [1, 2, 3].into_iter().filter(|id| *id != deaf) {
+        network.cut(id, deaf);
+    }
+    succeeded(&cluster, deaf).await;
+    buyers.progress(300).await;
+    network.heal();
+    cluster.caught_up(deaf).await;
+    buyers.progress(100).await;
     cluster.verify(buyers).await;
 }
