@@ -26,6 +26,12 @@ use crate::log::{Log, Storage};
 use crate::protocol::{Code, ShardId};
 use crate::world::{UnixMicros, World};
 
+/// Most bytes of a node's address: a host name has at most 253.
+const ADDRESS_BYTES_MAX: usize = 262;
+/// Most nodes, learners included: more voters only slow a cluster down, and whoever reaches the
+/// peers' port can ask to be taken in.
+const NODES_MAX: usize = 32;
+
 pub type RaftHandle = Raft<TypeConfig, StateMachine>;
 
 /// A leader's time in office: from the commit of its LEADER_START until it hears of another.
@@ -362,6 +368,14 @@ impl Core {
         self.must_lead()?;
         let id = node.info.id;
         let members = self.members();
+        let addresses = [&node.info.client_address, &node.info.peer_address];
+        if addresses.iter().any(|address| address.len() > ADDRESS_BYTES_MAX) {
+            let why = format!("an address has more than {ADDRESS_BYTES_MAX} bytes");
+            return Err(AdminError::Failed(why));
+        }
+        if members.nodes().count() >= NODES_MAX && members.get_node(&id).is_none() {
+            return Err(AdminError::Failed(format!("a cluster has at most {NODES_MAX} nodes")));
+        }
         match members.get_node(&id) {
             Some(known) if *known == node => return Ok(()),
             Some(known) if known.incarnation == node.incarnation => {

@@ -35,6 +35,11 @@ pub enum Error {
     },
     /// The log cannot be opened.
     Log(crate::log::Error),
+    /// The directory belongs to a cluster, but its log is gone.
+    LostLog {
+        /// The identity file's path.
+        file: String,
+    },
     /// The data directory belongs to another node.
     NodeId {
         /// The identity file's path.
@@ -65,6 +70,11 @@ impl fmt::Display for Error {
                 "cannot listen for peers on {address}: {source}; choose another with --peer"
             ),
             Self::Log(error) => error.fmt(f),
+            Self::LostLog { file } => write!(
+                f,
+                "{file} says that this node belongs to a cluster, but its log is gone: start it with \
+                 an empty --data directory and --join, and it is taken in anew"
+            ),
             Self::NodeId { file, have, want } => write!(
                 f,
                 "{file} says that this directory belongs to node {have}, not to node {want}; start \

@@ -168,8 +168,8 @@ async fn run(
     let why = connection.serve(&mut requests).await;
     let error = LinkError::Broken(format!("peer {address}: {why}"));
     requests.close();
-    for (_, (answer, _)) in std::mem::take(&mut connection.waiting) {
-        let _ = answer.send(Err(error.clone()));
+    for (_, waiting) in std::mem::take(&mut connection.waiting) {
+        let _ = waiting.answer.send(Err(error.clone()));
     }
     while let Some(request) = requests.recv().await {
         let _ = request.answer.send(Err(error.clone()));
@@ -223,11 +223,19 @@ fn answer_body(
     }
 }
 
+struct Waiting {
+    answer: Answer,
+    sent: Duration,
+    /// Its caller sets a limit: loading a whole state or changing the membership takes longer than
+    /// [`SILENCE_MAX`].
+    slow: bool,
+}
+
 struct Connection {
     context: LinkContext,
     peer: u64,
     stream: TcpStream,
-    waiting: BTreeMap<u64, (Answer, Duration)>,
+    waiting: BTreeMap<u64, Waiting>,
     next_id: u64,
 }
 
@@ -244,7 +252,7 @@ impl Connection {
                     None => return "closed by this node".into(),
                 },
                 read = self.stream.read_buf(&mut input) => read,
-                () = silence, if !self.waiting.is_empty() => {
+                () = silence, if self.waiting.values().any(|waiting| !waiting.slow) => {
                     Err(io::Error::new(io::ErrorKind::TimedOut, "the peer is silent"))
                 }
             };
@@ -280,14 +288,16 @@ impl Connection {
             put_frame(output, id, request.kind, request.shard, |out| {
                 out.extend_from_slice(&request.body);
             });
-            self.waiting.insert(id, (request.answer, self.context.world.clock.monotonic()));
+            let slow = matches!(request.kind, Kind::Join | Kind::SnapshotEnd);
+            let sent = self.context.world.clock.monotonic();
+            self.waiting.insert(id, Waiting { answer: request.answer, sent, slow });
             next = if output.len() < WRITE_BYTES_MAX { requests.try_recv().ok() } else { None };
         }
     }
 
     fn take_answers(&mut self, input: &mut BytesMut) -> Result<(), String> {
         while let Some(frame) = take_frame(input, FRAME_BYTES_MAX).map_err(|e| e.to_string())? {
-            let Some((answer, sent)) = self.waiting.remove(&frame.request_id) else {
+            let Some(Waiting { answer, sent, .. }) = self.waiting.remove(&frame.request_id) else {
                 return Err(format!("an answer to the unknown request {}", frame.request_id));
             };
             let round_trip = self.context.world.clock.monotonic() - sent;

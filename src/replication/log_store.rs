@@ -7,7 +7,7 @@
 use std::io;
 use std::ops::{Bound, RangeBounds};
 
-use bytes::BytesMut;
+use bytes::{Bytes, BytesMut};
 use futures_util::{Stream, StreamExt, stream};
 use openraft::storage::{IOFlushed, LogState, RaftLogStorage};
 use openraft::{OptionalSend, RaftLogReader};
@@ -32,6 +32,27 @@ pub struct LogStore {
 impl LogStore {
     pub fn new(log: ShardLog) -> Self {
         Self { log }
+    }
+
+    /// Waits until everything asked for so far is on disk, by writing the vote again.
+    ///
+    /// # Errors
+    /// The log has failed.
+    pub async fn sync(&self) -> io::Result<()> {
+        match self.log.state().vote {
+            Some(vote) => self.write_vote(vote).await,
+            None => Ok(()),
+        }
+    }
+
+    async fn write_vote(&self, vote: Bytes) -> io::Result<()> {
+        let (done, on_disk) = tokio::sync::oneshot::channel();
+        let done = Box::new(move |result| {
+            // The core may be shutting down and no longer wait.
+            let _ = done.send(result);
+        });
+        self.log.save_vote(vote, done);
+        on_disk.await.unwrap_or_else(|_| Err(io::ErrorKind::BrokenPipe.into()))
     }
 
     fn read(&self, from: u64, to: u64, bytes_max: usize) -> io::Result<Vec<Entry>> {
@@ -124,13 +145,7 @@ impl RaftLogStorage<TypeConfig> for LogStore {
     async fn save_vote(&mut self, vote: &Vote) -> io::Result<()> {
         let mut bytes = BytesMut::new();
         put_vote(&mut bytes, vote);
-        let (done, on_disk) = tokio::sync::oneshot::channel();
-        let done = Box::new(move |result| {
-            // The core may be shutting down and no longer wait.
-            let _ = done.send(result);
-        });
-        self.log.save_vote(bytes.freeze(), done);
-        on_disk.await.unwrap_or_else(|_| Err(io::ErrorKind::BrokenPipe.into()))
+        self.write_vote(bytes.freeze()).await
     }
 
     async fn save_committed(&mut self, committed: Option<RaftLogId>) -> io::Result<()> {

@@ -63,7 +63,7 @@ use self::core::Core;
 use crate::engine::{CellReader, EngineConfig, StockState};
 use crate::log::{Log, LogOptions, Space, Storage};
 use crate::protocol::ShardId;
-use crate::world::net::TcpListener;
+use crate::world::net::{TcpListener, TcpStream};
 use crate::world::{UnixMicros, World};
 use identity::Identity;
 use log_store::LogStore;
@@ -127,6 +127,9 @@ pub struct ReplicaOptions {
     pub notice: Arc<dyn Fn(&str) + Send + Sync>,
 }
 
+/// A node this many entries behind the leader is sent them in a fraction of the lease.
+const HAND_OVER_LAG_MAX: u64 = 1024;
+
 /// What a start is busy with: a label, done, in all.
 pub type Progress<'a> = &'a mut dyn FnMut(&str, u64, u64);
 
@@ -180,12 +183,6 @@ impl Replica {
         let listener = listener
             .map_err(|source| Error::Listen { address: options.peer_listen.clone(), source })?;
         let (identity, _) = Identity::load_or_make(storage.as_ref(), &world, options.node.id)?;
-        let (machine, shared) = StateMachine::open(
-            storage.clone(),
-            options.engine,
-            world.clone(),
-            &mut |done, total| progress("loading the snapshot", done, total),
-        )?;
         let (fatal, failed) = tokio::sync::watch::channel(None);
         let mut log_options = options.log.clone();
         log_options.on_fatal = Arc::new(move |error| {
@@ -194,7 +191,17 @@ impl Replica {
         let log = Log::open(storage.clone(), &world, log_options, &mut |at| {
             progress("reading the log", at.bytes_done, at.bytes_total);
         })?;
+        let (machine, shared) = StateMachine::open(
+            storage.clone(),
+            options.engine,
+            world.clone(),
+            LogStore::new(log.shard(ShardId(0))),
+            &mut |done, total| progress("loading the snapshot", done, total),
+        )?;
         let empty = log.shard(ShardId(0)).state().last.is_none() && shared.snapshot_index() == 0;
+        if empty && identity.cluster_id != 0 && options.bootstrap == Bootstrap::Single {
+            return Err(Error::LostLog { file: storage.path("identity") });
+        }
         let joining = empty && matches!(options.bootstrap, Bootstrap::Join(_));
         let core = Core::new(world, storage, options, log.clone(), shared, identity, joining);
         start_raft(&core, machine, empty).await?;
@@ -331,6 +338,7 @@ impl Replica {
         if to == core.me() {
             return Ok(to);
         }
+        self.must_be_ready(to).await?;
         let trigger = core.raft().trigger().transfer_leader(to).await;
         trigger.map_err(|error| AdminError::Failed(error.to_string()))?;
         let mut metrics = core.raft().server_metrics();
@@ -347,6 +355,28 @@ impl Replica {
         let limit = core.timing().election_max * 2;
         let result = tokio::time::timeout(limit, handed_over).await;
         result.map_err(|_| AdminError::Timeout("the hand-over"))
+    }
+
+    /// A hand-over cannot be taken back: a leader that waits for a node which is gone or far behind
+    /// takes no writes until somebody is elected.
+    async fn must_be_ready(&self, to: u64) -> Result<(), AdminError> {
+        let status = self.status();
+        let member = status.members.iter().find(|member| member.node.id == to);
+        let member = member.ok_or(AdminError::UnknownNode(to))?;
+        let behind = status.last_index.saturating_sub(member.matched_index.unwrap_or(0));
+        if behind > HAND_OVER_LAG_MAX {
+            return Err(AdminError::Failed(format!(
+                "node {to} is {behind} entries behind; hand over when it has caught up"
+            )));
+        }
+        let reached = TcpStream::connect(&member.node.peer_address);
+        match tokio::time::timeout(self.core.timing().election_max, reached).await {
+            Ok(Ok(_)) => Ok(()),
+            _ => Err(AdminError::Failed(format!(
+                "node {to} does not answer at {}; `members` lists the others",
+                member.node.peer_address
+            ))),
+        }
     }
 
     fn best_successor(&self) -> Option<u64> {
@@ -427,13 +457,15 @@ async fn start_raft(core: &Arc<Core>, machine: StateMachine, empty: bool) -> Res
     let store = LogStore::new(core.log.shard(core.shard));
     let raft = Raft::new(core.me(), config, network, store, machine).await;
     core.set_raft(raft.map_err(|error| Error::Raft(error.to_string()))?);
-    if empty && core.options.bootstrap == Bootstrap::Single {
-        let cluster_id = core.world.random.next_u64().max(1);
-        core.set_cluster(cluster_id)
+    if core.options.bootstrap == Bootstrap::Single && core.hello().cluster_id == 0 {
+        // First the membership, then the cluster's id: an id without a log is a log that was lost.
+        if empty {
+            let nodes = BTreeMap::from([(core.me(), core.member_node())]);
+            let made = core.raft().initialize(nodes).await;
+            made.map_err(|error| Error::Raft(error.to_string()))?;
+        }
+        core.set_cluster(core.world.random.next_u64().max(1))
             .map_err(|source| Error::Io { file: core.storage.path("identity"), source })?;
-        let nodes = BTreeMap::from([(core.me(), core.member_node())]);
-        let made = core.raft().initialize(nodes).await;
-        made.map_err(|error| Error::Raft(error.to_string()))?;
     }
     Ok(())
 }

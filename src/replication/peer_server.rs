@@ -25,7 +25,7 @@ use super::peer_frame::{
     FRAME_BYTES_MAX, FRAME_BYTES_MAX_BEFORE_HELLO, Frame, Kind, put_frame, take_frame,
 };
 use super::peer_hello::HelloReply;
-use super::snapshot::{SnapshotHandle, aside, incoming_name};
+use super::snapshot::{self, SnapshotHandle, aside, incoming_name};
 use super::types::{MemberNode, TypeConfig, put_vote, take_node};
 use crate::log::{File, Storage};
 use crate::protocol::{Reader, ShardId};
@@ -259,8 +259,13 @@ impl Session {
             return Err("the snapshot did not arrive whole".into());
         }
         let file = incoming.file.clone();
-        let synced = aside(&self.core.world, "snapshot-sync", move || file.sync_data()).await;
-        synced.map_err(|error| error.to_string())?;
+        let (storage, name) = (self.core.storage.clone(), incoming.name.clone());
+        let deed = move || {
+            file.sync_data()?;
+            Ok(snapshot::verify(storage.as_ref(), &name))
+        };
+        let verified = aside(&self.core.world, "snapshot-sync", deed).await;
+        verified.map_err(|error| error.to_string())?.map_err(|error| error.to_string())?;
         let data = SnapshotHandle { name: incoming.name.clone(), bytes };
         let snapshot =
             openraft::type_config::alias::SnapshotOf::<TypeConfig, _> { meta, snapshot: data };

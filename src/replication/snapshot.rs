@@ -259,6 +259,23 @@ pub fn load(
     Ok((meta, state))
 }
 
+/// Reads a snapshot file for its checksums alone: a damaged one must not reach the state machine,
+/// where it would stop the node.
+///
+/// # Errors
+/// The file cannot be read or is damaged.
+pub fn verify(storage: &dyn Storage, name: &str) -> Result<(), Error> {
+    let path = storage.path(name);
+    let io = |source| Error::Io { file: path.clone(), source };
+    let file = storage.open(name).map_err(io)?;
+    let bytes = file.bytes().map_err(io)?;
+    let progress = &mut |_, _| ();
+    let mut reader = FileReader { file, path: path.clone(), offset: 0, bytes, progress };
+    reader.take_meta()?;
+    while reader.take_chunk()?.is_some() {}
+    Ok(())
+}
+
 /// Runs a blocking deed on a thread of its own, so that a node goes on answering meanwhile.
 pub async fn aside<T: Send + 'static>(
     world: &World,

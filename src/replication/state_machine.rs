@@ -13,6 +13,7 @@ use openraft::storage::{EntryResponder, RaftStateMachine};
 use openraft::{EntryPayload, OptionalSend, RaftSnapshotBuilder};
 
 use super::error::Error;
+use super::log_store::LogStore;
 use super::snapshot::{self, SnapshotHandle};
 use super::types::{Entry, Outcomes, RaftLogId, SnapshotMeta, StoredMembership, TypeConfig};
 use crate::engine::{CellReader, EngineConfig, SnapshotCut, StockState};
@@ -87,6 +88,7 @@ pub struct StateMachine {
     storage: Arc<dyn Storage>,
     config: EngineConfig,
     world: World,
+    log: LogStore,
 }
 
 impl StateMachine {
@@ -98,6 +100,7 @@ impl StateMachine {
         storage: Arc<dyn Storage>,
         config: EngineConfig,
         world: World,
+        log: LogStore,
         progress: &mut dyn FnMut(u64, u64),
     ) -> Result<(Self, Arc<Shared>), Error> {
         let io = |source| Error::Io { file: storage.path("."), source };
@@ -114,7 +117,7 @@ impl StateMachine {
         if let Some(handle) = newest {
             shared.set_snapshot(&meta, handle);
         }
-        Ok((Self { shared: shared.clone(), storage, config, world }, shared))
+        Ok((Self { shared: shared.clone(), storage, config, world, log }, shared))
     }
 }
 
@@ -166,6 +169,9 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
         let (storage, config) = (self.storage.clone(), self.config);
         let loaded = snapshot::load_aside(&self.world, storage, data.name.clone(), config).await;
         let (_, stock) = loaded.map_err(|error| io::Error::other(error.to_string()))?;
+        // Raft may have cut a tail that conflicts with the snapshot. Were the snapshot durable and the
+        // cut not, a power cut would leave a log that contradicts it.
+        self.log.sync().await?;
         let name = snapshot::publish(self.storage.as_ref(), &data.name, meta.last_log_id)?;
         {
             let mut applied = self.shared.lock();
