@@ -267,7 +267,7 @@ fn every_cut(seed: u64, survival: fn(u64) -> Survival) {
     while life(seed, n, survival(n)) == n {
         n += 1;
     }
-    assert!(n > 250, "the script has rotations, purges and many syncs: {n} operations");
+    assert!(n > 200, "the script has rotations, purges and many syncs: {n} operations");
 }
 
 /// How many scripts to play: so many, or as many as `STOCKD_SEEDS` says.
