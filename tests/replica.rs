@@ -13,7 +13,7 @@ use stockd::protocol::{
     ShardId, take_outcome,
 };
 use stockd::replication::{
-    Bootstrap, NodeInfo, Refusal, Replica, ReplicaOptions, ReplyTo, RequestTag, Role, Timing,
+    Bootstrap, Error, NodeInfo, Refusal, Replica, ReplicaOptions, ReplyTo, RequestTag, Role, Timing,
 };
 use stockd::world::{Clock, RealClock, World};
 use tempfile::TempDir;
@@ -47,6 +47,8 @@ struct Node {
     directory: TempDir,
     replica: Option<Replica>,
     info: NodeInfo,
+    /// What the node told its operator.
+    told: Arc<Mutex<Vec<String>>>,
 }
 
 fn free_address() -> String {
@@ -56,16 +58,24 @@ fn free_address() -> String {
 impl Node {
     fn new(id: u64) -> Self {
         let info = NodeInfo { id, client_address: free_address(), peer_address: free_address() };
-        Self { directory: tempfile::tempdir().unwrap(), replica: None, info }
+        Self { directory: tempfile::tempdir().unwrap(), replica: None, info, told: Arc::default() }
     }
 
     async fn start(&mut self, bootstrap: Bootstrap) -> Replica {
-        let id = self.info.id;
+        self.start_under(EngineConfig::default(), bootstrap).await.unwrap()
+    }
+
+    async fn start_under(
+        &mut self,
+        engine: EngineConfig,
+        bootstrap: Bootstrap,
+    ) -> Result<Replica, Error> {
+        let (id, told) = (self.info.id, self.told.clone());
         let options = ReplicaOptions {
             node: self.info.clone(),
             peer_listen: self.info.peer_address.clone(),
             bootstrap,
-            engine: EngineConfig::default(),
+            engine,
             log: LogOptions { segment_bytes: 8 << 20, ..LogOptions::default() },
             timing: Timing::default(),
             reservations_max: 1 << 20,
@@ -73,7 +83,10 @@ impl Node {
             follower_lag_max: 1 << 20,
             lease_reads: false,
             draining: Arc::new(AtomicBool::new(false)),
-            notice: Arc::new(move |line| eprintln!("node {id}: {line}")),
+            notice: Arc::new(move |line| {
+                eprintln!("node {id}: {line}");
+                told.lock().unwrap().push(line.to_owned());
+            }),
         };
         // The tasks of an earlier start may still be letting go of the directory.
         let mut storage = None;
@@ -84,9 +97,9 @@ impl Node {
         .await;
         let storage = Arc::new(storage.unwrap());
         let world = World::real();
-        let replica = Replica::start(options, storage, world, &mut |_, _, _| ()).await.unwrap();
+        let replica = Replica::start(options, storage, world, &mut |_, _, _| ()).await?;
         self.replica = Some(replica.clone());
-        replica
+        Ok(replica)
     }
 
     fn peer(&self) -> String {
@@ -176,6 +189,36 @@ async fn a_single_node_sells_what_it_has_and_remembers_it() {
     let counters = replica.cells().counters(CellHandle(0)).unwrap();
     assert_eq!((counters.on_hand, counters.reserved, counters.available), (2, 2, 0));
     replica.shutdown().await;
+}
+
+#[tokio::test]
+async fn a_directory_keeps_the_rules_it_was_made_under() {
+    let mut node = Node::new(1);
+    let replica = node.start(Bootstrap::Single).await;
+    replica.shutdown().await;
+    drop((replica, node.replica.take()));
+    let other = EngineConfig { grace_ms: 7_000, ..EngineConfig::default() };
+    let refused = node.start_under(other, Bootstrap::Single).await.err().unwrap();
+    assert!(matches!(refused, Error::Rules { .. }), "{refused}");
+    assert!(refused.to_string().contains("grace 7000 ms"), "{refused}");
+}
+
+#[tokio::test]
+async fn a_node_with_other_rules_is_not_taken_in() {
+    let mut nodes = [Node::new(1), Node::new(2)];
+    let first = nodes[0].start(Bootstrap::Single).await;
+    assert_eq!(execute(&first, &receive(1)).await.0, Code::OK);
+    let other = EngineConfig { retention_ms: 60_000, ..EngineConfig::default() };
+    let join = Bootstrap::Join(vec![nodes[0].peer()]);
+    let second = nodes[1].start_under(other, join).await.unwrap();
+    let told = &nodes[1].told;
+    until("the refusal", || {
+        told.lock().unwrap().iter().any(|line| line.contains("retention 60000 ms"))
+    })
+    .await;
+    assert_eq!(first.status().members.len(), 1);
+    first.shutdown().await;
+    second.shutdown().await;
 }
 
 #[tokio::test]

@@ -51,6 +51,15 @@ pub enum Error {
     },
     /// Raft refused to start over this log.
     Raft(String),
+    /// The data directory was made under other rules.
+    Rules {
+        /// The identity file's path.
+        file: String,
+        /// The rules it was made under.
+        have: String,
+        /// The rules asked for now.
+        want: String,
+    },
 }
 
 impl fmt::Display for Error {
@@ -79,6 +88,11 @@ impl fmt::Display for Error {
                 f,
                 "{file} says that this directory belongs to node {have}, not to node {want}; start \
                  with --node-id {have} or with another --data"
+            ),
+            Self::Rules { file, have, want } => write!(
+                f,
+                "{file} was made with {have}, not {want}: these decide answers and stay as they are \
+                 for the life of a cluster; start with the --grace-ms and --retention of then"
             ),
             Self::Raft(why) => write!(f, "replication does not start: {why}"),
         }

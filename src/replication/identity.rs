@@ -6,13 +6,21 @@
 //!      8    8  cluster_id    0: has not joined one
 //!     16    8  node_id
 //!     24    8  incarnation   drawn when the directory was made
-//!     32    4  crc32 of the bytes before
+//!     32   24  rules         grace, retention, longest life: u64 each, in ms
+//!     56    4  crc32 of the bytes before
 //! ```
+//!
+//! The rules decide answers together with the log, so all nodes must have the same for ever: a node
+//! that starts with others would diverge. They are fixed when the directory is made, and a node with
+//! others is not taken in.
 
-use std::io;
+use std::{fmt, io};
 
+use bytes::BufMut;
+
+use crate::engine::EngineConfig;
 use crate::log::Storage;
-use crate::protocol::Reader;
+use crate::protocol::{Reader, Truncated};
 use crate::world::World;
 
 use super::error::Error;
@@ -20,30 +28,71 @@ use super::error::Error;
 const FILE: &str = "identity";
 const MAGIC: &[u8; 8] = b"STKDNODE";
 
+/// The engine's settings that must be equal on all nodes.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Rules {
+    pub grace_ms: u64,
+    pub retention_ms: u64,
+    pub max_life_ms: u64,
+}
+
+impl Rules {
+    pub const fn of(config: &EngineConfig) -> Self {
+        Self {
+            grace_ms: config.grace_ms,
+            retention_ms: config.retention_ms,
+            max_life_ms: config.max_life_ms,
+        }
+    }
+
+    pub fn encode(&self, out: &mut impl BufMut) {
+        out.put_u64_le(self.grace_ms);
+        out.put_u64_le(self.retention_ms);
+        out.put_u64_le(self.max_life_ms);
+    }
+
+    pub fn take(reader: &mut Reader<'_>) -> Result<Self, Truncated> {
+        Ok(Self {
+            grace_ms: reader.u64()?,
+            retention_ms: reader.u64()?,
+            max_life_ms: reader.u64()?,
+        })
+    }
+}
+
+impl fmt::Display for Rules {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { grace_ms, retention_ms, max_life_ms } = self;
+        write!(f, "grace {grace_ms} ms, retention {retention_ms} ms, longest life {max_life_ms} ms")
+    }
+}
+
 /// Who this node is.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Identity {
     pub cluster_id: u64,
     pub node_id: u64,
     pub incarnation: u64,
+    pub rules: Rules,
 }
 
 impl Identity {
     /// Reads the directory's identity, or draws one.
     ///
     /// # Errors
-    /// The file is damaged, or belongs to another node.
+    /// The file is damaged, belongs to another node, or was made under other rules.
     pub fn load_or_make(
         storage: &dyn Storage,
         world: &World,
         node_id: u64,
-    ) -> Result<(Self, bool), Error> {
+        rules: Rules,
+    ) -> Result<Self, Error> {
         let io = |source| Error::Io { file: storage.path(FILE), source };
         let Some(content) = storage.read_small(FILE).map_err(io)? else {
             let incarnation = world.random.next_u64().max(1);
-            let identity = Self { cluster_id: 0, node_id, incarnation };
+            let identity = Self { cluster_id: 0, node_id, incarnation, rules };
             identity.save(storage).map_err(io)?;
-            return Ok((identity, true));
+            return Ok(identity);
         };
         let identity = Self::decode(&content)
             .ok_or_else(|| Error::DamagedIdentity { file: storage.path(FILE) })?;
@@ -51,16 +100,21 @@ impl Identity {
             let (file, have) = (storage.path(FILE), identity.node_id);
             return Err(Error::NodeId { file, have, want: node_id });
         }
-        Ok((identity, false))
+        if identity.rules != rules {
+            let (file, have) = (storage.path(FILE), identity.rules);
+            return Err(Error::Rules { file, have: have.to_string(), want: rules.to_string() });
+        }
+        Ok(identity)
     }
 
     /// Writes it durably.
     pub fn save(&self, storage: &dyn Storage) -> io::Result<()> {
-        let mut content = Vec::with_capacity(36);
+        let mut content = Vec::with_capacity(60);
         content.extend_from_slice(MAGIC);
         content.extend_from_slice(&self.cluster_id.to_le_bytes());
         content.extend_from_slice(&self.node_id.to_le_bytes());
         content.extend_from_slice(&self.incarnation.to_le_bytes());
+        self.rules.encode(&mut content);
         content.extend_from_slice(&crc32fast::hash(&content).to_le_bytes());
         storage.replace_small(FILE, &content)
     }
@@ -75,6 +129,7 @@ impl Identity {
             return None;
         }
         let (cluster_id, node_id) = (reader.u64().ok()?, reader.u64().ok()?);
-        Some(Self { cluster_id, node_id, incarnation: reader.u64().ok()? })
+        let incarnation = reader.u64().ok()?;
+        Some(Self { cluster_id, node_id, incarnation, rules: Rules::take(&mut reader).ok()? })
     }
 }

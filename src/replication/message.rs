@@ -10,7 +10,7 @@
 //! snapshot begin    bytes u64
 //! snapshot chunk    offset u64 · bytes
 //! snapshot end      bytes u64 · vote · snapshot meta       reply: vote
-//! join              relayed u8 · node                                    reply: cluster id u64
+//! join              relayed u8 · rules · node                                  reply: cluster id u64
 //! ```
 
 use bytes::{BufMut, Bytes, BytesMut};
@@ -19,6 +19,7 @@ use openraft::raft::{
     TransferLeaderResponse, VoteRequest, VoteResponse,
 };
 
+use super::identity::Rules;
 use super::types::{
     Malformed, MemberNode, SnapshotMeta, TypeConfig, Vote, put_entry, put_log_id, put_node,
     put_snapshot_meta, put_vote, take_entry, take_log_id, take_snapshot_meta, take_vote,
@@ -163,7 +164,8 @@ pub fn take_snapshot_end(body: &[u8]) -> Result<(u64, Vote, SnapshotMeta), Malfo
     Ok((bytes, vote, take_snapshot_meta(&mut reader)?))
 }
 
-pub fn put_join(out: &mut BytesMut, node: &MemberNode, relayed: bool) {
+pub fn put_join(out: &mut BytesMut, node: &MemberNode, rules: &Rules, relayed: bool) {
     out.put_u8(u8::from(relayed));
+    rules.encode(out);
     put_node(out, node);
 }

@@ -65,7 +65,7 @@ use crate::log::{Log, LogOptions, Space, Storage};
 use crate::protocol::ShardId;
 use crate::world::net::{TcpListener, TcpStream};
 use crate::world::{UnixMicros, World};
-use identity::Identity;
+use identity::{Identity, Rules};
 use log_store::LogStore;
 use network::Network;
 use state_machine::StateMachine;
@@ -182,7 +182,8 @@ impl Replica {
         let listener = TcpListener::bind(&options.peer_listen).await;
         let listener = listener
             .map_err(|source| Error::Listen { address: options.peer_listen.clone(), source })?;
-        let (identity, _) = Identity::load_or_make(storage.as_ref(), &world, options.node.id)?;
+        let rules = Rules::of(&options.engine);
+        let identity = Identity::load_or_make(storage.as_ref(), &world, options.node.id, rules)?;
         let (fatal, failed) = tokio::sync::watch::channel(None);
         let mut log_options = options.log.clone();
         log_options.on_fatal = Arc::new(move |error| {

@@ -18,6 +18,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::timeout;
 
 use super::core::Core;
+use super::identity::Rules;
 use super::leader_loss;
 use super::link::Link;
 use super::message::{self, put_join};
@@ -282,13 +283,21 @@ impl Session {
 async fn join(core: &Arc<Core>, body: &Bytes) -> Result<BytesMut, String> {
     let mut reader = Reader::new(body);
     let relayed = reader.u8().map_err(|_| "the request is cut short".to_owned())? != 0;
+    let rules = Rules::take(&mut reader).map_err(|_| "the request is cut short".to_owned())?;
     let node: MemberNode = take_node(&mut reader).map_err(|error| error.to_string())?;
     core.admit()?;
+    let own = Rules::of(&core.options.engine);
+    if rules != own {
+        return Err(format!(
+            "this cluster has {own}, the node {rules}: start it with an empty --data directory and \
+             the cluster's --grace-ms and --retention"
+        ));
+    }
     let leadership = core.leadership();
     match &leadership.leader {
         Some(leader) if leader.id != core.me() && !relayed => {
             let mut out = BytesMut::new();
-            put_join(&mut out, &node, true);
+            put_join(&mut out, &node, &rules, true);
             let mut link = Link::new(core.links(), leader.id, leader.peer_address.clone());
             let limit = core.timing().admin_timeout;
             let answer = link.call_within(Kind::Join, core.shard, out.freeze(), limit).await;

@@ -248,10 +248,16 @@ impl SnapshotBuilder {
         loop {
             let chunk = {
                 let mut applied = self.shared.lock();
-                if applied.generation != generation {
-                    return Err(io::ErrorKind::Interrupted.into());
-                }
-                applied.stock.snapshot_chunk(cut, snapshot::CHUNK_BYTES_MAX)
+                let current = applied.generation == generation;
+                current.then(|| applied.stock.snapshot_chunk(cut, snapshot::CHUNK_BYTES_MAX))
+            };
+            let Some(chunk) = chunk else {
+                // The writer must have let go of its file before the next attempt makes it again.
+                drop(chunks);
+                return match handle.await {
+                    Ok(Ok(_)) | Err(_) => Err(io::ErrorKind::Interrupted.into()),
+                    Ok(Err(error)) => Err(error),
+                };
             };
             // An empty chunk says that all were sent; a closed channel, that writing failed.
             let last = chunk.is_none();

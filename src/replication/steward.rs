@@ -13,6 +13,7 @@ use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
 use super::api::{Leadership, Refusal, Role, StopReason};
 use super::clock::{LeaderClock, SKEW_ALARM};
 use super::core::{Core, Tenure};
+use super::identity::Rules;
 use super::ingress::Gate;
 use super::link::{Link, LinkContext};
 use super::message::put_join;
@@ -292,7 +293,7 @@ fn is_voter(core: &Core) -> bool {
 async fn ask(core: &Arc<Core>, context: &LinkContext, peer: &str) -> Result<(), String> {
     let mut link = Link::new(context.clone(), 0, peer.to_owned());
     let mut out = BytesMut::new();
-    put_join(&mut out, &core.member_node(), false);
+    put_join(&mut out, &core.member_node(), &Rules::of(&core.options.engine), false);
     let limit = core.timing().admin_timeout;
     let answer = link.call_within(Kind::Join, core.shard, out.freeze(), limit).await;
     let body = answer.map_err(|error| error.to_string())?;
