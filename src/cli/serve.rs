@@ -56,6 +56,9 @@ pub(super) struct Serve {
     /// it counts half.
     #[arg(long, value_name = "N", default_value_t = 20_000_000)]
     max_reservations: u64,
+    /// Most cells in memory; what would make more is BUSY. Each takes about 120 bytes
+    #[arg(long, value_name = "N", default_value_t = Limits::default().cells_max)]
+    max_cells: u32,
     /// Most connections of clients; more are BUSY.
     #[arg(long, value_name = "N", default_value_t = Limits::default().connections_max)]
     max_connections: u32,
@@ -140,7 +143,11 @@ impl Serve {
         progress.finish();
         let replica = started.map_err(|error| error.to_string())?;
         self.print_banner(&client, &address(listeners.admin_address())?, &replica);
-        let limits = Limits { connections_max: self.max_connections, ..Limits::default() };
+        let limits = Limits {
+            connections_max: self.max_connections,
+            cells_max: self.max_cells,
+            ..Limits::default()
+        };
         let server = listeners.serve(replica.clone(), world, limits);
         tokio::select! {
             () = signals.next() => leave(server, &mut signals).await,

@@ -26,8 +26,8 @@ use super::outbox::{Outbox, Owed, Ticket};
 use super::reads::{Reads, Want};
 use super::shared::{Phase, Shared};
 use crate::protocol::{
-    Code, Frame, Kind, Op, OpError, OpFlags, Reader, ReservationId, UnixMillis, limits, take_op,
-    take_outcome,
+    CellRef, Code, Frame, Kind, Op, OpError, OpFlags, Reader, ReservationId, UnixMillis, limits,
+    take_op, take_outcome,
 };
 use crate::replication::{IngressGuard, Refusal, ReplyTo, RequestTag, Role};
 use crate::world::UnixMicros;
@@ -117,6 +117,23 @@ fn remembers_more(ops: &[u8], known: impl Fn(ReservationId) -> bool) -> bool {
         Op::Receive { .. } => true,
         _ => false,
     })
+}
+
+/// One of the checked operations makes a cell that is not there yet.
+fn makes_cells(ops: &[u8], known: impl Fn(&[u8], &[u8]) -> bool) -> bool {
+    let mut reader = Reader::new(ops);
+    std::iter::from_fn(|| take_op(&mut reader).ok()).any(|(op, flags, _)| match op {
+        Op::Define { cell } => !is_known(cell, &known),
+        Op::Receive { cell, .. } => flags.contains(OpFlags::DEFINE) && !is_known(cell, &known),
+        _ => false,
+    })
+}
+
+fn is_known(cell: CellRef<'_>, known: impl Fn(&[u8], &[u8]) -> bool) -> bool {
+    match cell {
+        CellRef::Handle(_) => true,
+        CellRef::Name { warehouse, sku } => known(warehouse, sku),
+    }
 }
 
 /// Memory holds as many reservations as it may.
@@ -240,6 +257,8 @@ impl<'a> Burst<'a> {
             (BUSY_RETRY_MS, "too many replies wait for clients to read them")
         } else if route == Route::Log && self.shared.replica.records_full() && self.fills(ops) {
             return Some(records_full());
+        } else if route == Route::Log && self.makes_cells_over_limit(ops) {
+            (FULL_RETRY_MS, "the cells in memory have reached --max-cells")
         } else {
             return None;
         };
@@ -254,6 +273,12 @@ impl<'a> Burst<'a> {
                 take_outcome(&mut Reader::new(&out)).is_ok_and(|found| found.code.is_ok())
             })
         })
+    }
+
+    fn makes_cells_over_limit(&self, ops: &[u8]) -> bool {
+        let cells = self.shared.replica.cells();
+        cells.count() >= self.shared.limits.cells_max
+            && makes_cells(ops, |warehouse, sku| cells.handle(warehouse, sku).is_some())
     }
 
     /// Once leadership is handed over, a drained node says NOT_LEADER like any other, which is what
@@ -283,7 +308,7 @@ impl Drop for Burst<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::protocol::{CellHandle, CellRef, Line};
+    use crate::protocol::{CellHandle, Line, OpId};
 
     fn reserve(out: &mut BytesMut, flags: OpFlags) {
         let lines = [Line { cell: CellRef::Handle(CellHandle(1)), quantity: 1 }];
@@ -331,6 +356,26 @@ mod tests {
             2,
         );
         assert_eq!(reads, Ok(Route::Fresh));
+    }
+
+    #[test]
+    fn only_a_new_cell_counts_as_one() {
+        let known = |_: &[u8], sku: &[u8]| sku == b"old";
+        let mut ops = BytesMut::new();
+        Op::encode_define(&mut ops, b"W", b"old");
+        let receive = |ops: &mut BytesMut, flags, sku| {
+            let cell = CellRef::Name { warehouse: b"W", sku };
+            Op::encode_receive(ops, flags, None, OpId([1; 16]), cell, 1);
+        };
+        receive(&mut ops, OpFlags::default(), b"new");
+        receive(&mut ops, OpFlags::DEFINE, b"old");
+        reserve(&mut ops, OpFlags::default());
+        assert!(!makes_cells(&ops, known));
+        receive(&mut ops, OpFlags::DEFINE, b"new");
+        assert!(makes_cells(&ops, known));
+        let mut ops = BytesMut::new();
+        Op::encode_define(&mut ops, b"W", b"new");
+        assert!(makes_cells(&ops, known));
     }
 
     #[test]

@@ -12,6 +12,9 @@ pub struct Limits {
     /// Most connections of clients; one more is answered BUSY and closed. Admin connections are
     /// counted apart, so that an operator always gets in.
     pub connections_max: u32,
+    /// Most cells in memory; operations that make more are answered BUSY. A cell with a name of its
+    /// own takes about 121 bytes and cells are never removed.
+    pub cells_max: u32,
     /// Most connections that have not said hello. More wait in the listen queue of the operating
     /// system: strangers cost it, not us, and a storm of reconnecting clients loses nobody.
     pub connections_before_hello_max: u32,
@@ -50,6 +53,7 @@ impl Default for Limits {
     fn default() -> Self {
         Self {
             connections_max: 10_000,
+            cells_max: 32_000_000,
             connections_before_hello_max: 256,
             admin_connections_max: 16,
             frames_in_flight_max: 4_096,

@@ -181,6 +181,7 @@ pub(super) fn limits(shared: &Shared) -> Value {
     let ms = |duration: std::time::Duration| Value::from(duration.as_millis());
     Value::Object(vec![
         ("connections_max", limits.connections_max.into()),
+        ("cells_max", limits.cells_max.into()),
         ("connections_before_hello_max", limits.connections_before_hello_max.into()),
         ("admin_connections_max", limits.admin_connections_max.into()),
         ("frame_bytes_max", crate::protocol::limits::FRAME_BYTES_MAX.into()),
