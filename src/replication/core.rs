@@ -9,7 +9,7 @@ use openraft::Instant as _;
 use openraft::async_runtime::watch::WatchReceiver;
 use openraft::errors::{ChangeMembershipError, ClientWriteError, RaftError};
 use openraft::{ChangeMembers, Raft};
-use tokio::sync::{Notify, watch};
+use tokio::sync::watch;
 
 use super::api::{AdminError, Leadership, Refusal, Role, SharedLeadership, StalePoint, StopReason};
 use super::clock::{LeaderClock, PeerOffsets};
@@ -103,7 +103,6 @@ pub struct Core {
     freshness: Mutex<Freshness>,
     booted: Duration,
     stop: watch::Sender<Option<StopReason>>,
-    stop_wake: Notify,
 }
 
 impl Core {
@@ -146,7 +145,6 @@ impl Core {
             raft: OnceLock::new(),
             freshness: Mutex::default(),
             stop: watch::Sender::new(None),
-            stop_wake: Notify::new(),
         })
     }
 
@@ -330,7 +328,6 @@ impl Core {
             }
             first
         });
-        self.stop_wake.notify_waiters();
         self.leave_office(Refusal {
             message: "this node is shutting down".into(),
             ..Refusal::new(Code::NOT_LEADER, 50)

@@ -131,6 +131,17 @@ impl Peer {
         }
     }
 
+    async fn ask_vote(
+        &mut self,
+        kind: Kind,
+        request: &VoteRequest<TypeConfig>,
+    ) -> Result<VoteResponse<TypeConfig>, RpcError> {
+        let mut out = BytesMut::new();
+        message::put_vote_request(&mut out, request);
+        let body = self.control(kind, out, VOTE_TIMEOUT).await;
+        decoded(body, |body| message::take_vote_response(body))
+    }
+
     async fn send_snapshot(
         &mut self,
         vote: Vote,
@@ -241,11 +252,7 @@ impl RaftNetworkV2<TypeConfig> for Peer {
         request: VoteRequest<TypeConfig>,
         _option: RPCOption,
     ) -> Result<VoteResponse<TypeConfig>, RpcError> {
-        let mut out = BytesMut::new();
-        message::put_vote_request(&mut out, &request);
-        decoded(self.control(Kind::Vote, out, VOTE_TIMEOUT).await, |body| {
-            message::take_vote_response(body)
-        })
+        self.ask_vote(Kind::Vote, &request).await
     }
 
     async fn pre_vote(
@@ -253,11 +260,7 @@ impl RaftNetworkV2<TypeConfig> for Peer {
         request: VoteRequest<TypeConfig>,
         _option: RPCOption,
     ) -> Result<VoteResponse<TypeConfig>, RpcError> {
-        let mut out = BytesMut::new();
-        message::put_vote_request(&mut out, &request);
-        decoded(self.control(Kind::PreVote, out, VOTE_TIMEOUT).await, |body| {
-            message::take_vote_response(body)
-        })
+        self.ask_vote(Kind::PreVote, &request).await
     }
 
     async fn full_snapshot(
