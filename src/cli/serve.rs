@@ -22,7 +22,8 @@ use crate::world::World;
 #[command(after_help = "\
 Without options it is a cluster of one, which needs no ceremony: clients on 127.0.0.1:7400, an
 admin port to type into (nc 127.0.0.1 7401) and data in ./stockd-data. Others join it at any time
-with --join and its peer address. --join counts only while the data directory is empty.
+with --join and its peer address. A node that has data tells the others its addresses with it, and
+comes back if it was removed.
 
 Ctrl-C or SIGTERM leaves in order: what is in flight is answered, leadership is handed over. A second
 one leaves at once, which loses nothing that was acknowledged.")]
