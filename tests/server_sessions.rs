@@ -663,6 +663,33 @@ async fn admin_answers_in_text_and_json() {
 }
 
 #[tokio::test]
+async fn a_digest_tells_states_apart_and_says_of_which_index_it_is() {
+    let node = Node::start(Limits::default()).await;
+    let mut wire = node.greeted().await;
+    let mut operator = node.operator().await;
+    operator.say("json digest\n").await;
+    let empty = operator.line().await;
+    assert!(
+        empty.starts_with(r#"{"applied_index":"#) && empty.contains(r#","digest":""#),
+        "{empty}"
+    );
+    let mut seen = vec![empty];
+    for n in 1..=2 {
+        wire.send(&frame(n.into(), Kind::Op, |out| receive(out, n, 5))).await;
+        assert_eq!(wire.codes().await, (n.into(), vec![Code::OK]));
+        for _ in 0..2 {
+            operator.say("json digest\n").await;
+            seen.push(operator.line().await);
+        }
+    }
+    assert_eq!((&seen[1], &seen[3]), (&seen[2], &seen[4]), "nothing happened between the two");
+    let digest = |line: &str| line.split("digest").nth(1).map(str::to_owned);
+    assert_ne!(digest(&seen[0]), digest(&seen[1]));
+    assert_ne!(digest(&seen[1]), digest(&seen[3]));
+    node.stop().await;
+}
+
+#[tokio::test]
 async fn a_drained_node_takes_no_writes_and_still_reads() {
     let node = Node::start(Limits::default()).await;
     let mut wire = node.greeted().await;
