@@ -1,0 +1,463 @@
+//! What applications asked and what they were told.
+//!
+//! ```text
+//! client 1   ├──── reserve ────┤            invoked and completed are places in one real-time order
+//! client 2        ├─ read ─┤                that all clients share: event numbers, or nanoseconds
+//! client 1                     ├─ confirm … completed = u64::MAX: nobody heard how it ended
+//! ```
+//!
+//! An operation is one call of an application, with all the retries that its client made inside. An
+//! answer is kept as the wire has it (code, detail, body), because that is what can be compared byte
+//! by byte with what the log says; the client's own types turn into it.
+
+use bytes::{BufMut, BytesMut};
+use stockd_client as client;
+use stockd_protocol::{
+    CellHandle, CellRef, Code, Line, Op, OpError, OpFlags, OpId, Reader, ReservationId,
+    ReservationState, UnixMillis, take_op,
+};
+
+/// `completed` of an operation whose end nobody saw.
+pub const NEVER: u64 = u64::MAX;
+
+/// One call of an application.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Operation {
+    /// Who called. One client's calls may overlap.
+    pub client: u32,
+    /// When the call began.
+    pub invoked: u64,
+    /// When it returned, later than `invoked`; [`NEVER`] if it is unknown how it ended.
+    pub completed: u64,
+    /// What was asked.
+    pub request: Request,
+    /// The moment of the cluster's clock after which it may not take effect any more.
+    pub not_after: Option<UnixMillis>,
+    /// What came back.
+    pub verdict: Verdict,
+}
+
+/// A cell as a request names it.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub enum Cell {
+    /// By the handle that an earlier answer gave.
+    Handle(CellHandle),
+    /// By warehouse and SKU.
+    Name(Vec<u8>, Vec<u8>),
+}
+
+/// What an application asks for.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub enum Request {
+    /// Make a cell; by name.
+    Define {
+        /// Which.
+        cell: Cell,
+    },
+    /// Add units.
+    Receive {
+        /// The idempotency key.
+        op_id: OpId,
+        /// How many.
+        quantity: u32,
+        /// Where.
+        cell: Cell,
+        /// Make the cell if it is not there. The client library sets it whenever the cell is named.
+        define: bool,
+    },
+    /// Take all lines or none. All cells by name, or all by handle.
+    Reserve {
+        /// The idempotency key.
+        id: ReservationId,
+        /// As sent; 0 is the default.
+        ttl_ms: u32,
+        /// Cells and quantities.
+        lines: Vec<(Cell, u32)>,
+    },
+    /// Promise a reservation's units.
+    Confirm {
+        /// Which.
+        id: ReservationId,
+    },
+    /// Give a reservation's units back.
+    Release {
+        /// Which.
+        id: ReservationId,
+    },
+    /// Move a deadline.
+    Extend {
+        /// Which.
+        id: ReservationId,
+        /// As sent; 0 is the default.
+        ttl_ms: u32,
+    },
+    /// Read counters. All cells by name, or all by handle.
+    ReadCells {
+        /// Which.
+        cells: Vec<Cell>,
+        /// Any node may answer.
+        stale: bool,
+    },
+    /// Read a reservation.
+    ReadReservation {
+        /// Which.
+        id: ReservationId,
+        /// Any node may answer.
+        stale: bool,
+    },
+    /// Read a page of a SKU.
+    ReadSku {
+        /// Its name.
+        sku: Vec<u8>,
+        /// Where the page before ended.
+        after: Option<CellHandle>,
+        /// Any node may answer.
+        stale: bool,
+    },
+}
+
+/// How a call ended.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Verdict {
+    /// The cluster decided, for or against.
+    Answered(Answer),
+    /// The client says that it can never take effect.
+    NotExecuted,
+    /// It may have taken effect, or may still.
+    Unknown,
+}
+
+/// An answer, as the wire has it.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Answer {
+    /// What became of it.
+    pub code: Code,
+    /// The reservation's state, or the first line at fault, or 0.
+    pub detail: u16,
+    /// By operation and code; see protocol.md, section 5.
+    pub body: Vec<u8>,
+    /// Writes: the log index that decided it; reads: everything up to it is seen.
+    pub index: u64,
+    /// The cluster's clock.
+    pub server_now: UnixMillis,
+    /// 0 unless it is a stale read; [`u32::MAX`] if its age is unknown.
+    pub age_ms: u32,
+}
+
+impl Cell {
+    /// Owns what a request names.
+    pub fn of(cell: CellRef<'_>) -> Self {
+        match cell {
+            CellRef::Handle(handle) => Self::Handle(handle),
+            CellRef::Name { warehouse, sku } => Self::Name(warehouse.to_vec(), sku.to_vec()),
+        }
+    }
+
+    /// By name.
+    pub fn name(warehouse: impl AsRef<[u8]>, sku: impl AsRef<[u8]>) -> Self {
+        Self::Name(warehouse.as_ref().to_vec(), sku.as_ref().to_vec())
+    }
+
+    /// As a request names it.
+    pub fn as_ref(&self) -> CellRef<'_> {
+        match self {
+            Self::Handle(handle) => CellRef::Handle(*handle),
+            Self::Name(warehouse, sku) => CellRef::Name { warehouse, sku },
+        }
+    }
+}
+
+impl Request {
+    /// Owns a decoded operation; `None` for PING and CLUSTER_STATUS, about which there is nothing to
+    /// check.
+    pub fn of(op: &Op<'_>, flags: OpFlags) -> Option<Self> {
+        let stale = flags.contains(OpFlags::STALE);
+        Some(match *op {
+            Op::Define { cell } => Self::Define { cell: Cell::of(cell) },
+            Op::Receive { op_id, quantity, cell } => {
+                let define = flags.contains(OpFlags::DEFINE);
+                Self::Receive { op_id, quantity, cell: Cell::of(cell), define }
+            }
+            Op::Reserve { id, ttl_ms, lines } => {
+                let lines = lines.iter().map(|line| (Cell::of(line.cell), line.quantity));
+                Self::Reserve { id, ttl_ms, lines: lines.collect() }
+            }
+            Op::Confirm { id } => Self::Confirm { id },
+            Op::Release { id } => Self::Release { id },
+            Op::Extend { id, ttl_ms } => Self::Extend { id, ttl_ms },
+            Op::ReadCells { cells } => {
+                Self::ReadCells { cells: cells.iter().map(Cell::of).collect(), stale }
+            }
+            Op::ReadReservation { id } => Self::ReadReservation { id, stale },
+            Op::ReadSku { after, sku } => Self::ReadSku { sku: sku.to_vec(), after, stale },
+            Op::Ping | Op::ClusterStatus => return None,
+        })
+    }
+
+    /// Appends it as a client sends it for the first time.
+    ///
+    /// # Panics
+    /// It is out of the protocol's ranges, so no client can have sent it.
+    pub fn encode(&self, out: &mut BytesMut, not_after: Option<UnixMillis>) {
+        let none = OpFlags::default();
+        let flag = |set, flag| if set { flag } else { none };
+        match self {
+            Self::Define { cell: Cell::Name(warehouse, sku) } => {
+                Op::encode_define(out, warehouse, sku);
+            }
+            Self::Define { cell: Cell::Handle(_) } => panic!("a define names its cell"),
+            Self::Receive { op_id, quantity, cell, define } => {
+                let flags = flag(*define, OpFlags::DEFINE);
+                Op::encode_receive(out, flags, not_after, *op_id, cell.as_ref(), *quantity);
+            }
+            Self::Reserve { id, ttl_ms, lines } => {
+                let lines: Vec<_> = lines
+                    .iter()
+                    .map(|line| Line { cell: line.0.as_ref(), quantity: line.1 })
+                    .collect();
+                Op::encode_reserve(out, none, not_after, *id, *ttl_ms, &lines);
+            }
+            Self::Confirm { id } => Op::encode_confirm(out, none, not_after, *id),
+            Self::Release { id } => Op::encode_release(out, none, not_after, *id),
+            Self::Extend { id, ttl_ms } => Op::encode_extend(out, none, not_after, *id, *ttl_ms),
+            Self::ReadCells { cells, stale } => {
+                let cells: Vec<_> = cells.iter().map(Cell::as_ref).collect();
+                Op::encode_read_cells(out, flag(*stale, OpFlags::STALE), &cells);
+            }
+            Self::ReadReservation { id, stale } => {
+                Op::encode_read_reservation(out, flag(*stale, OpFlags::STALE), *id);
+            }
+            Self::ReadSku { sku, after, stale } => {
+                Op::encode_read_sku(out, flag(*stale, OpFlags::STALE), *after, sku);
+            }
+        }
+    }
+
+    /// Reads back what [`encode`](Self::encode) wrote.
+    ///
+    /// # Errors
+    /// The bytes are no operation, or one about which there is nothing to check.
+    pub fn decode(bytes: &[u8]) -> Result<(Self, Option<UnixMillis>), OpError> {
+        let (op, flags, not_after) = take_op(&mut Reader::new(bytes))?;
+        let opcode = op.opcode() as u8;
+        let request = Self::of(&op, flags).ok_or(OpError::UnknownOpcode(opcode))?;
+        Ok((request, not_after))
+    }
+
+    /// It changes state, so the log has it.
+    pub const fn is_write(&self) -> bool {
+        !matches!(
+            self,
+            Self::ReadCells { .. } | Self::ReadReservation { .. } | Self::ReadSku { .. }
+        )
+    }
+
+    /// It may be answered from any node's present state.
+    pub const fn is_stale(&self) -> bool {
+        match self {
+            Self::ReadCells { stale, .. }
+            | Self::ReadReservation { stale, .. }
+            | Self::ReadSku { stale, .. } => *stale,
+            _ => false,
+        }
+    }
+
+    /// The reservation that it is about.
+    pub const fn reservation(&self) -> Option<ReservationId> {
+        match self {
+            Self::Reserve { id, .. }
+            | Self::Confirm { id }
+            | Self::Release { id }
+            | Self::Extend { id, .. }
+            | Self::ReadReservation { id, .. } => Some(*id),
+            _ => None,
+        }
+    }
+}
+
+impl Verdict {
+    /// The answer, if there is one.
+    pub const fn answer(&self) -> Option<&Answer> {
+        match self {
+            Self::Answered(answer) => Some(answer),
+            Self::NotExecuted | Self::Unknown => None,
+        }
+    }
+}
+
+/// What a call of the client library returned. A `read_reservation` loses the index of its
+/// NOT_FOUND: send it in a [`Batch`](client::Batch), whose results carry all there is.
+impl<T: Into<Answer>> From<Result<T, client::Error>> for Verdict {
+    fn from(result: Result<T, client::Error>) -> Self {
+        match result {
+            Ok(outcome) => Self::Answered(outcome.into()),
+            Err(client::Error::Refused(refusal)) => Self::of_refusal(&refusal),
+            Err(client::Error::Retry(_) | client::Error::Invalid(_)) => Self::NotExecuted,
+            Err(client::Error::Unknown(_)) => Self::Unknown,
+        }
+    }
+}
+
+/// One result of a batch.
+impl From<Result<client::Outcome, client::Refusal>> for Verdict {
+    fn from(result: Result<client::Outcome, client::Refusal>) -> Self {
+        match result {
+            Ok(outcome) => Self::Answered(outcome.into()),
+            Err(refusal) => Self::of_refusal(&refusal),
+        }
+    }
+}
+
+impl Verdict {
+    /// A refusal of the whole frame is no decision of the log, and nothing was executed.
+    fn of_refusal(refusal: &client::Refusal) -> Self {
+        match refusal.index {
+            0 => Self::NotExecuted,
+            _ => Self::Answered(refusal.into()),
+        }
+    }
+}
+
+fn write(code: Code, detail: u16, index: u64, put: impl FnOnce(&mut Vec<u8>)) -> Answer {
+    let mut body = Vec::new();
+    put(&mut body);
+    Answer { code, detail, body, index, server_now: UnixMillis(0), age_ms: 0 }
+}
+
+const fn replayed(replay: bool) -> Code {
+    if replay { Code::REPLAY } else { Code::OK }
+}
+
+impl From<client::Granted> for Answer {
+    fn from(granted: client::Granted) -> Self {
+        let client::Granted { deadline, handles, index, replay, server_now, state } = granted;
+        let answer = write(replayed(replay), state as u16, index, |body| {
+            body.put_u64_le(deadline.0);
+            handles.iter().for_each(|handle| body.put_u32_le(handle.0));
+        });
+        Self { server_now, ..answer }
+    }
+}
+
+impl From<client::Confirmed> for Answer {
+    fn from(confirmed: client::Confirmed) -> Self {
+        let code = if confirmed.late { Code::OK_LATE } else { replayed(confirmed.replay) };
+        write(code, ReservationState::Confirmed as u16, confirmed.index, |_| ())
+    }
+}
+
+impl From<client::Released> for Answer {
+    fn from(released: client::Released) -> Self {
+        write(replayed(released.replay), released.state as u16, released.index, |_| ())
+    }
+}
+
+impl From<client::Extended> for Answer {
+    fn from(extended: client::Extended) -> Self {
+        write(Code::OK, ReservationState::Active as u16, extended.index, |body| {
+            body.put_u64_le(extended.deadline.0);
+        })
+    }
+}
+
+impl From<client::Defined> for Answer {
+    fn from(defined: client::Defined) -> Self {
+        write(Code::OK, 0, defined.index, |body| body.put_u32_le(defined.handle.0))
+    }
+}
+
+impl From<client::Received> for Answer {
+    fn from(received: client::Received) -> Self {
+        write(replayed(received.replay), 0, received.index, |body| {
+            body.put_u32_le(received.handle.0);
+            body.put_i64_le(received.on_hand);
+            body.put_i64_le(received.available);
+        })
+    }
+}
+
+fn read<T>(read: &client::Read<T>, detail: u16, put: impl FnOnce(&mut Vec<u8>, &T)) -> Answer {
+    let age_ms = read.age.map_or(u32::MAX, |age| age.as_millis() as u32);
+    let answer = write(Code::OK, detail, read.index, |body| put(body, &read.value));
+    Answer { server_now: read.server_now, age_ms, ..answer }
+}
+
+fn put_cell(body: &mut Vec<u8>, cell: Option<&client::Cell>) {
+    let handle = cell.map_or(u32::MAX, |cell| cell.handle.0);
+    body.put_u32_le(handle);
+    body.put_u32_le(u32::from(cell.is_some()));
+    let mut counters = BytesMut::new();
+    cell.map(|cell| cell.counters).unwrap_or_default().encode(&mut counters);
+    body.put_slice(&counters);
+}
+
+/// The client forgets which handle was not found, so that all of them read as not known by name.
+impl From<client::Read<Vec<Option<client::Cell>>>> for Answer {
+    fn from(cells: client::Read<Vec<Option<client::Cell>>>) -> Self {
+        read(&cells, 0, |body, cells| cells.iter().for_each(|cell| put_cell(body, cell.as_ref())))
+    }
+}
+
+impl From<client::Read<client::Reservation>> for Answer {
+    fn from(reservation: client::Read<client::Reservation>) -> Self {
+        read(&reservation, reservation.value.state as u16, |body, found| {
+            body.put_u64_le(found.created.0);
+            body.put_u64_le(found.deadline.0);
+            body.put_u32_le(found.lines.len() as u32);
+            for line in &found.lines {
+                body.put_u32_le(line.cell.0);
+                body.put_u32_le(line.quantity);
+            }
+        })
+    }
+}
+
+impl From<client::Read<client::SkuPage>> for Answer {
+    fn from(page: client::Read<client::SkuPage>) -> Self {
+        read(&page, 0, |body, page| {
+            body.put_u32_le(u32::from(page.next.is_some()));
+            body.put_u32_le(page.cells.len() as u32);
+            let mut total = BytesMut::new();
+            page.total.encode(&mut total);
+            body.put_slice(&total);
+            for cell in &page.cells {
+                body.put_u8(cell.warehouse.len() as u8);
+                body.put_slice(&cell.warehouse);
+                put_cell(body, Some(&cell.cell));
+            }
+        })
+    }
+}
+
+impl From<client::Outcome> for Answer {
+    /// PING and CLUSTER_STATUS become answers without a body: there is nothing to check in them.
+    fn from(outcome: client::Outcome) -> Self {
+        match outcome {
+            client::Outcome::Cells(cells) => cells.into(),
+            client::Outcome::Confirmed(confirmed) => confirmed.into(),
+            client::Outcome::Defined(defined) => defined.into(),
+            client::Outcome::Extended(extended) => extended.into(),
+            client::Outcome::Granted(granted) => granted.into(),
+            client::Outcome::Pong(pong) => read(&pong, 0, |_, ()| ()),
+            client::Outcome::Received(received) => received.into(),
+            client::Outcome::Released(released) => released.into(),
+            client::Outcome::Reservation(reservation) => reservation.into(),
+            client::Outcome::Sku(page) => page.into(),
+            client::Outcome::Status(status) => read(&status, 0, |_, _| ()),
+        }
+    }
+}
+
+impl From<&client::Refusal> for Answer {
+    fn from(refusal: &client::Refusal) -> Self {
+        let state = refusal.state.map(|state| state as u16);
+        let detail = state.or(refusal.lines.first().copied()).unwrap_or(0);
+        let answer = write(refusal.code, detail, refusal.index, |body| {
+            refusal.lines.iter().for_each(|line| body.put_u16_le(*line));
+            let mut shorts = BytesMut::new();
+            refusal.short.iter().for_each(|short| short.encode(&mut shorts));
+            body.put_slice(&shorts);
+        });
+        Self { server_now: refusal.server_now, ..answer }
+    }
+}
