@@ -3,7 +3,8 @@
 //! openraft's forwarder of finished log writes sleeps one microsecond whenever the next write has
 //! finished before it looks, to batch its notifications. Tokio's timer has a granularity of a
 //! millisecond, so under load every commit waited one to two of them: at 64 clients that was most of
-//! their latency. A sleep of less than [`SHORT`] therefore ends at once here.
+//! their latency. A sleep of at most [`SHORT`] therefore ends at once here. Not of more: openraft's
+//! tick counts on not being woken before its time, and asks again until it has come.
 
 use std::future::Future;
 use std::time::Duration;
@@ -12,8 +13,8 @@ use openraft::impls::TokioRuntime;
 use openraft::type_config::AsyncRuntime;
 use openraft::{Instant as _, OptionalSend};
 
-/// Sleeps below this are not worth a timer.
-const SHORT: Duration = Duration::from_micros(100);
+/// Sleeps up to this, the forwarder's, are not worth a timer.
+const SHORT: Duration = Duration::from_micros(1);
 /// How far in the past a timer must lie to fire when it is first polled, whatever the rounding.
 const PAST: Duration = Duration::from_millis(10);
 
