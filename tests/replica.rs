@@ -87,6 +87,7 @@ impl Node {
                 eprintln!("node {id}: {line}");
                 told.lock().unwrap().push(line.to_owned());
             }),
+            observer: None,
         };
         // The tasks of an earlier start may still be letting go of the directory.
         let mut storage = None;

@@ -83,6 +83,7 @@ impl Node {
             lease_reads: false,
             draining: Arc::new(AtomicBool::new(false)),
             notice: Arc::new(|_| {}),
+            observer: None,
         };
         let storage = Arc::new(RealStorage::open(directory.path()).unwrap());
         let world = World::real();

@@ -43,6 +43,7 @@ mod client;
 mod error;
 mod ids;
 mod link;
+mod net;
 mod options;
 mod outcome;
 pub mod raw;

@@ -18,8 +18,8 @@ use stockd_protocol::{
     UnixMillis, VERSION, begin_frame, finish_frame, limits, take_frame,
 };
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
-use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
+
+use crate::net::{OwnedReadHalf, OwnedWriteHalf, TcpStream};
 
 /// Room made before each read: one read then brings up to a thousand small replies.
 const READ_BYTES: usize = 64 * 1024;

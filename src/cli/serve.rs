@@ -188,6 +188,7 @@ impl Serve {
             lease_reads: self.lease_reads,
             draining: Arc::new(AtomicBool::new(false)),
             notice: Arc::new(|line| eprintln!("stockd: {line}")),
+            observer: None,
         }
     }
 

@@ -68,6 +68,7 @@ struct Disk {
     names_unsynced: Vec<NameChange>,
     operations: u64,
     faults: BTreeMap<u64, Fault>,
+    struck: u64,
     off: bool,
     bytes_max: Option<u64>,
     sync_delay: Duration,
@@ -139,6 +140,16 @@ impl SimStorage {
         lock(&self.disk).off = true;
     }
 
+    /// How many faults have struck since the start or the last restart.
+    pub fn struck(&self) -> u64 {
+        lock(&self.disk).struck
+    }
+
+    /// The power is away: it was cut, or this disk has been restarted.
+    pub fn is_off(&self) -> bool {
+        lock(&self.disk).off
+    }
+
     /// Bytes that all files together may have; writes that would take more fail as on a full disk.
     pub fn set_bytes_max(&self, bytes_max: Option<u64>) {
         lock(&self.disk).bytes_max = bytes_max;
@@ -175,7 +186,7 @@ impl SimStorage {
         old.off = true;
         let mut disk = old.clone();
         drop(old);
-        (disk.off, disk.operations) = (false, 0);
+        (disk.off, disk.operations, disk.struck) = (false, 0, 0);
         disk.faults.clear();
         if survival != Survival::Killed {
             disk.power_up(survival);
@@ -194,6 +205,7 @@ impl Disk {
         self.alive()?;
         self.operations += 1;
         let fault = self.faults.remove(&self.operations);
+        self.struck += u64::from(fault.is_some());
         self.off = fault == Some(Fault::PowerCut);
         Ok(fault)
     }

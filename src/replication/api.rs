@@ -3,7 +3,7 @@
 use std::fmt;
 use std::sync::Arc;
 
-use crate::engine::Stats;
+use crate::engine::{Stats, StockState};
 use crate::protocol::{Code, ReplyPrefix, ShardId};
 use crate::world::UnixMicros;
 
@@ -234,6 +234,17 @@ pub enum StopReason {
     Shutdown,
     /// Going on would be unsafe; the text names file, offset and what to do.
     Fatal(String),
+}
+
+/// Watches the state of a node from inside, under the lock that apply takes: for simulations, which
+/// check every state that a node is in.
+pub trait Observer: Send + Sync {
+    /// The entry at `index` has been applied; `batch` is `None` for Raft's own entries, which leave
+    /// the stock as it was.
+    fn applied(&self, index: u64, batch: Option<&[u8]>, stock: &StockState);
+
+    /// The state was taken from a snapshot that covers the log up to `index`.
+    fn restored(&self, index: u64, stock: &StockState);
 }
 
 /// How a node finds its cluster when its data directory is empty.

@@ -53,8 +53,8 @@ use openraft::async_runtime::watch::WatchReceiver;
 use openraft::{Config, Raft, SnapshotPolicy};
 
 pub use api::{
-    AdminError, Bootstrap, Leadership, Member, NodeInfo, ReadPoint, Refusal, ReplyTo, RequestTag,
-    Role, StalePoint, Status, StopReason,
+    AdminError, Bootstrap, Leadership, Member, NodeInfo, Observer, ReadPoint, Refusal, ReplyTo,
+    RequestTag, Role, StalePoint, Status, StopReason,
 };
 pub use error::Error;
 pub use ingress::IngressGuard;
@@ -125,13 +125,15 @@ pub struct ReplicaOptions {
     pub draining: Arc<AtomicBool>,
     /// Told what an operator may want to know, a line at a time.
     pub notice: Arc<dyn Fn(&str) + Send + Sync>,
+    /// Shown every state of the engine.
+    pub observer: Option<Arc<dyn Observer>>,
 }
 
 /// A node this many entries behind the leader is sent them in a fraction of the lease.
 const HAND_OVER_LAG_MAX: u64 = 1024;
 
 /// What a start is busy with: a label, done, in all.
-pub type Progress<'a> = &'a mut dyn FnMut(&str, u64, u64);
+pub type Progress<'a> = &'a mut (dyn FnMut(&str, u64, u64) + Send);
 
 /// A running node. Cheap to clone.
 #[derive(Clone)]
@@ -197,6 +199,7 @@ impl Replica {
             options.engine,
             world.clone(),
             LogStore::new(log.shard(ShardId(0))),
+            options.observer.clone(),
             &mut |done, total| progress("loading the snapshot", done, total),
         )?;
         let empty = log.shard(ShardId(0)).state().last.is_none() && shared.snapshot_index() == 0;

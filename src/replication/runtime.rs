@@ -32,7 +32,10 @@ impl AsyncRuntime for SharpRuntime {
     type Instant = Instant;
     type TimeoutError = <Tokio as AsyncRuntime>::TimeoutError;
     type Timeout<R, T: Future<Output = R> + OptionalSend> = <Tokio as AsyncRuntime>::Timeout<R, T>;
+    #[cfg(not(stockd_sim))]
     type ThreadLocalRng = <Tokio as AsyncRuntime>::ThreadLocalRng;
+    #[cfg(stockd_sim)]
+    type ThreadLocalRng = rand::rngs::SmallRng;
     type Mpsc = <Tokio as AsyncRuntime>::Mpsc;
     type Watch = <Tokio as AsyncRuntime>::Watch;
     type Oneshot = <Tokio as AsyncRuntime>::Oneshot;
@@ -73,8 +76,15 @@ impl AsyncRuntime for SharpRuntime {
         Tokio::is_panic(join_error)
     }
 
+    #[cfg(not(stockd_sim))]
     fn thread_rng() -> Self::ThreadLocalRng {
         Tokio::thread_rng()
+    }
+
+    /// openraft's jitter has no door of its own: in a simulation it comes from the network's seed.
+    #[cfg(stockd_sim)]
+    fn thread_rng() -> Self::ThreadLocalRng {
+        rand::SeedableRng::seed_from_u64(stockd_simnet::random())
     }
 
     fn new(threads: usize) -> Self {

@@ -12,6 +12,7 @@ use futures_util::{Stream, StreamExt};
 use openraft::storage::{EntryResponder, RaftStateMachine};
 use openraft::{EntryPayload, OptionalSend, RaftSnapshotBuilder};
 
+use super::api::Observer;
 use super::error::Error;
 use super::log_store::LogStore;
 use super::snapshot::{self, SnapshotHandle};
@@ -41,6 +42,7 @@ pub struct Shared {
     applied: Mutex<Applied>,
     pub cells: CellReader,
     snapshot: Mutex<Option<Snapshot>>,
+    observer: Option<Arc<dyn Observer>>,
 }
 
 impl Shared {
@@ -64,12 +66,23 @@ impl Shared {
         }
     }
 
+    fn show_restored(&self) {
+        if let Some(observer) = &self.observer {
+            let applied = self.lock();
+            if let Some(last) = applied.last {
+                observer.restored(last.index, &applied.stock);
+            }
+        }
+    }
+
     fn apply(&self, entry: &Entry, answered: bool) -> Outcomes {
         let mut applied = self.lock();
         let mut out = BytesMut::new();
+        let mut batch_bytes = None;
         match &entry.payload {
             EntryPayload::Blank => (),
             EntryPayload::Normal(batch) => {
+                batch_bytes = Some(batch.0.as_ref());
                 let out = answered.then_some(&mut out);
                 applied.stock.apply(entry.log_id.index, &batch.0, out);
             }
@@ -78,6 +91,9 @@ impl Shared {
             }
         }
         applied.last = Some(entry.log_id);
+        if let Some(observer) = &self.observer {
+            observer.applied(entry.log_id.index, batch_bytes, &applied.stock);
+        }
         Outcomes { bytes: out.freeze(), now: applied.stock.now() }
     }
 }
@@ -101,6 +117,7 @@ impl StateMachine {
         config: EngineConfig,
         world: World,
         log: LogStore,
+        observer: Option<Arc<dyn Observer>>,
         progress: &mut dyn FnMut(u64, u64),
     ) -> Result<(Self, Arc<Shared>), Error> {
         let io = |source| Error::Io { file: storage.path("."), source };
@@ -112,10 +129,11 @@ impl StateMachine {
         let cells = stock.cells();
         let membership = meta.last_membership.clone();
         let applied = Applied { stock, last: meta.last_log_id, membership, generation: 0 };
-        let shared =
-            Arc::new(Shared { applied: Mutex::new(applied), cells, snapshot: Mutex::new(None) });
+        let (applied, snapshot) = (Mutex::new(applied), Mutex::new(None));
+        let shared = Arc::new(Shared { applied, cells, snapshot, observer });
         if let Some(handle) = newest {
             shared.set_snapshot(&meta, handle);
+            shared.show_restored();
         }
         Ok((Self { shared: shared.clone(), storage, config, world, log }, shared))
     }
@@ -180,6 +198,7 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
             applied.last = meta.last_log_id;
             applied.membership = meta.last_membership.clone();
         }
+        self.shared.show_restored();
         self.shared.set_snapshot(meta, SnapshotHandle { name, bytes: data.bytes });
         Ok(())
     }

@@ -70,6 +70,7 @@ impl Node {
             lease_reads: false,
             draining: Arc::new(AtomicBool::new(false)),
             notice: Arc::new(move |line| println!("node {id}: {line}")),
+            observer: None,
         };
         let storage = Arc::new(RealStorage::open(directory.path()).unwrap());
         let world = World { clock: clock.clone(), ..World::real() };

@@ -1,0 +1,212 @@
+//! One seed from beginning to end: a cluster comes up, applications work while things go wrong,
+//! everything is healed, and then it must all have been right.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use stockd_check::Verdict;
+
+use crate::cluster::{APP_HOSTS, Cluster};
+use crate::doors::Ids;
+use crate::faults::Faults;
+use crate::node;
+use crate::plan::Plan;
+use crate::shop::{History, Shop};
+
+/// How long a cluster may take to come up, and to be whole again after the last fault.
+const COME_UP_MS: u64 = 30_000;
+/// How long applications may take to end, which is more than their longest call.
+const CLOSE_MS: u64 = 10_000;
+/// How long the last hold may take to run out: its time, the grace, and the outages given back.
+const RUN_OUT_MS: u64 = 60_000;
+
+/// What a run has to show.
+pub struct Outcome {
+    /// What was broken; nothing: the run passed.
+    pub violations: Vec<String>,
+    /// Counters, by name.
+    pub counters: BTreeMap<String, u64>,
+    /// Equal for equal runs.
+    pub trace: u64,
+}
+
+/// Runs a seed.
+pub fn run(seed: u64) -> Outcome {
+    let plan = Plan::of(seed);
+    let mut cluster = Cluster::new(plan.clone());
+    cluster.note(&format!("{plan:?}"));
+    let history = History::default();
+    let closed = Arc::new(AtomicBool::new(false));
+    let finished = live(&mut cluster, &history, &closed);
+    if let Err(what) = finished {
+        cluster.oracle.violation(what);
+    }
+    judge(&cluster, &history)
+}
+
+fn live(cluster: &mut Cluster, history: &History, closed: &Arc<AtomicBool>) -> Result<(), String> {
+    come_up(cluster)?;
+    open_shop(cluster, history, closed);
+    let mut faults = Faults::default();
+    let end = cluster.now_ms + cluster.plan.faults_ms;
+    while cluster.now_ms < end && !broken(cluster) {
+        cluster.step();
+        faults.step(cluster);
+    }
+    cluster.note("healing");
+    faults.heal_all(cluster);
+    cluster.step_until(500, broken);
+    closed.store(true, Ordering::Relaxed);
+    if !cluster.step_until(CLOSE_MS, |cluster| cluster.apps.iter().all(|app| !app.is_up())) {
+        return Err("an application's call does not return".into());
+    }
+    if broken(cluster) {
+        return Ok(());
+    }
+    become_whole(cluster)?;
+    serve_again(cluster, history)?;
+    run_out(cluster)
+}
+
+fn broken(cluster: &mut Cluster) -> bool {
+    !cluster.oracle.seen().violations.is_empty()
+}
+
+fn come_up(cluster: &mut Cluster) -> Result<(), String> {
+    (0..cluster.plan.nodes as usize).for_each(|at| cluster.start(at));
+    match cluster.step_until(COME_UP_MS, |cluster| cluster.has_converged()) {
+        true => Ok(()),
+        false => Err("the cluster does not come up".into()),
+    }
+}
+
+fn open_shop(cluster: &mut Cluster, history: &History, closed: &Arc<AtomicBool>) {
+    let plan = &cluster.plan;
+    let name = |number: u64| (format!("w{}", number % 2), format!("sku-{}", number / 2));
+    let shop = Shop {
+        history: history.clone(),
+        cells: (0..plan.cells).map(name).collect(),
+        addresses: (1..=plan.nodes).map(|id| node::info(id).client_address).collect(),
+        closed: closed.clone(),
+        known: Arc::default(),
+        think_ms: plan.think_ms,
+        ttl_ms_max: plan.ttl_ms_max,
+    };
+    for (at, machine) in cluster.apps.iter_mut().enumerate() {
+        let (shop, dice, clock) = (shop.clone(), cluster.dice.split(), machine.clock.clone());
+        let numbers: Vec<u32> =
+            (0..plan.apps).filter(|app| *app as usize % APP_HOSTS.len() == at).collect();
+        machine.start(async move {
+            let apps = numbers.into_iter().map(|number| {
+                let ids = Ids { clock: clock.clone(), dice: dice.split() };
+                tokio::spawn(shop.clone().run(number, dice.split(), ids))
+            });
+            for app in apps.collect::<Vec<_>>() {
+                app.await.expect("an application does not panic");
+            }
+        });
+    }
+}
+
+fn become_whole(cluster: &mut Cluster) -> Result<(), String> {
+    let whole = cluster.step_until(COME_UP_MS, |cluster| {
+        broken(cluster)
+            || (cluster.nodes.iter().all(|node| !node.wiped && !node.leaving)
+                && cluster.has_converged())
+    });
+    if whole {
+        return Ok(());
+    }
+    let mut text = "the cluster is not whole long after the last fault:".to_owned();
+    for at in 0..cluster.nodes.len() {
+        let status = cluster.status(at).map(|status| {
+            let members = status.members.iter().map(|m| (m.node.id, m.voter, m.matched_index));
+            let members: Vec<_> = members.collect();
+            let leadership = status.leadership;
+            format!(
+                "{leadership:?} last {} applied {} members {members:?}",
+                status.last_index, status.applied_index
+            )
+        });
+        let _ = write!(text, "\n  node {}: {status:?}", at + 1);
+    }
+    Err(text)
+}
+
+/// A fresh buyer is served at once.
+fn serve_again(cluster: &mut Cluster, history: &History) -> Result<(), String> {
+    let before = history.operations().len();
+    let closed = Arc::new(AtomicBool::new(false));
+    open_shop(cluster, history, &closed);
+    let served = cluster.step_until(CLOSE_MS, |cluster| {
+        let operations = history.operations();
+        let answered = |write: bool| {
+            operations[before..].iter().any(|operation| {
+                operation.request.is_write() == write
+                    && !operation.request.is_stale()
+                    && matches!(operation.verdict, Verdict::Answered(_))
+            })
+        };
+        (answered(true) && answered(false)) || !cluster.oracle.seen().violations.is_empty()
+    });
+    closed.store(true, Ordering::Relaxed);
+    let ended = cluster.step_until(CLOSE_MS, |c| c.apps.iter().all(|app| !app.is_up()));
+    match (served, ended) {
+        (true, true) => Ok(()),
+        (false, _) => Err("a whole cluster does not serve".into()),
+        (true, false) => Err("an application's call does not return".into()),
+    }
+}
+
+/// Every hold that nobody ends runs out, on all nodes.
+fn run_out(cluster: &mut Cluster) -> Result<(), String> {
+    let free = cluster.step_until(RUN_OUT_MS, |cluster| {
+        cluster.has_converged()
+            && cluster.leader().is_some_and(|(_, replica)| {
+                replica.with_state(|stock| stock.active_reservations()) == 0
+            })
+    });
+    match free {
+        true => Ok(()),
+        false => Err("stock is stuck: a hold does not run out, or a follower stays behind".into()),
+    }
+}
+
+fn judge(cluster: &Cluster, history: &History) -> Outcome {
+    let log = cluster.oracle.log();
+    let violations = cluster.oracle.seen().violations.clone();
+    let mut counters = BTreeMap::new();
+    let mut count = |name: &str, value: u64| *counters.entry(name.to_owned()).or_default() += value;
+    for operation in history.operations().iter() {
+        match &operation.verdict {
+            Verdict::Answered(answer) if answer.code.is_ok() => count("answered", 1),
+            Verdict::Answered(answer) => count(&format!("refused {}", answer.code), 1),
+            Verdict::NotExecuted => count("not executed", 1),
+            Verdict::Unknown => count("unknown", 1),
+        }
+    }
+    let net = stockd_simnet::stats();
+    let seen = cluster.oracle.seen();
+    for (name, value) in [
+        ("simulated ms", cluster.now_ms),
+        ("operations", history.operations().len() as u64),
+        ("log entries", log.len() as u64),
+        ("entries applied", seen.applied),
+        ("snapshots restored", seen.restored),
+        ("connections", net.connections),
+        ("segments lost", net.lost),
+        ("segments stalled", net.stalled),
+        ("resets", net.resets),
+    ] {
+        count(name, value);
+    }
+    for (name, value) in &cluster.faults {
+        count(&format!("fault: {name}"), *value);
+    }
+    let trace = log.iter().fold(stockd_simnet::trace(), |trace, entry| {
+        trace.rotate_left(5) ^ entry.0 ^ entry.1.len() as u64
+    });
+    Outcome { violations, counters, trace }
+}

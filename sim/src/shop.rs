@@ -1,0 +1,371 @@
+//! The applications of a simulation: buyers, suppliers and readers that use the real client and
+//! write down what they asked and what they were told.
+//!
+//! They behave as applications do when a network is bad: they send a request again under its id,
+//! walk away from it, ask what has become of it, lose patience, press the button twice.
+
+use std::future::Future;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
+
+use stockd_check::history::NEVER;
+use stockd_check::{Cell, Operation, Request, Verdict};
+use stockd_client::{Batch, Client, Consistency, Options, Reserve};
+use stockd_protocol::{CellRef, Code, ReservationId, ReservationState};
+use tokio::time::{sleep, timeout};
+
+use crate::doors::{Dice, Ids};
+
+/// All operations so far, and the order in which things happened.
+#[derive(Clone, Default)]
+pub struct History {
+    operations: Arc<Mutex<Vec<Operation>>>,
+    events: Arc<AtomicU64>,
+}
+
+impl History {
+    /// What was asked so far; what is still open has no end.
+    ///
+    /// # Panics
+    /// Never: nobody panics while writing.
+    pub fn operations(&self) -> MutexGuard<'_, Vec<Operation>> {
+        self.operations.lock().expect("nobody panics while writing")
+    }
+
+    fn now(&self) -> u64 {
+        self.events.fetch_add(1, Ordering::Relaxed)
+    }
+
+    fn invoke(&self, client: u32, request: Request) -> usize {
+        let (completed, verdict) = (NEVER, Verdict::Unknown);
+        let invoked = self.now();
+        let not_after = None;
+        let operation = Operation { client, invoked, completed, request, not_after, verdict };
+        let mut operations = self.operations();
+        operations.push(operation);
+        operations.len() - 1
+    }
+
+    fn complete(&self, at: usize, verdict: Verdict) {
+        let completed = if verdict == Verdict::Unknown { NEVER } else { self.now() };
+        let mut operations = self.operations();
+        (operations[at].completed, operations[at].verdict) = (completed, verdict);
+    }
+}
+
+/// What all applications share.
+#[derive(Clone)]
+pub struct Shop {
+    /// Where they write.
+    pub history: History,
+    /// What is sold.
+    pub cells: Vec<(String, String)>,
+    /// The nodes' client addresses.
+    pub addresses: Vec<String>,
+    /// They end when it is set.
+    pub closed: Arc<AtomicBool>,
+    /// Reservations that somebody has made.
+    pub known: Arc<Mutex<Vec<ReservationId>>>,
+    /// Most milliseconds between two steps of one application.
+    pub think_ms: u64,
+    /// Longest time to live.
+    pub ttl_ms_max: u64,
+}
+
+/// One application.
+pub struct App {
+    shop: Shop,
+    number: u32,
+    dice: Dice,
+    client: Client,
+    options: Options,
+}
+
+impl Shop {
+    fn is_closed(&self) -> bool {
+        self.closed.load(Ordering::Relaxed)
+    }
+
+    /// Runs an application of some kind until the shop closes.
+    pub async fn run(self, number: u32, dice: Dice, ids: Ids) {
+        let mut options = Options::new(self.addresses.clone());
+        options.ids = Arc::new(ids);
+        options.client_name = format!("app-{number}");
+        options.connect_timeout = Duration::from_millis(dice.between(200, 1_000));
+        options.reply_timeout = Duration::from_millis(dice.between(150, 1_000));
+        options.request_timeout = Duration::from_millis(dice.between(400, 4_000));
+        // Two of ten read where they happen to be, whoever leads.
+        let part = number % 10;
+        options.stay = part == 8;
+        let len = options.addresses.len();
+        options.addresses.rotate_left((dice.roll() as usize) % len);
+        while !self.is_closed() {
+            if let Ok(client) = Client::connect(options.clone()).await {
+                let (shop, dice) = (self.clone(), dice.clone());
+                let app = App { shop, number, dice, client, options: options.clone() };
+                return app.work(part).await;
+            }
+            sleep(Duration::from_millis(dice.between(20, 200))).await;
+        }
+    }
+}
+
+impl App {
+    async fn work(mut self, part: u32) {
+        while !self.shop.is_closed() {
+            match part {
+                0 => self.supply().await,
+                7 | 8 => self.read().await,
+                9 => self.batch().await,
+                _ => self.buy().await,
+            }
+            self.think().await;
+            // An app server is restarted now and then, or its pool makes a new connection.
+            if self.dice.chance(2)
+                && let Ok(client) = Client::connect(self.options.clone()).await
+            {
+                self.client = client;
+            }
+        }
+    }
+
+    async fn think(&self) {
+        sleep(Duration::from_millis(self.dice.between(1, self.shop.think_ms))).await;
+    }
+
+    fn cell(&self) -> Cell {
+        // The first cell is hot.
+        let (warehouse, sku) = match self.dice.chance(40) {
+            true => &self.shop.cells[0],
+            false => self.dice.pick(&self.shop.cells),
+        };
+        Cell::name(warehouse, sku)
+    }
+
+    fn ttl_ms(&self) -> u32 {
+        self.dice.between(1_000, self.shop.ttl_ms_max) as u32
+    }
+
+    fn known(&self) -> Option<ReservationId> {
+        let known = self.shop.known.lock().expect("nobody panics while looking");
+        (!known.is_empty()).then(|| *self.dice.pick(&known))
+    }
+
+    /// Writes a call down, with patience or without.
+    async fn call(&self, request: Request) -> Verdict {
+        let at = self.shop.history.invoke(self.number, request.clone());
+        let verdict = if self.dice.chance(3) {
+            // Somebody closes the page.
+            let patience = Duration::from_millis(self.dice.between(1, 400));
+            let called = timeout(patience, self.send(&request)).await;
+            called.unwrap_or(Verdict::Unknown)
+        } else {
+            self.send(&request).await
+        };
+        self.shop.history.complete(at, verdict.clone());
+        verdict
+    }
+
+    async fn send(&self, request: &Request) -> Verdict {
+        let client = &self.client;
+        match request {
+            Request::Define { cell: Cell::Name(warehouse, sku) } => {
+                client.define(warehouse, sku).await.into()
+            }
+            Request::Receive { op_id, quantity, cell, .. } => {
+                client.receive(*op_id, cell.as_ref(), *quantity).await.into()
+            }
+            Request::Reserve { id, ttl_ms, lines } => {
+                client.reserve(&reserve(*id, *ttl_ms, lines)).await.into()
+            }
+            Request::Confirm { id } => client.confirm(*id).await.into(),
+            Request::Release { id } => client.release(*id).await.into(),
+            Request::Extend { id, ttl_ms } => {
+                client.extend(*id, Duration::from_millis((*ttl_ms).into())).await.into()
+            }
+            Request::ReadSku { sku, after, stale } => {
+                client.read_sku(sku, *after, consistency(*stale)).await.into()
+            }
+            Request::Define { .. }
+            | Request::ReadCells { .. }
+            | Request::ReadReservation { .. } => {
+                self.send_all(std::slice::from_ref(request)).await.remove(0)
+            }
+        }
+    }
+
+    /// All requests in one batch.
+    async fn send_all(&self, requests: &[Request]) -> Vec<Verdict> {
+        let mut batch = Batch::new();
+        for request in requests {
+            add(&mut batch, request);
+        }
+        match self.client.batch(batch).await {
+            Ok(results) => results.into_iter().map(Verdict::from).collect(),
+            Err(error) => {
+                let verdict = Verdict::from(Err::<stockd_client::Outcome, _>(error));
+                vec![verdict; requests.len()]
+            }
+        }
+    }
+
+    async fn supply(&self) {
+        let op_id = self.client.new_op_id();
+        let quantity = self.dice.between(1, 12) as u32;
+        let (cell, define) = (self.cell(), true);
+        let receive = Request::Receive { op_id, quantity, cell, define };
+        if self.call(receive.clone()).await == Verdict::Unknown || self.dice.chance(10) {
+            self.think().await;
+            self.call(receive).await;
+        }
+    }
+
+    fn new_reserve(&self) -> (ReservationId, Request) {
+        let id = self.client.new_id();
+        let lines = match self.dice.chance(75) {
+            true => 1,
+            false => self.dice.between(2, 4),
+        };
+        // A SKU now and then repeats in a cart.
+        let line = |_| (self.cell(), self.dice.between(1, 3) as u32);
+        let lines = (0..lines).map(line).collect();
+        self.shop.known.lock().expect("nobody panics while looking").push(id);
+        (id, Request::Reserve { id, ttl_ms: self.ttl_ms(), lines })
+    }
+
+    async fn buy(&self) {
+        let (id, reserve) = self.new_reserve();
+        let mut verdict = if self.dice.chance(10) {
+            // The button is pressed twice: both requests are on their way at once.
+            let twice = (self.call(reserve.clone()), self.call(reserve.clone()));
+            both(twice.0, twice.1).await.0
+        } else {
+            self.call(reserve.clone()).await
+        };
+        for _ in 0..3 {
+            if verdict != Verdict::Unknown {
+                break;
+            }
+            self.think().await;
+            verdict = match self.dice.between(0, 2) {
+                0 => self.call(Request::Release { id }).await,
+                1 => self.call(Request::ReadReservation { id, stale: false }).await,
+                _ => self.call(reserve.clone()).await,
+            };
+        }
+        let held = verdict.answer().is_some_and(|answer| {
+            answer.code.is_ok() && answer.detail == ReservationState::Active as u16
+        });
+        if held {
+            self.check_out(id, reserve).await;
+        } else if verdict.answer().is_some_and(|answer| answer.code == Code::NO_STOCK) {
+            self.think().await;
+        }
+    }
+
+    /// A buyer with units in the cart makes up their mind.
+    async fn check_out(&self, id: ReservationId, reserve: Request) {
+        let ttl_ms = self.ttl_ms();
+        // Some come back too late.
+        let wait_ms = self.dice.between(1, if self.dice.chance(15) { 8_000 } else { 600 });
+        sleep(Duration::from_millis(wait_ms)).await;
+        if self.dice.chance(25) {
+            self.call(Request::Extend { id, ttl_ms }).await;
+        }
+        if self.dice.chance(10) {
+            self.call(reserve.clone()).await;
+        }
+        if self.dice.chance(5)
+            && let Request::Reserve { mut lines, .. } = reserve
+        {
+            // A bug of the shop's: the same id for another cart.
+            lines[0].1 += 1;
+            self.call(Request::Reserve { id, ttl_ms, lines }).await;
+        }
+        let last = match self.dice.between(0, 9) {
+            0..=3 => Request::Confirm { id },
+            4..=7 => Request::Release { id },
+            _ => return,
+        };
+        for _ in 0..3 {
+            if self.call(last.clone()).await != Verdict::Unknown && !self.dice.chance(10) {
+                break;
+            }
+            self.think().await;
+        }
+    }
+
+    async fn read(&self) {
+        let stale = self.dice.chance(30);
+        let request = match (self.dice.between(0, 4), self.known()) {
+            (0, Some(id)) => Request::ReadReservation { id, stale },
+            (1, _) => {
+                let (_, sku) = self.dice.pick(&self.shop.cells);
+                Request::ReadSku { sku: sku.clone().into_bytes(), after: None, stale }
+            }
+            (2, _) => Request::ReadCells { cells: vec![self.cell(), self.cell()], stale },
+            _ => Request::ReadCells { cells: vec![self.cell()], stale },
+        };
+        self.call(request).await;
+    }
+
+    /// Another system that works in batches: writes of all kinds, or reads.
+    async fn batch(&self) {
+        let count = self.dice.between(2, 12);
+        let mut requests = Vec::new();
+        for _ in 0..count {
+            let known = self.known().filter(|_| self.dice.chance(60));
+            requests.push(match (self.dice.between(0, 4), known) {
+                (0, Some(id)) => Request::Confirm { id },
+                (1, Some(id)) => Request::Release { id },
+                (2, Some(id)) => Request::Extend { id, ttl_ms: self.ttl_ms() },
+                _ => self.new_reserve().1,
+            });
+        }
+        let history = &self.shop.history;
+        let places: Vec<usize> =
+            requests.iter().map(|request| history.invoke(self.number, request.clone())).collect();
+        for (at, verdict) in places.into_iter().zip(self.send_all(&requests).await) {
+            history.complete(at, verdict);
+        }
+    }
+}
+
+/// Waits for both.
+async fn both<A, B>(a: impl Future<Output = A>, b: impl Future<Output = B>) -> (A, B) {
+    tokio::join!(a, b)
+}
+
+fn consistency(stale: bool) -> Consistency {
+    if stale { Consistency::Stale } else { Consistency::Linearizable }
+}
+
+fn reserve(id: ReservationId, ttl_ms: u32, lines: &[(Cell, u32)]) -> Reserve<'_> {
+    let reserve = Reserve::new(id).ttl(Duration::from_millis(ttl_ms.into()));
+    lines.iter().fold(reserve, |reserve, (cell, quantity)| reserve.cell(cell.as_ref(), *quantity))
+}
+
+/// # Panics
+/// The request is out of the protocol's ranges, or a batch cannot hold it.
+fn add(batch: &mut Batch, request: &Request) {
+    let added = match request {
+        Request::Confirm { id } => batch.confirm(*id),
+        Request::Define { cell: Cell::Name(warehouse, sku) } => batch.define(warehouse, sku),
+        Request::Extend { id, ttl_ms } => {
+            batch.extend(*id, Duration::from_millis((*ttl_ms).into()))
+        }
+        Request::ReadCells { cells, stale } => {
+            let cells: Vec<CellRef<'_>> = cells.iter().map(Cell::as_ref).collect();
+            batch.read_cells(&cells, consistency(*stale))
+        }
+        Request::ReadReservation { id, stale } => batch.read_reservation(*id, consistency(*stale)),
+        Request::Receive { op_id, quantity, cell, .. } => {
+            batch.receive(*op_id, cell.as_ref(), *quantity)
+        }
+        Request::Release { id } => batch.release(*id),
+        Request::Reserve { id, ttl_ms, lines } => batch.reserve(&reserve(*id, *ttl_ms, lines)),
+        Request::Define { .. } | Request::ReadSku { .. } => panic!("never put into a batch"),
+    };
+    added.expect("the shop makes no invalid requests");
+}
