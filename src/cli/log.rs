@@ -77,7 +77,8 @@ fn print(out: &mut impl Write, entry: &Entry) -> std::io::Result<()> {
         None => ("-".to_owned(), "-".to_owned()),
     };
     let kind = format!("{:?}/{}", entry.kind, entry.record_kind);
-    let Entry { seq, shard, payload_bytes, file, offset, .. } = entry;
+    let Entry { seq, shard, payload, file, offset, .. } = entry;
+    let payload_bytes = payload.len();
     let file = Path::new(file).file_name().unwrap_or_default().to_string_lossy();
     writeln!(
         out,

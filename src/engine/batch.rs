@@ -90,21 +90,29 @@ fn put_header(out: &mut BytesMut, opcode: u8, len: u32) {
     out.put_u32_le(len);
 }
 
-/// A payload taken apart.
-pub(super) struct Batch<'a> {
+/// A payload taken apart: for apply, and for whoever replays a log to check it.
+#[derive(Clone, Copy, Debug)]
+pub struct Batch<'a> {
+    /// The leader's stamp. The engine's clock never goes back, so it may be later already.
     pub now: UnixMicros,
+    /// How many operations there are in all.
     pub op_count: u32,
+    /// Those that were not taken yet.
     pub ops: Reader<'a>,
 }
 
 /// One operation of a batch.
-#[derive(Clone, Copy)]
-pub(super) enum Command<'a> {
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Command<'a> {
     /// No operation of this version: it gives BAD_OP.
     Bad,
+    /// As a client sent it.
     Client(Op<'a>, OpFlags, Option<UnixMillis>),
+    /// Expire and forget what is due, at most so many lines.
     Expire(u32),
+    /// A leader's first operation: gives back the outage.
     LeaderStart,
+    /// Moves time.
     Tick,
 }
 

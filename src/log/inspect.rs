@@ -5,6 +5,7 @@
 //! [`RealStorage::open_read_only`](super::RealStorage::open_read_only)) the end of the log moves
 //! while it is read, so a torn tail there means nothing.
 
+use bytes::Bytes;
 use stockd_protocol::ShardId;
 
 use super::replay::{Progress, Visit, replay};
@@ -29,8 +30,8 @@ pub struct Entry {
     /// The record, or the id that was committed, purged or truncated to. `None` for votes and marks,
     /// and for a truncate of everything.
     pub id: Option<RecordId>,
-    /// Bytes of the payload.
-    pub payload_bytes: u64,
+    /// The record's payload, or the vote's bytes; empty for other frames.
+    pub payload: Bytes,
 }
 
 /// What a look at the whole log gave.
@@ -69,7 +70,7 @@ pub fn scan(
         &mut |visit| {
             match visit {
                 Visit::Header(header) => file = storage.path(&segment::name(header.number)),
-                Visit::Frame { position, head, .. } => {
+                Visit::Frame { position, head, payload } => {
                     summary.frames += 1;
                     summary.records += u64::from(head.kind == FrameKind::Append);
                     let truncates_all =
@@ -84,7 +85,7 @@ pub fn scan(
                         record_kind: if is_append { head.record_kind } else { 0 },
                         shard: head.shard,
                         id: (has_id && !truncates_all).then_some(head.id),
-                        payload_bytes: head.payload_bytes as u64,
+                        payload,
                     });
                 }
             }

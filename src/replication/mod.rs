@@ -58,6 +58,7 @@ pub use api::{
 };
 pub use error::Error;
 pub use ingress::IngressGuard;
+pub use types::batch_of;
 
 use self::core::Core;
 use crate::engine::{CellReader, EngineConfig, StockState};

@@ -160,6 +160,12 @@ const BLANK: u8 = 0;
 const BATCH: u8 = 1;
 const MEMBERSHIP: u8 = 2;
 
+/// The batch of operations that a record of the log holds, for whoever reads a log to check it;
+/// `None`: it is Raft's own.
+pub fn batch_of(record_kind: u8, payload: Bytes) -> Option<Bytes> {
+    (record_kind == BATCH).then_some(payload)
+}
+
 /// An entry as the log keeps it.
 pub fn record_of(entry: Entry) -> Record {
     let (kind, payload) = match entry.payload {
