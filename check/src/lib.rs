@@ -1,9 +1,25 @@
 //! Judges what stockd told its clients.
 //!
+//! ```text
+//! applications ──▶ history ───┐
+//!                             ├──▶ witness    every answer against the log entry that it names
+//! nodes ──▶ committed log ────┘    replay     engine and model at every prefix of the log
+//! ```
+//!
 //! A history is what applications asked and were told; the committed log is what the cluster did. The
-//! checkers compare the two.
+//! simulation and the runs on real processes record both and come here.
 #![forbid(unsafe_code)]
 
+pub mod committed;
+pub mod file;
 pub mod history;
+pub mod model;
+mod order;
+mod replay;
+mod report;
+pub mod witness;
 
 pub use history::{Answer, Cell, Operation, Request, Verdict};
+pub use replay::Entry;
+pub use report::{Report, Rule, Violation};
+pub use witness::{Options, check};

@@ -2,21 +2,28 @@
 //! `STOCKD_SEED=n` runs that one alone, `STOCKD_SEEDS=n` that many.
 #![expect(clippy::unwrap_used, reason = "a test stops at the first surprise")]
 
-mod model;
-
 use bytes::{BufMut, BytesMut};
-use model::{Body, Command, Entry, Expected, Model, Ref};
 use stockd::engine::batch::{self, BatchBuilder};
 use stockd::engine::{EngineConfig, SnapshotLoader, StockState};
 use stockd::protocol::{
-    CellHandle, CellRef, Code, Line, Op, OpFlags, OpId, Outcome, Reader, ReservationId, UnixMillis,
-    take_op, take_outcome,
+    CellHandle, Code, Op, OpId, Outcome, Reader, ReservationId, UnixMillis, take_op, take_outcome,
 };
 use stockd::world::UnixMicros;
+use stockd_check::model::{self, Body, Entry, Expected, Model};
+use stockd_check::{Cell, Request};
 
 /// Short lives, so that a run of a few hundred batches sees every end.
 const CONFIG: EngineConfig =
     EngineConfig { grace_ms: 500, retention_ms: 12_000, max_life_ms: 9_000, hash_seed: 1 };
+
+/// One operation of a batch, as the test makes it up.
+#[derive(Clone, Debug)]
+enum Command {
+    Client(Request),
+    Expire { budget: u32 },
+    LeaderStart,
+    Tick,
+}
 
 /// SplitMix64 (Steele, Lea, Flood 2014).
 struct Dice(u64);
@@ -42,9 +49,9 @@ impl Dice {
         items[self.below(items.len() as u64) as usize].clone()
     }
 
-    fn name(&mut self) -> Ref {
+    fn name(&mut self) -> Cell {
         let warehouse = format!("w{}", self.below(3));
-        Ref::Name(warehouse, format!("s{}", self.below(5)))
+        Cell::name(warehouse, format!("s{}", self.below(5)))
     }
 }
 
@@ -56,7 +63,7 @@ struct Run {
     /// The engine as it was restored from a snapshot on the way: it must stay equal.
     twin: Option<StockState>,
     ids: Vec<[u8; 16]>,
-    reserves: Vec<Command>,
+    reserves: Vec<Request>,
     refused_early: u64,
     codes: std::collections::BTreeMap<Code, u64>,
 }
@@ -104,24 +111,24 @@ impl Run {
         }
     }
 
-    fn cell(&mut self) -> Ref {
-        let count = self.model.names.len() as u64;
+    fn cell(&mut self) -> Cell {
+        let count = self.model.names().len() as u64;
         match self.dice.below(30) {
-            0 => Ref::Name("nowhere".into(), "s1".into()),
-            1 => Ref::Name("w1".into(), "nothing".into()),
-            2 => Ref::Handle(count as u32 + 3),
+            0 => Cell::name("nowhere", "s1"),
+            1 => Cell::name("w1", "nothing"),
+            2 => Cell::Handle(CellHandle(count as u32 + 3)),
             3..10 => self.dice.name(),
-            _ => Ref::Handle(self.dice.below(count + 1) as u32),
+            _ => Cell::Handle(CellHandle(self.dice.below(count + 1) as u32)),
         }
     }
 
-    fn lines(&mut self) -> Vec<(Ref, u32)> {
+    fn lines(&mut self) -> Vec<(Cell, u32)> {
         let count = self.dice.pick(&[1, 1, 1, 2, 2, 3, 4, 8]);
         let first = (self.cell(), 1 + self.dice.below(4) as u32);
         let mut lines = vec![first];
         while lines.len() < count {
             let cell = self.cell();
-            if matches!(cell, Ref::Name(..)) == matches!(lines[0].0, Ref::Name(..)) {
+            if matches!(cell, Cell::Name(..)) == matches!(lines[0].0, Cell::Name(..)) {
                 lines.push((cell, 1 + self.dice.below(4) as u32));
             }
         }
@@ -129,12 +136,13 @@ impl Run {
     }
 
     fn command(&mut self, now_ms: u64) -> Command {
-        match self.dice.below(100) {
-            0..3 => Command::Define { cell: self.dice.name() },
+        let request = match self.dice.below(100) {
+            0..3 => Request::Define { cell: self.dice.name() },
             3..15 => {
-                let (id, cell) = (self.id(now_ms), self.cell());
-                let define = self.dice.one_in(2) && matches!(cell, Ref::Name(..));
-                Command::Receive { id, quantity: 1 + self.dice.below(6) as u32, cell, define }
+                let (op_id, cell) = (OpId(self.id(now_ms)), self.cell());
+                let define = self.dice.one_in(2) && matches!(cell, Cell::Name(..));
+                let quantity = 1 + self.dice.below(6) as u32;
+                Request::Receive { op_id, quantity, cell, define }
             }
             15..19 if !self.reserves.is_empty() => self.dice.pick(&self.reserves),
             15..55 => {
@@ -144,19 +152,22 @@ impl Run {
                     2 => 14_400_001,
                     _ => 1_000 + self.dice.below(4_000) as u32,
                 };
-                let reserve = Command::Reserve { id: self.id(now_ms), ttl_ms, lines: self.lines() };
+                let id = ReservationId(self.id(now_ms));
+                let reserve = Request::Reserve { id, ttl_ms, lines: self.lines() };
                 self.reserves.push(reserve.clone());
                 reserve
             }
-            55..68 => Command::Confirm { id: self.old_id(now_ms) },
-            68..80 => Command::Release { id: self.old_id(now_ms) },
+            55..68 => Request::Confirm { id: ReservationId(self.old_id(now_ms)) },
+            68..80 => Request::Release { id: ReservationId(self.old_id(now_ms)) },
             80..90 => {
                 let ttl_ms = if self.dice.one_in(20) { 5 } else { 1_000 + self.dice.below(6_000) };
-                Command::Extend { id: self.old_id(now_ms), ttl_ms: ttl_ms as u32 }
+                let id = ReservationId(self.old_id(now_ms));
+                Request::Extend { id, ttl_ms: ttl_ms as u32 }
             }
-            90..97 => Command::Expire { budget: self.dice.below(12) as u32 },
-            _ => Command::Tick,
-        }
+            90..97 => return Command::Expire { budget: self.dice.below(12) as u32 },
+            _ => return Command::Tick,
+        };
+        Command::Client(request)
     }
 
     /// One batch: executed by the model, the engine, and its twin.
@@ -167,25 +178,23 @@ impl Run {
             2..20 => 0,
             _ => self.dice.below(200_000),
         };
-        let before = self.model.now_micros.max(1_700_000_000_000_000);
+        let before = self.model.now_micros().max(1_700_000_000_000_000);
         let now_micros = before + gap_micros;
         let stamp = if self.dice.one_in(20) { now_micros - 50_000 } else { now_micros };
-        let was = self.model.now_micros;
-        self.model.advance(stamp);
-        let now_ms = self.model.now_micros / 1_000;
+        let outage_ms = self.model.advance(stamp);
+        let now_ms = self.model.now_micros() / 1_000;
         let count = self.dice.pick(&[1, 1, 2, 5, 40, 70]);
         let mut commands = Vec::new();
         if self.dice.one_in(25) {
             commands.push((Command::LeaderStart, None));
-            if self.state.active_reservations() > 0 {
-                self.model.give_back((self.model.now_micros - was) / 1_000);
-            }
+            self.model.give_back(outage_ms, self.state.active_reservations() > 0);
         }
         for _ in 0..count {
             let command = self.command(now_ms);
             // The protocol's encoder offers no deadline for a define.
-            let has_end = self.dice.one_in(15) && !matches!(command, Command::Define { .. });
-            let not_after = has_end.then(|| now_ms + 2 - self.dice.below(4));
+            let has_end =
+                self.dice.one_in(15) && !matches!(command, Command::Client(Request::Define { .. }));
+            let not_after = has_end.then(|| UnixMillis(now_ms + 2 - self.dice.below(4)));
             commands.push((command, not_after));
         }
         let refused = self.refuse_early(&commands);
@@ -194,7 +203,7 @@ impl Run {
         let out = self.apply(stamp, commands.len() as u32, &ops);
         let mut outcomes = Reader::new(&out);
         for (command, not_after) in &commands {
-            let expected = self.model.execute(command, *not_after);
+            let expected = self.expect(command, *not_after);
             let outcome = take_outcome(&mut outcomes).unwrap();
             *self.codes.entry(outcome.code).or_default() += 1;
             self.compare(command, &expected, &outcome);
@@ -206,11 +215,23 @@ impl Run {
         }
     }
 
+    fn expect(&mut self, command: &Command, not_after: Option<UnixMillis>) -> Expected {
+        match command {
+            Command::Client(request) => self.model.execute(request, not_after),
+            Command::Expire { .. } | Command::LeaderStart | Command::Tick => {
+                self.model.settle();
+                Expected { code: Code::OK, detail: 0, body: Body::Exact(Vec::new()) }
+            }
+        }
+    }
+
     /// What a session answers without the log, if the batch is one reserve that it would refuse.
-    fn refuse_early(&self, commands: &[(Command, Option<u64>)]) -> Option<BytesMut> {
-        let [(Command::Reserve { id, ttl_ms, .. }, None)] = commands else { return None };
-        let fresh = !self.model.entries.contains_key(id)
-            && model::millis(id).abs_diff(self.model.now_micros / 1_000) < 4_000;
+    fn refuse_early(&self, commands: &[(Command, Option<UnixMillis>)]) -> Option<BytesMut> {
+        let [(Command::Client(Request::Reserve { id, ttl_ms, .. }), None)] = commands else {
+            return None;
+        };
+        let fresh = !self.model.entries().contains_key(&id.0)
+            && model::millis(&id.0).abs_diff(self.model.now_micros() / 1_000) < 4_000;
         if !fresh || !(1_000..=14_400_000).contains(ttl_ms) {
             return None;
         }
@@ -220,7 +241,7 @@ impl Run {
             unreachable!("a reserve was encoded");
         };
         let mut out = BytesMut::new();
-        let now = UnixMicros(self.model.now_micros);
+        let now = UnixMicros(self.model.now_micros());
         self.state.cells().refuse_if_short(&lines, now, &mut out).then_some(out)
     }
 
@@ -232,7 +253,7 @@ impl Run {
         let index = self.state.applied_index() + 1;
         let mut out = BytesMut::new();
         let applied = self.state.apply(index, &entry, Some(&mut out));
-        assert_eq!(applied.now.0, self.model.now_micros, "seed {}", self.seed);
+        assert_eq!(applied.now.0, self.model.now_micros(), "seed {}", self.seed);
         if let Some(twin) = &mut self.twin {
             twin.apply(index, &entry, None);
         }
@@ -241,7 +262,7 @@ impl Run {
 
     fn compare(&self, command: &Command, expected: &Expected, outcome: &Outcome<'_>) {
         let seed = self.seed;
-        let now = self.model.now_micros;
+        let now = self.model.now_micros();
         let head = (expected.code, expected.detail);
         assert_eq!((outcome.code, outcome.detail), head, "seed {seed} at {now}: {command:?}");
         match &expected.body {
@@ -262,23 +283,24 @@ impl Run {
         let seed = self.seed;
         let mut ops = BytesMut::new();
         batch::encode_expire(&mut ops, u32::MAX);
-        let now = self.model.now_micros;
+        let now = self.model.now_micros();
         self.apply(now, 1, &ops);
-        self.model.execute(&Command::Tick, None);
+        self.model.settle();
+        self.model.recount().unwrap_or_else(|rule| panic!("seed {seed}: {rule}"));
         self.state.audit().unwrap_or_else(|rule| panic!("seed {seed}: {rule}"));
         assert!(!self.state.due(UnixMicros(now)), "seed {seed}: all that is due was swept");
         let cells = self.state.cells();
-        for cell in 0..self.model.names.len() as u32 {
-            let (on_hand, reserved, committed) = self.model.counters(cell);
+        for cell in 0..self.model.names().len() as u32 {
+            let want = self.model.counters(cell);
             let have = cells.counters(CellHandle(cell)).unwrap();
-            let want = (on_hand, reserved, committed, on_hand - reserved - committed);
+            let want = (want.on_hand, want.reserved, want.committed, want.available());
             let have = (have.on_hand, have.reserved, have.committed, have.available);
             assert_eq!(have, want, "seed {seed}: cell {cell}");
-            let names = &self.model.names[cell as usize];
-            let found = cells.handle(names.0.as_bytes(), names.1.as_bytes());
+            let names = &self.model.names()[cell as usize];
+            let found = cells.handle(&names.0, &names.1);
             assert_eq!(found, Some(CellHandle(cell)), "seed {seed}");
         }
-        for (id, entry) in &self.model.entries {
+        for (id, entry) in self.model.entries() {
             let Entry::Hold(held) = entry else { continue };
             let mut out = BytesMut::new();
             self.state.read_reservation(ReservationId(*id), &mut out);
@@ -299,11 +321,10 @@ impl Run {
         while let Some(chunk) = self.state.snapshot_chunk(&mut cut, 1) {
             loader.feed(&chunk).unwrap();
             let mut ops = BytesMut::new();
-            let id = self.id(self.model.now_micros / 1_000);
-            let lines = self.lines();
-            let reserve = Command::Reserve { id, ttl_ms: 2_000, lines };
-            encode(&mut ops, &reserve, None);
-            self.apply(self.model.now_micros, 1, &ops);
+            let id = ReservationId(self.id(self.model.now_micros() / 1_000));
+            let reserve = Request::Reserve { id, ttl_ms: 2_000, lines: self.lines() };
+            reserve.encode(&mut ops, None);
+            self.apply(self.model.now_micros(), 1, &ops);
             self.model.execute(&reserve, None);
             tail.push(ops);
         }
@@ -314,7 +335,7 @@ impl Run {
             let mut entry = BytesMut::new();
             let batch = BatchBuilder::begin(&mut entry);
             entry.put_slice(&ops);
-            batch.finish(&mut entry, UnixMicros(self.model.now_micros), 1);
+            batch.finish(&mut entry, UnixMicros(self.model.now_micros()), 1);
             twin.apply(index, &entry, None);
         }
         self.twin = Some(twin);
@@ -338,44 +359,12 @@ impl Run {
     }
 }
 
-fn encode(out: &mut BytesMut, command: &Command, not_after: Option<u64>) {
-    let end = not_after.map(UnixMillis);
-    let none = OpFlags::default();
+fn encode(out: &mut BytesMut, command: &Command, not_after: Option<UnixMillis>) {
     match command {
-        Command::Define { cell } => {
-            let Ref::Name(warehouse, sku) = cell else { unreachable!("defines name cells") };
-            Op::encode_define(out, warehouse.as_bytes(), sku.as_bytes());
-        }
-        Command::Receive { id, quantity, cell, define } => {
-            let flags = if *define { OpFlags::DEFINE } else { none };
-            Op::encode_receive(out, flags, end, OpId(*id), cell_ref(cell), *quantity);
-        }
-        Command::Reserve { id, ttl_ms, lines } => {
-            let line = |line: &(Ref, u32)| (line.0.clone(), line.1);
-            let owned: Vec<_> = lines.iter().map(line).collect();
-            let lines: Vec<_> = owned
-                .iter()
-                .map(|(cell, quantity)| Line { cell: cell_ref(cell), quantity: *quantity })
-                .collect();
-            Op::encode_reserve(out, none, end, ReservationId(*id), *ttl_ms, &lines);
-        }
-        Command::Confirm { id } => Op::encode_confirm(out, none, end, ReservationId(*id)),
-        Command::Release { id } => Op::encode_release(out, none, end, ReservationId(*id)),
-        Command::Extend { id, ttl_ms } => {
-            Op::encode_extend(out, none, end, ReservationId(*id), *ttl_ms);
-        }
+        Command::Client(request) => request.encode(out, not_after),
         Command::Expire { budget } => batch::encode_expire(out, *budget),
         Command::LeaderStart => batch::encode_leader_start(out),
         Command::Tick => batch::encode_tick(out),
-    }
-}
-
-fn cell_ref(cell: &Ref) -> CellRef<'_> {
-    match cell {
-        Ref::Handle(handle) => CellRef::Handle(CellHandle(*handle)),
-        Ref::Name(warehouse, sku) => {
-            CellRef::Name { warehouse: warehouse.as_bytes(), sku: sku.as_bytes() }
-        }
     }
 }
 

@@ -1,0 +1,227 @@
+//! Replays a committed log through the real engine and through the model, side by side.
+//!
+//! After every entry, on every cell that it touched:
+//! - `0 ≤ reserved`, `0 ≤ committed`, `reserved + committed ≤ on_hand`: no oversell;
+//! - `on_hand` and `committed` are the model's; `reserved` is too, but for units that are due and not
+//!   swept yet, which the engine still holds.
+//!
+//! Every so many entries and at the end: on all cells, with the engine's own audit, and the model's
+//! counters counted again from its reservations. At the very end everything is swept and must be equal.
+
+use std::collections::BTreeSet;
+
+use bytes::BytesMut;
+use stockd::engine::batch::{self, Batch, BatchBuilder, Command};
+use stockd::engine::{EngineConfig, StockState};
+use stockd::world::UnixMicros;
+use stockd_protocol::{CellHandle, Code, Op, OpFlags, Reader, take_op, take_outcome};
+
+use crate::history::Request;
+use crate::model::{Body, Expected, Model};
+use crate::report::{Report, Rule};
+
+/// One entry of the committed log. Indexes without a batch (Raft's own entries) are missing.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Entry {
+    /// Its place in the log.
+    pub index: u64,
+    /// The engine's payload, see `stockd::engine::batch`.
+    pub batch: bytes::Bytes,
+}
+
+/// One client's operation as the log has it.
+pub(crate) struct Logged {
+    /// Its bytes without the flag RETRY: what identifies it.
+    pub key: Vec<u8>,
+    pub code: Code,
+    pub detail: u16,
+    pub body: Vec<u8>,
+}
+
+impl Logged {
+    /// It changed something, or would have if that had not been done already by an equal one.
+    pub fn is_effect(&self) -> bool {
+        self.code.is_ok() && self.code != Code::REPLAY
+    }
+}
+
+/// See the module.
+pub(crate) struct Replay {
+    pub engine: StockState,
+    pub model: Model,
+    out: BytesMut,
+    effective: BTreeSet<[u8; 16]>,
+}
+
+impl Replay {
+    pub fn new(config: EngineConfig) -> Self {
+        Self {
+            engine: StockState::new(config),
+            model: Model::new(config),
+            out: BytesMut::new(),
+            effective: BTreeSet::new(),
+        }
+    }
+
+    /// Applies an entry to both and compares them.
+    pub fn apply(&mut self, entry: &Entry, report: &mut Report) -> Vec<Logged> {
+        let held = self.engine.active_reservations() > 0;
+        self.out.clear();
+        let mut out = std::mem::take(&mut self.out);
+        self.engine.apply(entry.index, &entry.batch, Some(&mut out));
+        let mut logged = Vec::new();
+        let mut outcomes = Reader::new(&out);
+        let mut batch = Batch::decode(&entry.batch);
+        let outage_ms = self.model.advance(batch.now.0);
+        for position in 0..batch.op_count {
+            let bytes = batch.ops.rest();
+            let command = batch.take();
+            let bytes = &bytes[..bytes.len() - batch.ops.rest().len()];
+            let Ok(outcome) = take_outcome(&mut outcomes) else {
+                report.break_rule(Rule::Form, entry.index, &[], "an operation has no outcome");
+                break;
+            };
+            match command {
+                Command::LeaderStart if position == 0 => self.model.give_back(outage_ms, held),
+                Command::Client(op, flags, not_after) => {
+                    let Some(request) = Request::of(&op, flags).filter(Request::is_write) else {
+                        report.break_rule(Rule::Form, entry.index, &[], "a read is in the log");
+                        continue;
+                    };
+                    let expected = self.model.execute(&request, not_after);
+                    let one = Logged {
+                        key: key_of(bytes),
+                        code: outcome.code,
+                        detail: outcome.detail,
+                        body: outcome.body.to_vec(),
+                    };
+                    if !agrees(&expected, &one) {
+                        let text = format!(
+                            "{request:?}: the engine says {} {} {:?}, the model {expected:?}",
+                            one.code, one.detail, one.body
+                        );
+                        report.break_rule(Rule::Agreement, entry.index, &[], text);
+                    }
+                    self.note_effect(&request, &one, entry.index, report);
+                    logged.push(one);
+                }
+                Command::Bad | Command::Expire(_) | Command::LeaderStart | Command::Tick => (),
+            }
+        }
+        self.model.settle();
+        self.out = out;
+        let touched = self.model.take_touched();
+        self.compare(touched, entry.index, report);
+        logged
+    }
+
+    fn note_effect(&mut self, request: &Request, one: &Logged, index: u64, report: &mut Report) {
+        let id = match request {
+            Request::Receive { op_id, .. } => op_id.0,
+            Request::Reserve { id, .. } => id.0,
+            _ => return,
+        };
+        if one.is_effect() && !self.effective.insert(id) {
+            let text = format!("{request:?} takes effect a second time");
+            report.break_rule(Rule::AtMostOnce, index, &[], text);
+        }
+    }
+
+    /// Compares the counters of some cells.
+    fn compare(&mut self, cells: impl IntoIterator<Item = u32>, index: u64, report: &mut Report) {
+        let all_swept = !self.engine.due(UnixMicros(self.model.now_micros()));
+        let reader = self.engine.cells();
+        for cell in cells {
+            let want = self.model.counters(cell);
+            let Some(have) = reader.counters(CellHandle(cell)) else {
+                let text = format!("the engine has no cell #{cell}");
+                report.break_rule(Rule::Agreement, index, &[], text);
+                continue;
+            };
+            let text = || format!("cell #{cell}: the engine has {have:?}, the model {want:?}");
+            let promised = have.reserved + have.committed;
+            if have.reserved < 0 || have.committed < 0 || promised > have.on_hand {
+                report.break_rule(Rule::Oversell, index, &[], text());
+            }
+            let unswept = have.reserved - want.reserved;
+            if have.on_hand != want.on_hand
+                || have.committed != want.committed
+                || unswept < 0
+                || (all_swept && unswept > 0)
+                || have.available != have.on_hand - promised
+            {
+                report.break_rule(Rule::Conservation, index, &[], text());
+            }
+        }
+    }
+
+    /// Everything there is to check at this moment, which takes as long as the state is large.
+    pub fn audit(&mut self, index: u64, report: &mut Report) {
+        report.add("audits", 1);
+        if let Err(rule) = self.engine.audit() {
+            let text = format!("the engine's audit fails: {rule}");
+            report.break_rule(Rule::Conservation, index, &[], text);
+        }
+        if let Err(text) = self.model.recount() {
+            report.break_rule(Rule::Conservation, index, &[], text);
+        }
+        let count = self.model.names().len() as u32;
+        if self.engine.cells().count() != count {
+            let text = format!("{} cells, the model has {count}", self.engine.cells().count());
+            report.break_rule(Rule::Agreement, index, &[], text);
+        }
+        self.compare(0..count, index, report);
+    }
+
+    /// Sweeps the engine, so that nothing may differ any more. Nothing can be applied afterwards.
+    pub fn finish(&mut self, index: u64, report: &mut Report) {
+        let now = UnixMicros(self.model.now_micros());
+        let (mut entry, mut ops) = (BytesMut::new(), BytesMut::new());
+        batch::encode_expire(&mut ops, u32::MAX);
+        let sweep = BatchBuilder::begin(&mut entry);
+        entry.extend_from_slice(&ops);
+        sweep.finish(&mut entry, now, 1);
+        self.engine.apply(self.engine.applied_index() + 1, &entry, None);
+        if self.engine.due(now) {
+            report.break_rule(Rule::Conservation, index, &[], "a sweep leaves what is due");
+        }
+        self.audit(index, report);
+    }
+
+    /// The outcome of a read at this moment, from the engine; `None` for writes.
+    pub fn read(&self, request: &Request) -> Option<BytesMut> {
+        let (mut bytes, mut out) = (BytesMut::new(), BytesMut::new());
+        request.encode(&mut bytes, None);
+        let (op, ..) = take_op(&mut Reader::new(&bytes)).ok()?;
+        match op {
+            Op::ReadCells { cells } => self.engine.cells().read_cells(&cells, &mut out),
+            Op::ReadReservation { id } => self.engine.read_reservation(id, &mut out),
+            Op::ReadSku { after, sku } => self.engine.read_sku(sku, after, &mut out),
+            _ => return None,
+        }
+        Some(out)
+    }
+}
+
+/// An operation's bytes without what a client changes when it sends it again.
+pub(crate) fn key_of(op: &[u8]) -> Vec<u8> {
+    let mut key = op.to_vec();
+    key[1] &= !OpFlags::RETRY.0;
+    key
+}
+
+fn agrees(expected: &Expected, one: &Logged) -> bool {
+    if (expected.code, expected.detail) != (one.code, one.detail) {
+        return false;
+    }
+    match &expected.body {
+        Body::Exact(body) => *body == one.body,
+        Body::Received { cell, on_hand, available_max } => {
+            let mut body = Reader::new(&one.body);
+            body.u32() == Ok(*cell)
+                && body.i64() == Ok(*on_hand)
+                && body.i64().is_ok_and(|available| available <= *available_max)
+                && body.is_empty()
+        }
+    }
+}
