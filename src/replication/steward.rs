@@ -32,7 +32,8 @@ const CHORE_INTERVAL: Duration = Duration::from_millis(200);
 const OFFICE_RETRY: Duration = Duration::from_millis(20);
 /// A learner this close to the end of the log is made a voter.
 const PROMOTE_LAG_MAX: u64 = 1024;
-/// Entries kept below a snapshot for followers that are slightly behind.
+/// Most entries kept below a snapshot for followers that are slightly behind; fewer if those get the
+/// snapshot anyway.
 const KEEP_ENTRIES: u64 = 1024;
 /// Between two requests to be taken in.
 const JOIN_INTERVAL: Duration = Duration::from_millis(500);
@@ -251,7 +252,8 @@ async fn purge(core: &Arc<Core>) {
             let matched = replication.values().map(|at| at.as_ref().map_or(0, |id| id.index));
             matched.filter(|at| at + core.options.follower_lag_max >= covered).min()
         });
-        let upto = covered.saturating_sub(KEEP_ENTRIES).min(needed.unwrap_or(u64::MAX));
+        let kept = KEEP_ENTRIES.min(core.options.follower_lag_max);
+        let upto = covered.saturating_sub(kept).min(needed.unwrap_or(u64::MAX));
         let purged = metrics.purged.map_or(0, |id| id.index);
         (upto > purged).then_some(upto)
     };
