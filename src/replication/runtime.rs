@@ -98,3 +98,22 @@ impl AsyncRuntime for SharpRuntime {
         self.0.block_on(future)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_the_shortest_sleeps_end_at_once() {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build();
+        runtime.expect("a runtime needs nothing").block_on(async {
+            let ends_at_once = async |sleep: Duration| {
+                let sleep = SharpRuntime::sleep_until(Instant::now() + sleep);
+                tokio::select! { biased; () = sleep => true, () = std::future::ready(()) => false }
+            };
+            assert!(ends_at_once(Duration::from_micros(1)).await, "the forwarder's");
+            // openraft's tick, woken before its time, would ask again and again.
+            assert!(!ends_at_once(Duration::from_millis(1)).await, "the tick's");
+        });
+    }
+}
