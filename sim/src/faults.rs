@@ -93,7 +93,7 @@ const DEEDS: &[(&str, u64, Deed)] = &[
     ("clock jump", 2, Faults::jump),
     ("clock rate", 2, Faults::change_rate),
     ("hand-over", 3, |_, cluster, _| hand_over(cluster)),
-    ("snapshot", 2, |_, cluster, at| snapshot(cluster, at)),
+    ("snapshot", 6, |_, cluster, at| snapshot(cluster, at)),
     ("lost disk", 3, Faults::lose_disk),
     ("add node", 3, |_, cluster, _| add_node(cluster)),
     ("remove node", 4, |_, cluster, _| remove_node(cluster)),

@@ -34,6 +34,13 @@ pub struct Handle {
     pub leave: Arc<Notify>,
 }
 
+impl Handle {
+    /// It has opened its data directory and takes part.
+    pub fn is_started(&self) -> bool {
+        self.replica.lock().expect("nobody panics with it").is_some()
+    }
+}
+
 /// Where a node's clients and peers reach it.
 pub fn info(id: u64) -> NodeInfo {
     let address = |port| format!("10.0.0.{id}:{port}");

@@ -11,6 +11,9 @@ use bytes::Bytes;
 use stockd::engine::StockState;
 use stockd::protocol::CellHandle;
 use stockd::replication::Observer;
+use stockd_check::Entry;
+
+use crate::node::Handle;
 
 /// Digests and audits are made at every such index.
 const DIGEST_EVERY: u64 = 8;
@@ -30,8 +33,10 @@ pub struct Seen {
     pub violations: Vec<String>,
     /// Entries applied, on all nodes.
     pub applied: u64,
-    /// States taken from a snapshot, on all nodes.
+    /// States taken from a node's own snapshot when it started.
     pub restored: u64,
+    /// States taken from a snapshot that a leader sent.
+    pub installed: u64,
 }
 
 impl Oracle {
@@ -50,23 +55,24 @@ impl Oracle {
     }
 
     /// The committed log, as any node has applied it.
-    pub fn log(&self) -> Vec<(u64, Bytes)> {
+    pub fn log(&self) -> Vec<Entry> {
         let seen = self.seen();
         let entry = |(index, (batch, _)): (&u64, &(Option<Bytes>, Option<u64>))| {
-            Some((*index, batch.clone()?))
+            Some(Entry { index: *index, batch: batch.clone()? })
         };
         seen.entries.iter().filter_map(entry).collect()
     }
 
-    /// An observer for a node.
-    pub fn observer(&self, node: u64) -> Arc<dyn Observer> {
-        Arc::new(Watch { oracle: self.clone(), node, next: Mutex::new(0) })
+    /// An observer for a node's process.
+    pub fn observer(&self, node: u64, process: Handle) -> Arc<dyn Observer> {
+        Arc::new(Watch { oracle: self.clone(), node, process, next: Mutex::new(0) })
     }
 }
 
 struct Watch {
     oracle: Oracle,
     node: u64,
+    process: Handle,
     /// The lowest index that it may apply next; Raft's indices begin at 0.
     next: Mutex<u64>,
 }
@@ -122,7 +128,12 @@ impl Observer for Watch {
 
     fn restored(&self, index: u64, stock: &StockState) {
         self.moved_to(index, true);
-        self.oracle.seen().restored += 1;
+        let mut seen = self.oracle.seen();
+        match self.process.is_started() {
+            true => seen.installed += 1,
+            false => seen.restored += 1,
+        }
+        drop(seen);
         if index.is_multiple_of(DIGEST_EVERY) {
             self.compare(index, stock.digest());
         }

@@ -54,7 +54,7 @@ impl Plan {
             latency_ms: if slow { (1, 15) } else { (1, 2) },
             sync_ms: if slow { 10 } else { 1 },
             snapshot_log_bytes: dice.between(8, 96) << 10,
-            follower_lag_max: dice.between(50, 2_000),
+            follower_lag_max: dice.between(5, 300),
             lease_reads: dice.chance(20),
             grace_ms: dice.between(0, 1_000),
             retention_ms: dice.between(4_000, 60_000),

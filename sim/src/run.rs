@@ -9,16 +9,16 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use stockd_check::Verdict;
 
 use crate::cluster::{APP_HOSTS, Cluster};
-use crate::doors::Ids;
+use crate::doors::{self, Ids};
 use crate::faults::Faults;
 use crate::node;
 use crate::plan::Plan;
 use crate::shop::{History, Shop};
 
 /// How long a cluster may take to come up, and to be whole again after the last fault.
-const COME_UP_MS: u64 = 30_000;
-/// How long applications may take to end, which is more than their longest call.
-const CLOSE_MS: u64 = 10_000;
+const COME_UP_MS: u64 = 15_000;
+/// How long applications may take to end, which is more than their longest errand.
+const CLOSE_MS: u64 = 30_000;
 /// How long the last hold may take to run out: its time, the grace, and the outages given back.
 const RUN_OUT_MS: u64 = 60_000;
 
@@ -176,7 +176,14 @@ fn run_out(cluster: &mut Cluster) -> Result<(), String> {
 
 fn judge(cluster: &Cluster, history: &History) -> Outcome {
     let log = cluster.oracle.log();
-    let violations = cluster.oracle.seen().violations.clone();
+    let options = stockd_check::Options {
+        engine: node::engine(&cluster.plan, &doors::world(&cluster.apps[0].clock, &cluster.dice)),
+        audit_entries: 0,
+        ..stockd_check::Options::default()
+    };
+    let report = stockd_check::check(&log, &history.operations(), &options);
+    let mut violations = cluster.oracle.seen().violations.clone();
+    violations.extend(report.violations.iter().map(|violation| format!("{violation:?}")));
     let mut counters = BTreeMap::new();
     let mut count = |name: &str, value: u64| *counters.entry(name.to_owned()).or_default() += value;
     for operation in history.operations().iter() {
@@ -194,6 +201,7 @@ fn judge(cluster: &Cluster, history: &History) -> Outcome {
         ("operations", history.operations().len() as u64),
         ("log entries", log.len() as u64),
         ("entries applied", seen.applied),
+        ("snapshots installed", seen.installed),
         ("snapshots restored", seen.restored),
         ("connections", net.connections),
         ("segments lost", net.lost),
@@ -202,11 +210,14 @@ fn judge(cluster: &Cluster, history: &History) -> Outcome {
     ] {
         count(name, value);
     }
+    for (name, value) in &report.counts {
+        count(&format!("checked: {name}"), *value);
+    }
     for (name, value) in &cluster.faults {
         count(&format!("fault: {name}"), *value);
     }
     let trace = log.iter().fold(stockd_simnet::trace(), |trace, entry| {
-        trace.rotate_left(5) ^ entry.0 ^ entry.1.len() as u64
+        trace.rotate_left(5) ^ entry.index ^ entry.batch.len() as u64
     });
     Outcome { violations, counters, trace }
 }

@@ -268,7 +268,7 @@ impl App {
     async fn check_out(&self, id: ReservationId, reserve: Request) {
         let ttl_ms = self.ttl_ms();
         // Some come back too late.
-        let wait_ms = self.dice.between(1, if self.dice.chance(15) { 8_000 } else { 600 });
+        let wait_ms = self.dice.between(1, if self.dice.chance(15) { 5_000 } else { 600 });
         sleep(Duration::from_millis(wait_ms)).await;
         if self.dice.chance(25) {
             self.call(Request::Extend { id, ttl_ms }).await;
