@@ -13,6 +13,7 @@ use tokio::sync::watch;
 
 use super::api::{AdminError, Leadership, Refusal, Role, SharedLeadership, StalePoint, StopReason};
 use super::clock::{LeaderClock, PeerOffsets};
+use super::freshness::{Freshness, Stamp, Witness, Word};
 use super::identity::Identity;
 use super::ingress::{Gate, Ingress};
 use super::leader_loss::LeaderLoss;
@@ -38,34 +39,6 @@ pub type RaftHandle = Raft<TypeConfig, StateMachine>;
 pub struct Tenure {
     pub term: u64,
     pub clock: LeaderClock,
-}
-
-/// When this node's state was last as new as what a leader had told.
-///
-/// Hearing a leader does not make a state fresh: a follower that is far behind hears it ten times a
-/// second. So a word waits until what it said was committed is applied.
-#[derive(Default)]
-struct Freshness {
-    fresh_at: Option<Duration>,
-    /// A word that waits: the commit index and when it came.
-    waits: Option<(u64, Duration)>,
-}
-
-impl Freshness {
-    fn hear(&mut self, commit: u64, at: Duration, applied: u64) {
-        self.at(applied);
-        // The older word is kept: under load the newest is never quite applied.
-        self.waits.get_or_insert((commit, at));
-        self.at(applied);
-    }
-
-    /// When the state at `applied` was fresh; `None`: unknown.
-    fn at(&mut self, applied: u64) -> Option<Duration> {
-        if let Some((_, at)) = self.waits.take_if(|(commit, _)| *commit <= applied) {
-            self.fresh_at = Some(at);
-        }
-        self.fresh_at
-    }
 }
 
 /// Figures of the proposer.
@@ -101,6 +74,10 @@ pub struct Core {
     leadership: SharedLeadership,
     raft: OnceLock<RaftHandle>,
     freshness: Mutex<Freshness>,
+    /// What this node knows as a leader about how fresh its words are.
+    pub witness: Witness,
+    /// Drawn at each start; not zero.
+    boot: u64,
     booted: Duration,
     stop: watch::Sender<Option<StopReason>>,
 }
@@ -121,6 +98,7 @@ impl Core {
             incarnation: identity.incarnation,
         };
         let leadership = Leadership { role: Role::Learner, leader: None, term: 0 };
+        let boot = world.random.next_u64().max(1);
         Arc::new(Self {
             booted: world.clock.monotonic(),
             world,
@@ -144,6 +122,8 @@ impl Core {
             leadership: RwLock::new(Arc::new(leadership)),
             raft: OnceLock::new(),
             freshness: Mutex::default(),
+            witness: Witness::default(),
+            boot,
             stop: watch::Sender::new(None),
         })
     }
@@ -269,8 +249,14 @@ impl Core {
         Ok(())
     }
 
+    /// This moment, as other nodes give it back.
+    pub fn stamp(&self) -> Stamp {
+        Stamp::now(self.boot, self.world.clock.as_ref())
+    }
+
     /// A leader whose word counts here said that everything up to `commit` was committed.
-    pub fn heard_leader(&self, commit: Option<u64>, at: Duration) {
+    pub fn heard_leader(&self, commit: Option<u64>, word: Word) {
+        let Some(at) = word.speaks_of(self.boot) else { return };
         let applied = self.applied_index();
         let mut freshness = self.freshness.lock().expect("no holder panics");
         freshness.hear(commit.unwrap_or(0), at, applied);
@@ -449,23 +435,5 @@ impl Core {
     pub fn member_node(&self) -> MemberNode {
         let incarnation = self.identity.lock().expect("no holder panics").incarnation;
         MemberNode { info: self.options.node.clone(), incarnation }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_follower_that_is_behind_is_not_fresh_however_often_it_hears_a_leader() {
-        let second = Duration::from_secs;
-        let mut freshness = Freshness::default();
-        assert_eq!(freshness.at(100), None);
-        freshness.hear(10, second(1), 10);
-        assert_eq!(freshness.at(10), Some(second(1)));
-        freshness.hear(1_000, second(2), 11);
-        freshness.hear(1_001, second(3), 12);
-        assert_eq!(freshness.at(999), Some(second(1)));
-        assert_eq!(freshness.at(1_000), Some(second(2)));
     }
 }

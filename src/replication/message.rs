@@ -1,8 +1,8 @@
 //! The bodies of Raft's messages between peers.
 //!
 //! ```text
-//! append            vote · prev log id · commit log id · entries u32 × entry
-//! append reply      kind u8: 0 success · 1 partial (log id) · 2 conflict · 3 higher vote (vote)
+//! append            word 20 · vote · prev log id · commit log id · entries u32 × entry
+//! append reply      stamp 16 · kind u8: 0 success · 1 partial (log id) · 2 conflict · 3 higher vote (vote)
 //! vote, pre-vote    vote · last log id · transfer u8
 //! vote reply        vote · granted u8 · last log id
 //! transfer          from vote · to node u64 · last log id
@@ -19,6 +19,7 @@ use openraft::raft::{
     TransferLeaderResponse, VoteRequest, VoteResponse,
 };
 
+use super::freshness::{Stamp, Word};
 use super::identity::Rules;
 use super::types::{
     Malformed, MemberNode, SnapshotMeta, TypeConfig, Vote, put_entry, put_log_id, put_node,
@@ -26,7 +27,8 @@ use super::types::{
 };
 use crate::protocol::Reader;
 
-pub fn put_append(out: &mut BytesMut, request: &AppendEntriesRequest<TypeConfig>) {
+pub fn put_append(out: &mut BytesMut, request: &AppendEntriesRequest<TypeConfig>, word: Word) {
+    word.put(out);
     put_vote(out, &request.vote);
     put_log_id(out, request.prev_log_id);
     put_log_id(out, request.leader_commit);
@@ -34,8 +36,9 @@ pub fn put_append(out: &mut BytesMut, request: &AppendEntriesRequest<TypeConfig>
     request.entries.iter().for_each(|entry| put_entry(out, entry));
 }
 
-pub fn take_append(body: &Bytes) -> Result<AppendEntriesRequest<TypeConfig>, Malformed> {
+pub fn take_append(body: &Bytes) -> Result<(AppendEntriesRequest<TypeConfig>, Word), Malformed> {
     let mut reader = Reader::new(body);
+    let word = Word::take(&mut reader)?;
     let vote = take_vote(&mut reader)?;
     let prev_log_id = take_log_id(&mut reader)?;
     let leader_commit = take_log_id(&mut reader)?;
@@ -44,10 +47,15 @@ pub fn take_append(body: &Bytes) -> Result<AppendEntriesRequest<TypeConfig>, Mal
     for _ in 0..count {
         entries.push(take_entry(body, &mut reader)?);
     }
-    Ok(AppendEntriesRequest { vote, prev_log_id, entries, leader_commit })
+    Ok((AppendEntriesRequest { vote, prev_log_id, entries, leader_commit }, word))
 }
 
-pub fn put_append_response(out: &mut BytesMut, response: &AppendEntriesResponse<TypeConfig>) {
+pub fn put_append_response(
+    out: &mut BytesMut,
+    response: &AppendEntriesResponse<TypeConfig>,
+    stamp: Stamp,
+) {
+    stamp.put(out);
     match response {
         AppendEntriesResponse::Success => out.put_u8(0),
         AppendEntriesResponse::PartialSuccess(upto) => {
@@ -62,15 +70,19 @@ pub fn put_append_response(out: &mut BytesMut, response: &AppendEntriesResponse<
     }
 }
 
-pub fn take_append_response(body: &[u8]) -> Result<AppendEntriesResponse<TypeConfig>, Malformed> {
+pub fn take_append_response(
+    body: &[u8],
+) -> Result<(AppendEntriesResponse<TypeConfig>, Stamp), Malformed> {
     let mut reader = Reader::new(body);
-    Ok(match reader.u8()? {
+    let stamp = Stamp::take(&mut reader)?;
+    let response = match reader.u8()? {
         0 => AppendEntriesResponse::Success,
         1 => AppendEntriesResponse::PartialSuccess(take_log_id(&mut reader)?),
         2 => AppendEntriesResponse::Conflict,
         3 => AppendEntriesResponse::HigherVote(take_vote(&mut reader)?),
         _ => return Err(Malformed),
-    })
+    };
+    Ok((response, stamp))
 }
 
 pub fn put_vote_request(out: &mut BytesMut, request: &VoteRequest<TypeConfig>) {

@@ -26,6 +26,7 @@ mod api;
 mod clock;
 mod core;
 mod error;
+mod freshness;
 mod identity;
 mod ingress;
 mod leader_loss;
@@ -456,6 +457,7 @@ async fn start_raft(core: &Arc<Core>, machine: StateMachine, empty: bool) -> Res
         shard: core.shard,
         storage: core.storage.clone(),
         transfer: core.transfer.clone(),
+        witness: core.witness.clone(),
         control: BTreeMap::new(),
     };
     let config = Arc::new(raft_config(core.timing())?);

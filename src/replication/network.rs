@@ -21,6 +21,7 @@ use openraft::raft::{
     TransferLeaderRequest, TransferLeaderResponse, VoteRequest, VoteResponse,
 };
 
+use super::freshness::Witness;
 use super::link::{Link, LinkContext, LinkError};
 use super::message;
 use super::peer_frame::Kind;
@@ -28,6 +29,7 @@ use super::snapshot::{CHUNK_BYTES_MAX, SnapshotHandle};
 use super::types::{MemberNode, TypeConfig, Vote};
 use crate::log::Storage;
 use crate::protocol::ShardId;
+use crate::world::Clock;
 
 /// How many appends are in flight to one follower.
 const APPENDS_IN_FLIGHT: usize = 16;
@@ -48,6 +50,7 @@ pub struct Network {
     pub shard: ShardId,
     pub storage: Arc<dyn Storage>,
     pub transfer: Transfer,
+    pub witness: Witness,
     /// One control link per peer and address, shared by votes and heartbeats.
     pub control: BTreeMap<(u64, String), Arc<tokio::sync::Mutex<Link>>>,
 }
@@ -67,6 +70,8 @@ impl Network {
             control,
             storage: self.storage.clone(),
             transfer: self.transfer.clone(),
+            witness: self.witness.clone(),
+            clock: self.context.world.clock.clone(),
         }
     }
 }
@@ -92,6 +97,8 @@ pub struct Peer {
     control: Arc<tokio::sync::Mutex<Link>>,
     storage: Arc<dyn Storage>,
     transfer: Transfer,
+    witness: Witness,
+    clock: Arc<dyn Clock>,
 }
 
 type RpcError = RPCError<TypeConfig>;
@@ -195,7 +202,7 @@ impl RaftNetworkV2<TypeConfig> for Peer {
         option: RPCOption,
     ) -> Result<AppendEntriesResponse<TypeConfig>, RpcError> {
         let mut out = BytesMut::new();
-        message::put_append(&mut out, &request);
+        message::put_append(&mut out, &request, self.witness.word(self.target, &*self.clock));
         let body = if self.heartbeat || request.entries.is_empty() {
             let limit = option.hard_ttl().max(VOTE_TIMEOUT);
             self.control(Kind::Append, out, limit).await
@@ -203,7 +210,9 @@ impl RaftNetworkV2<TypeConfig> for Peer {
             let shard = self.shard;
             self.data.call_within(Kind::Append, shard, out.freeze(), APPEND_TIMEOUT).await
         };
-        decoded(body, |body| message::take_append_response(body))
+        let (response, stamp) = decoded(body, |body| message::take_append_response(body))?;
+        self.witness.heard(self.target, stamp);
+        Ok(response)
     }
 
     /// Sends appends as they come and yields their results in order.
@@ -223,18 +232,20 @@ impl RaftNetworkV2<TypeConfig> for Peer {
         }
         let shard = self.shard;
         let data = &mut self.data;
+        let (target, witness, clock) = (self.target, &self.witness, &*self.clock);
         let results = input.map(move |request| {
             let prev = request.prev_log_id;
             let last = request.entries.last().map(|entry| entry.log_id).or(prev);
             let mut out = BytesMut::new();
-            message::put_append(&mut out, &request);
+            message::put_append(&mut out, &request, witness.word(target, clock));
             let answer = data.call(Kind::Append, shard, out.freeze());
             async move {
                 let body = tokio::time::timeout(APPEND_TIMEOUT, answer).await;
                 let body = body.unwrap_or_else(|_| {
                     Err(LinkError::Broken(format!("no answer within {APPEND_TIMEOUT:?}")))
                 });
-                let response = decoded(body, |body| message::take_append_response(body))?;
+                let (response, stamp) = decoded(body, |body| message::take_append_response(body))?;
+                witness.heard(target, stamp);
                 Ok(response.into_stream_result(prev, last))
             }
         });

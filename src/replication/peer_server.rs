@@ -317,14 +317,13 @@ async fn raft(core: &Core, kind: Kind, body: &Bytes) -> Result<BytesMut, String>
     let malformed = |error: super::types::Malformed| error.to_string();
     match kind {
         Kind::Append => {
-            let request = message::take_append(body).map_err(malformed)?;
-            let at = core.world.clock.monotonic();
+            let (request, word) = message::take_append(body).map_err(malformed)?;
             let commit = request.leader_commit.map(|id| id.index);
             let response = raft.append_entries(request).await.map_err(|e| e.to_string())?;
             if !matches!(response, AppendEntriesResponse::HigherVote(_)) {
-                core.heard_leader(commit, at);
+                core.heard_leader(commit, word);
             }
-            message::put_append_response(&mut out, &response);
+            message::put_append_response(&mut out, &response, core.stamp());
         }
         Kind::Vote | Kind::PreVote => {
             core.admit_vote()?;

@@ -149,6 +149,9 @@ pub async fn look_after(core: Arc<Core>) {
         if core.tenure.lock().expect("no holder panics").is_none() {
             continue;
         }
+        if let Some(age) = core.quorum_age() {
+            core.witness.led_at(core.world.clock.monotonic().saturating_sub(age));
+        }
         let gate = gate(&core);
         if core.move_gate(gate.clone()) {
             match gate {

@@ -1,0 +1,214 @@
+//! How old a follower's state may be, which is what a stale read says.
+//!
+//! Having just heard the leader proves little: after a partition TCP delivers what was sent before it,
+//! and a follower far behind hears ten heartbeats a second. What a follower does know is when *it* said
+//! something. So each reply to an append carries a stamp of the follower's clock, and each append
+//! carries the last stamp that came back, which makes it younger than that:
+//!
+//! ```text
+//! follower ── reply, stamp s ──────────────────────────▶ leader
+//! follower ◀── append: echo s, quorum age a, commit c ── leader
+//! follower applies up to c: its state is as new as all that was committed at s − a
+//! ```
+//!
+//! The quorum age is there because a leader that is cut off goes on telling what it knows: at `s − a` a
+//! majority said that it led, so nobody else had committed anything by then.
+//!
+//! It takes for granted that no clock runs slow: the age of what a node has is told by its own.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
+
+use bytes::{BufMut, BytesMut};
+
+use crate::protocol::{Reader, Truncated};
+use crate::world::Clock;
+
+/// A moment on one process's monotonic clock.
+///
+/// ```text
+/// offset size
+///      0    8  boot     drawn by the process; 0: no stamp
+///      8    8  micros   since that clock's beginning
+/// ```
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Stamp {
+    boot: u64,
+    micros: u64,
+}
+
+/// What a leader adds to an append.
+///
+/// ```text
+/// offset size
+///      0   16  echo         the receiver's last stamp that has come back
+///     16    4  quorum age   ms since a majority said that the sender leads; u32::MAX: it never did
+/// ```
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Word {
+    echo: Stamp,
+    quorum_age_ms: u32,
+}
+
+/// What a leader remembers so that it can give its word. Shared by its links.
+#[derive(Clone, Default)]
+pub struct Witness(Arc<Mutex<Seen>>);
+
+#[derive(Default)]
+struct Seen {
+    /// By node.
+    stamps: BTreeMap<u64, Stamp>,
+    /// When a majority last said that this node leads, in whichever term.
+    quorum_at: Option<Duration>,
+}
+
+/// When this node's state was last as new as a leader's.
+#[derive(Default)]
+pub struct Freshness {
+    fresh_at: Option<Duration>,
+    /// A word that waits to be applied: the commit index and the moment it speaks of.
+    waits: Option<(u64, Duration)>,
+}
+
+impl Stamp {
+    /// This moment of the process that drew `boot`, which is not zero.
+    pub fn now(boot: u64, clock: &dyn Clock) -> Self {
+        Self { boot, micros: clock.monotonic().as_micros() as u64 }
+    }
+
+    pub fn put(self, out: &mut BytesMut) {
+        out.put_u64_le(self.boot);
+        out.put_u64_le(self.micros);
+    }
+
+    pub fn take(reader: &mut Reader<'_>) -> Result<Self, Truncated> {
+        Ok(Self { boot: reader.u64()?, micros: reader.u64()? })
+    }
+}
+
+impl Word {
+    pub fn put(self, out: &mut BytesMut) {
+        self.echo.put(out);
+        out.put_u32_le(self.quorum_age_ms);
+    }
+
+    pub fn take(reader: &mut Reader<'_>) -> Result<Self, Truncated> {
+        Ok(Self { echo: Stamp::take(reader)?, quorum_age_ms: reader.u32()? })
+    }
+
+    /// The moment of which it speaks, on the clock of the process that drew `boot`; `None` if it
+    /// speaks to another life of this node, or of nothing.
+    pub fn speaks_of(self, boot: u64) -> Option<Duration> {
+        let known = self.echo.boot == boot && self.quorum_age_ms != u32::MAX;
+        let age = Duration::from_millis(self.quorum_age_ms.into());
+        known.then(|| Duration::from_micros(self.echo.micros).saturating_sub(age))
+    }
+}
+
+impl Witness {
+    fn lock(&self) -> MutexGuard<'_, Seen> {
+        self.0.lock().expect("no holder panics")
+    }
+
+    /// A majority said at this moment, or later, that this node leads.
+    pub fn led_at(&self, at: Duration) {
+        let mut seen = self.lock();
+        seen.quorum_at = seen.quorum_at.max(Some(at));
+    }
+
+    /// A reply of `node` came back. Replies come by several links and overtake each other.
+    pub fn heard(&self, node: u64, stamp: Stamp) {
+        let mut seen = self.lock();
+        let last = seen.stamps.entry(node).or_default();
+        if last.boot != stamp.boot || last.micros < stamp.micros {
+            *last = stamp;
+        }
+    }
+
+    /// What to say to `node` at this moment.
+    pub fn word(&self, node: u64, clock: &dyn Clock) -> Word {
+        let seen = self.lock();
+        let age = |at| clock.monotonic().saturating_sub(at).as_millis() + 1;
+        let age = seen.quorum_at.map(age).and_then(|age| u32::try_from(age).ok());
+        let echo = seen.stamps.get(&node).copied().unwrap_or_default();
+        Word { echo, quorum_age_ms: age.unwrap_or(u32::MAX) }
+    }
+}
+
+impl Freshness {
+    /// A leader's word that at `at` nothing beyond `commit` was committed.
+    pub fn hear(&mut self, commit: u64, at: Duration, applied: u64) {
+        self.at(applied);
+        // The older word is kept: under load the newest is never quite applied.
+        self.waits.get_or_insert((commit, at));
+        self.at(applied);
+    }
+
+    /// When the state at `applied` was fresh; `None`: unknown.
+    pub fn at(&mut self, applied: u64) -> Option<Duration> {
+        if let Some((_, at)) = self.waits.take_if(|(commit, _)| *commit <= applied) {
+            self.fresh_at = self.fresh_at.max(Some(at));
+        }
+        self.fresh_at
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    struct Fixed(Duration);
+
+    impl Clock for Fixed {
+        fn monotonic(&self) -> Duration {
+            self.0
+        }
+
+        fn wall(&self) -> crate::world::UnixMicros {
+            crate::world::UnixMicros(0)
+        }
+    }
+
+    const SECOND: fn(u64) -> Duration = Duration::from_secs;
+
+    #[test]
+    fn a_follower_that_is_behind_is_not_fresh_however_often_it_hears_a_leader() {
+        let mut freshness = Freshness::default();
+        assert_eq!(freshness.at(100), None);
+        freshness.hear(10, SECOND(1), 10);
+        assert_eq!(freshness.at(10), Some(SECOND(1)));
+        freshness.hear(1_000, SECOND(2), 11);
+        freshness.hear(1_001, SECOND(3), 12);
+        assert_eq!(freshness.at(999), Some(SECOND(1)));
+        assert_eq!(freshness.at(1_000), Some(SECOND(2)));
+    }
+
+    #[test]
+    fn an_old_word_that_comes_late_makes_nothing_fresh() {
+        let mut freshness = Freshness::default();
+        freshness.hear(10, SECOND(5), 10);
+        freshness.hear(10, SECOND(2), 10);
+        assert_eq!(freshness.at(10), Some(SECOND(5)));
+    }
+
+    #[test]
+    fn a_word_speaks_of_the_stamp_less_the_quorums_age() {
+        let leader = Witness::default();
+        let clock = Fixed(SECOND(100));
+        assert_eq!(leader.word(2, &clock).speaks_of(7), None, "nothing has come back");
+        leader.heard(2, Stamp::now(7, &Fixed(SECOND(20))));
+        assert_eq!(leader.word(2, &clock).speaks_of(7), None, "it has never led");
+        leader.led_at(SECOND(90));
+        leader.led_at(SECOND(80));
+        let word = leader.word(2, &clock);
+        assert_eq!(word.speaks_of(7), Some(SECOND(10) - Duration::from_millis(1)));
+        assert_eq!(word.speaks_of(8), None, "the node has been started again");
+        assert_eq!(leader.word(3, &clock).speaks_of(7), None, "another node's stamp");
+        leader.heard(2, Stamp::now(7, &Fixed(SECOND(19))));
+        assert_eq!(leader.word(2, &clock), word, "an older reply came later");
+        let mut out = BytesMut::new();
+        word.put(&mut out);
+        assert_eq!(Word::take(&mut Reader::new(&out)), Ok(word));
+    }
+}
