@@ -197,9 +197,14 @@ impl Answering<'_> {
         // The state may have moved on since the barrier: the reply says how far.
         let present = self.stale_prefix();
         let prefix = match ready.prefix {
-            Some(fresh) => ReplyPrefix { index: fresh.index.max(present.index), ..fresh },
+            Some(fresh) => {
+                let server_now = fresh.server_now.max(present.server_now);
+                ReplyPrefix { server_now, age_ms: fresh.age_ms, ..present }
+            }
             None => present,
         };
+        // A reservation may have fallen due since the barrier: what is refused now must be short now.
+        let now = ready.now.max(self.shared.replica.now());
         let mut bytes_left = ANSWER_BYTES_PER_TURN;
         while let Some(entry) = ready.list.entries.get(ready.next) {
             if bytes_left == 0 {
@@ -207,7 +212,7 @@ impl Answering<'_> {
             }
             self.scratch.clear();
             let ops = &ready.list.bytes[entry.ops.clone()];
-            if entry.sold_out && !self.refuse_sold_out(ops, ready.now) {
+            if entry.sold_out && !self.refuse_sold_out(ops, now) {
                 self.pushes.push(ready.next);
             } else if entry.sold_out || self.read(ops) {
                 self.outbox.reply(entry.tag, ShardId::default(), prefix, self.scratch);
