@@ -2,14 +2,17 @@
 //!
 //! ```text
 //! applications ──▶ history ───┐
-//!                             ├──▶ witness    every answer against the log entry that it names
+//!                  │          ├──▶ witness    every answer against the log entry that it names
 //! nodes ──▶ committed log ────┘    replay     engine and model at every prefix of the log
+//!                  │
+//!                  └─────────────▶ blackbox   an order that explains every answer; reads no index
 //! ```
 //!
 //! A history is what applications asked and were told; the committed log is what the cluster did. The
 //! simulation and the runs on real processes record both and come here.
 #![forbid(unsafe_code)]
 
+pub mod blackbox;
 pub mod committed;
 pub mod file;
 pub mod history;
@@ -17,6 +20,7 @@ pub mod model;
 mod order;
 mod replay;
 mod report;
+mod search;
 pub mod witness;
 
 pub use history::{Answer, Cell, Operation, Request, Verdict};

@@ -23,6 +23,8 @@ pub enum Rule {
     Form,
     /// The log holds nothing that nobody sent.
     Invention,
+    /// No order of the operations explains the answers.
+    Linearizable,
     /// Never more is promised than is there.
     Oversell,
     /// Answers are what the log says at the index that they name.
@@ -33,6 +35,8 @@ pub enum Rule {
     RealTime,
     /// A stale read is no older than it says.
     StaleAge,
+    /// The search was given up, which proves nothing.
+    GaveUp,
 }
 
 /// A broken rule, with what is needed to understand it.

@@ -96,6 +96,9 @@ struct Senders {
     first: Option<usize>,
     /// One that cannot have been.
     excluded: Option<usize>,
+    /// How many there are.
+    count: u64,
+    /// How often they are in the log.
     seen: u64,
     effects: u64,
 }
@@ -130,6 +133,7 @@ impl<'a> Check<'a> {
                 continue;
             }
             let senders = senders.entry(keys[place].clone()).or_default();
+            senders.count += 1;
             if operation.verdict == Verdict::NotExecuted {
                 senders.excluded = Some(place);
             } else if senders.first.is_none_or(|at| operation.invoked < history[at].invoked) {
@@ -260,7 +264,8 @@ impl<'a> Check<'a> {
             match &operation.request {
                 Request::Reserve { lines, .. } if answer.code == Code::NO_STOCK => {
                     self.report.add("refusals without the log", 1);
-                    if let Err(text) = self.is_short(lines, answer) {
+                    let truth = self.is_short(lines, answer).and(self.is_not_granted(place));
+                    if let Err(text) = truth {
                         self.report.break_rule(Rule::Truth, index, &[place], text);
                     }
                 }
@@ -322,6 +327,15 @@ impl<'a> Check<'a> {
         match truth {
             Some(shorts) if shorts == answer.body && !shorts.is_empty() => Ok(()),
             truth => Err(format!("refused with {:?}, true is {truth:?}", answer.body)),
+        }
+    }
+
+    /// A call that was granted is not refused without the log: what it sends again, it marks.
+    fn is_not_granted(&self, place: usize) -> Result<(), String> {
+        let senders = self.senders.get(&self.keys[place]);
+        match senders.filter(|senders| senders.count == 1 && senders.effects > 0) {
+            Some(_) => Err("refused, but an earlier attempt was granted".to_owned()),
+            None => Ok(()),
         }
     }
 

@@ -79,6 +79,8 @@ pub struct Server {
     /// Requests that nobody waits for any more, but that may still arrive.
     adrift: Vec<Request>,
     ids: Vec<ReservationId>,
+    /// Those that several reserves ask for.
+    reused: BTreeSet<ReservationId>,
     /// Calls of which an attempt was executed.
     executed: BTreeSet<usize>,
 }
@@ -97,6 +99,7 @@ impl Server {
             calls: BTreeMap::new(),
             adrift: Vec::new(),
             ids: Vec::new(),
+            reused: BTreeSet::new(),
             executed: BTreeSet::new(),
         };
         server.stock();
@@ -182,7 +185,11 @@ impl Server {
                 Request::Receive { op_id, quantity, cell: self.cell(), define: false }
             }
             6..40 => {
-                let id = if self.dice.one_in(12) { old } else { ReservationId(self.id()) };
+                let again = self.dice.one_in(30);
+                let id = if again { old } else { ReservationId(self.id()) };
+                if again {
+                    self.reused.insert(id);
+                }
                 self.ids.push(id);
                 let count = self.dice.pick(&[1, 1, 2, 3]);
                 let named = self.dice.one_in(2);
@@ -261,7 +268,8 @@ impl Server {
         };
         let now = UnixMicros(self.now_micros.max(self.state.now().0));
         let (cells, mut out) = (self.state.cells(), BytesMut::new());
-        let fresh = self.ids.iter().filter(|known| **known == id).count() == 1;
+        // What is sent again is marked, and always goes through the log.
+        let fresh = !self.reused.contains(&id) && !self.executed.contains(&place);
         if !fresh || !cells.accepts_id(&id, now) || !cells.refuse_if_short(&lines, now, &mut out) {
             return false;
         }
