@@ -44,6 +44,11 @@ impl Node {
         while node.replica.read_barrier().await.is_err() {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
+        // Reads are answered before writes are taken, which begins when LEADER_START has been applied:
+        // by the task that is woken then, and so runs before this one does again.
+        until(|| node.replica.with_state(|state| state.now().0) > 0).await;
+        tokio::task::yield_now().await;
+        tokio::time::sleep(Duration::from_millis(1)).await;
         node
     }
 
