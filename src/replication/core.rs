@@ -270,7 +270,9 @@ impl Core {
     pub fn stale_point(&self) -> StalePoint {
         let now = self.now();
         let index = self.applied_index();
-        let age = match self.is_leader() {
+        // A leader that is not in office yet has perhaps not applied what others have told.
+        let in_office = self.tenure.lock().expect("no holder panics").is_some();
+        let age = match in_office && self.is_leader() {
             true => self.quorum_age(),
             false => {
                 let mut freshness = self.freshness.lock().expect("no holder panics");
