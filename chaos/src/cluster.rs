@@ -12,7 +12,7 @@ use crate::dice::Dice;
 use crate::disk::Disk;
 use crate::host::{Abilities, run};
 use crate::network::{self, CLIENTS, Counts, MTU, NODES_MAX, Rules};
-use crate::node::{Clock, Node, START_LIMIT, Setup, Status};
+use crate::node::{Clock, Machine, Node, START_LIMIT, Setup, Status};
 
 /// The nodes that vote when nothing is broken.
 pub const VOTERS: [u64; 3] = [1, 2, 3];
@@ -94,8 +94,9 @@ impl Cluster {
     /// It took too long.
     pub async fn form(&self) -> Result<(), String> {
         for id in VOTERS {
-            self.node(id).machine().await.spawn(Clock::Jumps)?;
-            self.serving(id).await?;
+            let mut machine = self.node(id).machine().await;
+            machine.spawn(Clock::Jumps)?;
+            self.serving(&mut machine).await?;
         }
         self.within(HEAL_LIMIT, "all nodes to vote", async || {
             self.leader().await.is_some_and(|(_, status)| status.voters == VOTERS)
@@ -127,12 +128,23 @@ impl Cluster {
     /// Waits until a started node answers its operator.
     ///
     /// # Errors
-    /// It does not.
-    pub async fn serving(&self, id: u64) -> Result<(), String> {
-        self.within(START_LIMIT, &format!("node {id} to answer after its start"), async || {
-            self.node(id).status().await.is_some()
-        })
-        .await
+    /// It ends instead, or does not answer in time.
+    pub async fn serving(&self, machine: &mut Machine) -> Result<(), String> {
+        let id = machine.id();
+        let mut ended = None;
+        let what = format!("node {id} to answer after its start");
+        let waited = self.within(START_LIMIT, &what, async || {
+            ended = machine.ended_by_itself();
+            ended.is_some() || self.node(id).status().await.is_some()
+        });
+        waited.await?;
+        match ended {
+            None => Ok(()),
+            Some(status) => {
+                let words = machine.last_words();
+                Err(format!("node {id} ended at its start with {status}:\n    {words}"))
+            }
+        }
     }
 
     /// Waits until `condition` holds.
@@ -240,22 +252,25 @@ impl Cluster {
         }
     }
 
-    /// Ends all nodes in order; returns the directories with their logs.
-    ///
-    /// # Errors
-    /// A node did not leave in order.
-    pub async fn stop(&self) -> Result<Vec<PathBuf>, String> {
+    /// Ends all nodes in order, and reports those that do not leave so; returns the directories with
+    /// their logs.
+    pub async fn stop(&self) -> Vec<PathBuf> {
         let mut logs = Vec::new();
         for node in &self.nodes {
             let mut machine = node.machine().await;
             if machine.is_up() {
-                machine.leave().await?;
-                machine.disk.keep_segments().map_err(|error| error.to_string())?;
+                let left = machine.leave().await;
+                let kept = machine.disk.keep_segments();
+                let kept = kept.map_err(|error| format!("node {}: {error}", node.setup.id));
+                for what in [left, kept].into_iter().filter_map(Result::err) {
+                    self.report(what);
+                }
+                machine.kill().await;
             }
             logs.extend(machine.disk.logs());
         }
         logs.retain(|log| fs::read_dir(log).is_ok_and(|mut entries| entries.next().is_some()));
-        Ok(logs)
+        logs
     }
 }
 

@@ -209,6 +209,11 @@ impl Machine {
         Ok(())
     }
 
+    /// Whose it is.
+    pub fn id(&self) -> u64 {
+        self.setup.id
+    }
+
     /// The process runs, as far as anybody ended it on purpose.
     pub fn is_up(&self) -> bool {
         self.child.is_some()

@@ -78,8 +78,10 @@ pub async fn run(plan: &Plan) -> Result<Summary, String> {
         checked,
         wrong: cluster.wrong(),
     };
-    if !summary.judge() {
-        keep_evidence(&plan.work, &cluster, &history)?;
+    if !summary.judge()
+        && let Err(what) = keep_evidence(&plan.work, &cluster, &history)
+    {
+        summary.wrong.push(what);
     }
     Ok(summary)
 }
@@ -108,6 +110,9 @@ async fn fight(
         let load = Load::start(&cluster.clients(), market, ledger, plan.seed ^ *rounds);
         let left = end.saturating_duration_since(Instant::now());
         schedule.round(left.min(ROUND)).await?;
+        if !cluster.wrong().is_empty() {
+            return load.stop().await;
+        }
         let healed = Instant::now();
         cluster.whole().await?;
         let whole = healed.elapsed();
@@ -141,13 +146,7 @@ async fn settle(
         }
     }
     // What is wrong may be explained by the log, so it is checked in any case.
-    let logs = match cluster.stop().await {
-        Ok(logs) => logs,
-        Err(what) => {
-            cluster.report(what);
-            return (sums, None);
-        }
-    };
+    let logs = cluster.stop().await;
     let begun = Instant::now();
     match committed::read(&logs) {
         Ok(log) => {

@@ -41,7 +41,7 @@ pub async fn slow(attack: &Attack, dice: &mut Dice) -> Done {
     attack.strike(Kind::SlowClock, &format!("node {id} at 0.{SLOW_TENTHS} of the true rate"));
     machine.kill().await;
     machine.spawn(Clock::Slow { tenths: SLOW_TENTHS })?;
-    attack.cluster.serving(id).await?;
+    attack.cluster.serving(&mut machine).await?;
     let one = Hosts::one(id as usize);
     for _ in 0..2 + dice.roll(3) {
         sleep(dice.millis(1_000, 2_000)).await;
@@ -59,7 +59,7 @@ pub async fn slow(attack: &Attack, dice: &mut Dice) -> Done {
     }
     machine.kill().await;
     machine.spawn(Clock::Jumps)?;
-    attack.cluster.serving(id).await
+    attack.cluster.serving(&mut machine).await
 }
 
 /// Tries to make the node lead; other faults may prevent it.

@@ -28,7 +28,7 @@ pub async fn cut_one(attack: &Attack, dice: &mut Dice) -> Done {
     sleep(away).await;
     power_up(&mut machine).await?;
     drop(silent);
-    attack.cluster.serving(id).await
+    attack.cluster.serving(&mut machine).await
 }
 
 pub async fn cut_all(attack: &Attack, dice: &mut Dice) -> Done {
@@ -49,8 +49,8 @@ pub async fn cut_all(attack: &Attack, dice: &mut Dice) -> Done {
         power_up(machine).await?;
         sleep(dice.millis(0, 1_000)).await;
     }
-    for (id, _) in &machines {
-        attack.cluster.serving(*id).await?;
+    for (_, machine) in &mut machines {
+        attack.cluster.serving(machine).await?;
     }
     Ok(())
 }
@@ -68,7 +68,7 @@ pub async fn fail(attack: &Attack, dice: &mut Dice) -> Done {
     attack.say(&format!("                node {id} {stopped}"));
     sleep(dice.millis(0, 2_000)).await;
     power_up(&mut machine).await?;
-    attack.cluster.serving(id).await
+    attack.cluster.serving(&mut machine).await
 }
 
 /// Writes are refused, nothing ends, and all goes on when there is space.
@@ -109,7 +109,7 @@ pub async fn kill_in_snapshot(attack: &Attack, dice: &mut Dice) -> Done {
     } else {
         machine.spawn(Clock::Jumps)?;
     }
-    attack.cluster.serving(id).await
+    attack.cluster.serving(&mut machine).await
 }
 
 fn cut(id: u64, machine: &Machine) -> Done {

@@ -52,7 +52,7 @@ pub async fn wipe_and_join(attack: &Attack, dice: &mut Dice) -> Done {
         machine.kill().await;
         machine.spawn(Clock::Jumps)?;
     }
-    attack.cluster.serving(id).await?;
+    attack.cluster.serving(&mut machine).await?;
     // From here on others may break it; nobody may change the members before it votes.
     drop(machine);
     votes(attack, id).await
@@ -63,7 +63,7 @@ pub async fn guest(attack: &Attack, dice: &mut Dice) -> Done {
     let mut machine = attack.cluster.node(GUEST).machine().await;
     attack.strike(Kind::Guest, &format!("node {GUEST} joins, and goes"));
     machine.spawn(Clock::Jumps)?;
-    attack.cluster.serving(GUEST).await?;
+    attack.cluster.serving(&mut machine).await?;
     let stays = async {
         votes(attack, GUEST).await?;
         sleep(dice.millis(500, 4_000)).await;

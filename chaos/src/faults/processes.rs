@@ -17,7 +17,7 @@ pub async fn kill_one(attack: &Attack, dice: &mut Dice) -> Done {
     machine.kill().await;
     sleep(away).await;
     machine.spawn(Clock::Jumps)?;
-    attack.cluster.serving(id).await
+    attack.cluster.serving(&mut machine).await
 }
 
 pub async fn kill_majority(attack: &Attack, dice: &mut Dice) -> Done {
@@ -41,8 +41,8 @@ async fn kill_several(attack: &Attack, dice: &mut Dice, kind: Kind, ids: &[u64])
         sleep(away / ids.len() as u32).await;
         machine.spawn(Clock::Jumps)?;
     }
-    for (id, _) in &machines {
-        attack.cluster.serving(*id).await?;
+    for (_, machine) in &mut machines {
+        attack.cluster.serving(machine).await?;
     }
     Ok(())
 }
@@ -71,7 +71,7 @@ pub async fn rolling_restart(attack: &Attack, dice: &mut Dice) -> Done {
         let mut machine = attack.cluster.node(id).machine().await;
         machine.leave().await?;
         machine.spawn(Clock::Jumps)?;
-        attack.cluster.serving(id).await?;
+        attack.cluster.serving(&mut machine).await?;
         sleep(dice.millis(0, 1_000)).await;
     }
     Ok(())
