@@ -156,17 +156,22 @@ impl Node {
         self.child.is_some()
     }
 
+    /// The process.
+    pub fn pid(&self) -> u32 {
+        self.child.as_ref().expect("a node that runs").id()
+    }
+
     /// Sends a signal to the process.
     pub fn signal(&self, name: &str) {
         // The child is not reaped yet, so its id is its own.
-        let pid = self.child.as_ref().expect("a node that runs").id().to_string();
+        let pid = self.pid().to_string();
         let sent = Command::new("kill").args([&format!("-{name}"), &pid]).status().unwrap();
         assert!(sent.success(), "cannot send {name} to node {}", self.id);
     }
 
     /// Bounds the size of the files that the process may write: `soft:hard`.
     pub fn limit_file_bytes(&self, limits: &str) {
-        let pid = self.child.as_ref().expect("a node that runs").id().to_string();
+        let pid = self.pid().to_string();
         let limit = format!("--fsize={limits}");
         let set = Command::new("prlimit").args(["--pid", &pid, &limit]).status().unwrap();
         assert!(set.success(), "cannot limit the files of node {}", self.id);
