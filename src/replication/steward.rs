@@ -303,7 +303,13 @@ async fn ask(core: &Arc<Core>, context: &LinkContext, peer: &str) -> Result<(), 
     let answer = link.call_within(Kind::Join, core.shard, out.freeze(), limit).await;
     let body = answer.map_err(|error| error.to_string())?;
     let cluster_id = Reader::new(&body).u64().map_err(|_| "the answer is cut short".to_owned())?;
-    core.set_cluster(cluster_id).map_err(|error| error.to_string())?;
+    if let Err(error) = core.set_cluster(cluster_id) {
+        let what = format!("{}: {error}", core.storage.path("identity"));
+        if error.kind() != std::io::ErrorKind::StorageFull {
+            core.stop(StopReason::Fatal(what.clone()));
+        }
+        return Err(what);
+    }
     core.joining.store(false, Ordering::Relaxed);
     Ok(())
 }
