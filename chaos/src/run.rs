@@ -110,11 +110,14 @@ async fn fight(
         let load = Load::start(&cluster.clients(), market, ledger, plan.seed ^ *rounds);
         let left = end.saturating_duration_since(Instant::now());
         schedule.round(left.min(ROUND)).await?;
+        ledger.count_pause();
         if !cluster.wrong().is_empty() {
             return load.stop().await;
         }
         let healed = Instant::now();
-        cluster.whole().await?;
+        let whole = cluster.whole().await;
+        ledger.count_pause();
+        whole?;
         let whole = healed.elapsed();
         load.stop().await?;
         ledger.rest();

@@ -72,7 +72,14 @@ impl Ledger {
         self.lock().operations.len() >= OPERATIONS_MAX
     }
 
-    /// The load rests on purpose: until it goes on, no pause is counted.
+    /// Counts the pause that lasts at this moment, too.
+    pub fn count_pause(&self) {
+        let mut book = self.lock();
+        let pause = book.last_write.map_or(Duration::ZERO, |last| last.elapsed());
+        book.longest_pause = book.longest_pause.max(pause);
+    }
+
+    /// The load has ended on purpose: until it goes on, no pause is counted.
     pub fn rest(&self) {
         self.lock().last_write = None;
     }
