@@ -458,6 +458,7 @@ impl From<&client::Refusal> for Answer {
             refusal.short.iter().for_each(|short| short.encode(&mut shorts));
             body.put_slice(&shorts);
         });
-        Self { server_now: refusal.server_now, ..answer }
+        let age_ms = refusal.age.map_or(u32::MAX, |age| age.as_millis() as u32);
+        Self { server_now: refusal.server_now, age_ms, ..answer }
     }
 }

@@ -632,6 +632,7 @@ fn frame_refusal(reply: &ErrorReply<'_>) -> Refusal {
 
 const fn bare_refusal(code: Code) -> Refusal {
     Refusal {
+        age: Some(Duration::ZERO),
         code,
         index: 0,
         lines: Vec::new(),

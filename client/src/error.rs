@@ -48,6 +48,9 @@ pub enum Invalid {
 /// A decision of the cluster against a request.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Refusal {
+    /// How old the state may be that a stale read was refused on: zero for everything else, `None` if
+    /// it is unknown.
+    pub age: Option<Duration>,
     /// Why. [`Code::is_refusal`] for decisions about stock; 3xx for protocol and authorisation.
     pub code: Code,
     /// The log index at which it was decided; 0 if the whole frame was refused.

@@ -248,6 +248,7 @@ fn decode_refusal(prefix: &ReplyPrefix, outcome: &WireOutcome<'_>) -> Result<Ref
     }
     let mut body = Reader::new(outcome.body);
     let mut refusal = Refusal {
+        age: age(prefix),
         code: outcome.code,
         index: prefix.index,
         lines: Vec::new(),
@@ -272,12 +273,12 @@ fn decode_refusal(prefix: &ReplyPrefix, outcome: &WireOutcome<'_>) -> Result<Ref
     Ok(refusal)
 }
 
+fn age(prefix: &ReplyPrefix) -> Option<Duration> {
+    (prefix.age_ms != u32::MAX).then(|| Duration::from_millis(u64::from(prefix.age_ms)))
+}
+
 fn read<T>(prefix: &ReplyPrefix, value: T) -> Read<T> {
-    let age = match prefix.age_ms {
-        u32::MAX => None,
-        millis => Some(Duration::from_millis(u64::from(millis))),
-    };
-    Read { age, index: prefix.index, server_now: prefix.server_now, value }
+    Read { age: age(prefix), index: prefix.index, server_now: prefix.server_now, value }
 }
 
 fn take_handle(body: &mut Reader<'_>) -> Result<CellHandle, BadReply> {

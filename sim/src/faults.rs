@@ -293,8 +293,7 @@ impl Faults {
         if self.cures.iter().any(|(_, cure)| matches!(cure, Cure::Clock(_) | Cure::Rate(_))) {
             return false;
         }
-        let rate = match cluster.plan.lease_reads {
-            // What a lease assumes of clocks.
+        let rate = match cluster.plan.steady_clocks {
             true => cluster.dice.between(980_000, 1_020_000),
             false => cluster.dice.between(300_000, 2_500_000),
         };

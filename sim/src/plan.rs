@@ -29,8 +29,10 @@ pub struct Plan {
     pub snapshot_log_bytes: u64,
     /// A follower so many entries behind gets a snapshot.
     pub follower_lag_max: u64,
-    /// Reads on the leader's lease. Then clocks run nearly true, which is what leases assume.
+    /// Reads on the leader's lease. Then clocks are steady, which is what leases assume.
     pub lease_reads: bool,
+    /// Clocks may jump, but all run within two hundredths of true.
+    pub steady_clocks: bool,
     /// The engine's grace.
     pub grace_ms: u64,
     /// The engine's retention.
@@ -41,7 +43,7 @@ impl Plan {
     /// What `seed` stands for.
     pub fn of(seed: u64) -> Self {
         let dice = Dice::new(seed ^ 0x0073_746f_636b_6421);
-        let slow = dice.chance(20);
+        let (slow, lease_reads) = (dice.chance(20), dice.chance(20));
         Self {
             seed,
             nodes: *dice.pick(&[1, 3, 3, 3, 3, 3, 3, 3, 5, 5]),
@@ -55,7 +57,8 @@ impl Plan {
             sync_ms: if slow { 10 } else { 1 },
             snapshot_log_bytes: dice.between(8, 96) << 10,
             follower_lag_max: dice.between(5, 300),
-            lease_reads: dice.chance(20),
+            lease_reads,
+            steady_clocks: lease_reads || dice.chance(50),
             grace_ms: dice.between(0, 1_000),
             retention_ms: dice.between(4_000, 60_000),
         }

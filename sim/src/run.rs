@@ -6,14 +6,15 @@ use std::fmt::Write as _;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use stockd_check::Verdict;
+use stockd_check::{Entry, Operation, Request, Verdict};
+use stockd_protocol::{Code, ReservationId};
 
 use crate::cluster::{APP_HOSTS, Cluster};
 use crate::doors::{self, Ids};
 use crate::faults::Faults;
 use crate::node;
 use crate::plan::Plan;
-use crate::shop::{History, Shop};
+use crate::shop::{EVENT_BITS, History, Shop};
 
 /// How long a cluster may take to come up, and to be whole again after the last fault.
 const COME_UP_MS: u64 = 15_000;
@@ -91,6 +92,7 @@ fn open_shop(cluster: &mut Cluster, history: &History, closed: &Arc<AtomicBool>)
         addresses: (1..=plan.nodes).map(|id| node::info(id).client_address).collect(),
         closed: closed.clone(),
         known: Arc::default(),
+        handles: Arc::default(),
         think_ms: plan.think_ms,
         ttl_ms_max: plan.ttl_ms_max,
     };
@@ -174,16 +176,72 @@ fn run_out(cluster: &mut Cluster) -> Result<(), String> {
     }
 }
 
+/// What was marked as a retry is never refused without the log, where an earlier attempt may be.
+fn check_retries(log: &[Entry], history: &History) -> Vec<String> {
+    let operations = history.operations();
+    let in_log = |index: u64, id: &[u8; 16]| {
+        let at = log.binary_search_by_key(&index, |entry| entry.index);
+        at.is_ok_and(|at| log[at].batch.windows(id.len()).any(|bytes| bytes == id))
+    };
+    let retries = history.retries();
+    let broken = retries.iter().map(|at| &operations[*at]).filter(|operation| {
+        match (operation.verdict.answer(), operation.request.reservation()) {
+            (Some(answer), Some(id)) => !in_log(answer.index, &id.0),
+            _ => false,
+        }
+    });
+    broken.map(|retry| format!("a retry was answered without the log: {retry:?}")).collect()
+}
+
+/// No hold runs out before its time, whatever single clocks say: the cluster's clock is at most a
+/// twentieth faster than true (`replication/clock.rs`), and a machine's a fiftieth.
+fn check_lives(operations: &[Operation]) -> Vec<String> {
+    let mut begun: BTreeMap<ReservationId, (u64, u64)> = BTreeMap::new();
+    let mut broken = Vec::new();
+    for operation in operations {
+        if let Request::Reserve { id, ttl_ms, .. } = operation.request {
+            // Only what was asked for once: another body or a late copy may have been granted.
+            let life = (operation.invoked >> EVENT_BITS, u64::from(ttl_ms));
+            begun.entry(id).and_modify(|life| life.1 = 0).or_insert(life);
+        }
+    }
+    for operation in operations {
+        let (Some(answer), Some(id)) =
+            (operation.verdict.answer(), operation.request.reservation())
+        else {
+            continue;
+        };
+        let Some((invoked_ms, ttl_ms)) = begun.get(&id) else { continue };
+        let age_ms = (operation.completed >> EVENT_BITS) - invoked_ms;
+        if answer.code == Code::HOLD_EXPIRED && age_ms < ttl_ms * 9 / 10 {
+            broken.push(format!("a hold of {ttl_ms} ms ended within {age_ms}: {operation:?}"));
+        }
+    }
+    broken
+}
+
 fn judge(cluster: &Cluster, history: &History) -> Outcome {
     let log = cluster.oracle.log();
     let options = stockd_check::Options {
         engine: node::engine(&cluster.plan, &doors::world(&cluster.apps[0].clock, &cluster.dice)),
         audit_entries: 0,
+        ticks_per_ms: cluster.plan.steady_clocks.then_some(1 << EVENT_BITS),
         ..stockd_check::Options::default()
     };
     let report = stockd_check::check(&log, &history.operations(), &options);
     let mut violations = cluster.oracle.seen().violations.clone();
-    violations.extend(report.violations.iter().map(|violation| format!("{violation:?}")));
+    let operations = history.operations();
+    for violation in &report.violations {
+        violations.push(format!("{violation:?}"));
+        for at in &violation.operations {
+            violations.push(format!("  about {:?}", operations[*at]));
+        }
+    }
+    drop(operations);
+    violations.extend(check_retries(&log, history));
+    if cluster.plan.steady_clocks {
+        violations.extend(check_lives(&history.operations()));
+    }
     let mut counters = BTreeMap::new();
     let mut count = |name: &str, value: u64| *counters.entry(name.to_owned()).or_default() += value;
     for operation in history.operations().iter() {

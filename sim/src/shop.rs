@@ -4,6 +4,7 @@
 //! They behave as applications do when a network is bad: they send a request again under its id,
 //! walk away from it, ask what has become of it, lose patience, press the button twice.
 
+use std::collections::BTreeMap;
 use std::future::Future;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -12,15 +13,22 @@ use std::time::Duration;
 use stockd_check::history::NEVER;
 use stockd_check::{Cell, Operation, Request, Verdict};
 use stockd_client::{Batch, Client, Consistency, Options, Reserve};
-use stockd_protocol::{CellRef, Code, ReservationId, ReservationState};
+use stockd_protocol::{
+    CellHandle, CellRef, Code, Reader, ReservationId, ReservationState, UnixMillis,
+};
 use tokio::time::{sleep, timeout};
 
 use crate::doors::{Dice, Ids};
+
+/// A place in time: the millisecond in the upper bits, a running number in these.
+pub const EVENT_BITS: u32 = 24;
 
 /// All operations so far, and the order in which things happened.
 #[derive(Clone, Default)]
 pub struct History {
     operations: Arc<Mutex<Vec<Operation>>>,
+    /// Which of them were marked as retries.
+    retries: Arc<Mutex<Vec<usize>>>,
     events: Arc<AtomicU64>,
 }
 
@@ -33,18 +41,31 @@ impl History {
         self.operations.lock().expect("nobody panics while writing")
     }
 
-    fn now(&self) -> u64 {
-        self.events.fetch_add(1, Ordering::Relaxed)
+    /// The places of those that were marked as retries, in order.
+    ///
+    /// # Panics
+    /// Never: nobody panics while writing.
+    pub fn retries(&self) -> Vec<usize> {
+        self.retries.lock().expect("nobody panics while writing").clone()
     }
 
-    fn invoke(&self, client: u32, request: Request) -> usize {
-        let (completed, verdict) = (NEVER, Verdict::Unknown);
+    /// The millisecond is that of the simulation, whatever the machines' clocks say.
+    fn now(&self) -> u64 {
+        let event = self.events.fetch_add(1, Ordering::Relaxed) & ((1 << EVENT_BITS) - 1);
+        stockd_simnet::now_ms() << EVENT_BITS | event
+    }
+
+    fn invoke(&self, client: u32, request: Request, terms: Terms) -> usize {
+        let (completed, verdict, not_after) = (NEVER, Verdict::Unknown, terms.not_after);
         let invoked = self.now();
-        let not_after = None;
         let operation = Operation { client, invoked, completed, request, not_after, verdict };
         let mut operations = self.operations();
         operations.push(operation);
-        operations.len() - 1
+        let at = operations.len() - 1;
+        if terms.retry {
+            self.retries.lock().expect("nobody panics while writing").push(at);
+        }
+        at
     }
 
     fn complete(&self, at: usize, verdict: Verdict) {
@@ -53,6 +74,17 @@ impl History {
         (operations[at].completed, operations[at].verdict) = (completed, verdict);
     }
 }
+
+/// What a call says beside its request.
+#[derive(Clone, Copy, Default)]
+struct Terms {
+    /// It must not take effect later.
+    not_after: Option<UnixMillis>,
+    /// The application sent it before and does not know what became of it.
+    retry: bool,
+}
+
+const RETRY: Terms = Terms { not_after: None, retry: true };
 
 /// What all applications share.
 #[derive(Clone)]
@@ -67,6 +99,8 @@ pub struct Shop {
     pub closed: Arc<AtomicBool>,
     /// Reservations that somebody has made.
     pub known: Arc<Mutex<Vec<ReservationId>>>,
+    /// Handles that answers have told, by name.
+    pub handles: Arc<Mutex<BTreeMap<Cell, CellHandle>>>,
     /// Most milliseconds between two steps of one application.
     pub think_ms: u64,
     /// Longest time to live.
@@ -80,6 +114,8 @@ pub struct App {
     dice: Dice,
     client: Client,
     options: Options,
+    /// Does it give cells by handle, where it knows them?
+    handles: bool,
 }
 
 impl Shop {
@@ -103,7 +139,8 @@ impl Shop {
         while !self.is_closed() {
             if let Ok(client) = Client::connect(options.clone()).await {
                 let (shop, dice) = (self.clone(), dice.clone());
-                let app = App { shop, number, dice, client, options: options.clone() };
+                let (options, handles) = (options.clone(), number % 3 == 0);
+                let app = App { shop, number, dice, client, options, handles };
                 return app.work(part).await;
             }
             sleep(Duration::from_millis(dice.between(20, 200))).await;
@@ -143,6 +180,33 @@ impl App {
         Cell::name(warehouse, sku)
     }
 
+    /// The handle, if it is known and this application uses handles. A request has only names or only
+    /// handles, so all or none.
+    fn by_handle(&self, cells: &mut [&mut Cell]) {
+        let handles = self.shop.handles.lock().expect("nobody panics while looking");
+        if self.handles && cells.iter().all(|cell| handles.contains_key(cell)) {
+            for cell in cells {
+                **cell = Cell::Handle(handles[cell]);
+            }
+        }
+    }
+
+    fn learn_handle(&self, cell: &Cell, verdict: &Verdict) {
+        if let (Cell::Name(..), Some(answer)) = (cell, verdict.answer())
+            && let (true, Ok(handle)) = (answer.code.is_ok(), Reader::new(&answer.body).u32())
+        {
+            let mut handles = self.shop.handles.lock().expect("nobody panics while looking");
+            handles.insert(cell.clone(), CellHandle(handle));
+        }
+    }
+
+    /// Sometimes a request is worth nothing if it takes too long.
+    fn terms(&self) -> Terms {
+        let soon = self.options.ids.unix_millis() + self.dice.between(1, 800);
+        let not_after = self.dice.chance(8).then_some(UnixMillis(soon));
+        Terms { not_after, retry: false }
+    }
+
     fn ttl_ms(&self) -> u32 {
         self.dice.between(1_000, self.shop.ttl_ms_max) as u32
     }
@@ -154,20 +218,24 @@ impl App {
 
     /// Writes a call down, with patience or without.
     async fn call(&self, request: Request) -> Verdict {
-        let at = self.shop.history.invoke(self.number, request.clone());
+        self.call_on(request, Terms::default()).await
+    }
+
+    async fn call_on(&self, request: Request, terms: Terms) -> Verdict {
+        let at = self.shop.history.invoke(self.number, request.clone(), terms);
         let verdict = if self.dice.chance(3) {
             // Somebody closes the page.
             let patience = Duration::from_millis(self.dice.between(1, 400));
-            let called = timeout(patience, self.send(&request)).await;
+            let called = timeout(patience, self.send(&request, terms)).await;
             called.unwrap_or(Verdict::Unknown)
         } else {
-            self.send(&request).await
+            self.send(&request, terms).await
         };
         self.shop.history.complete(at, verdict.clone());
         verdict
     }
 
-    async fn send(&self, request: &Request) -> Verdict {
+    async fn send(&self, request: &Request, terms: Terms) -> Verdict {
         let client = &self.client;
         match request {
             Request::Define { cell: Cell::Name(warehouse, sku) } => {
@@ -177,9 +245,19 @@ impl App {
                 client.receive(*op_id, cell.as_ref(), *quantity).await.into()
             }
             Request::Reserve { id, ttl_ms, lines } => {
-                client.reserve(&reserve(*id, *ttl_ms, lines)).await.into()
+                let mut reserve = reserve(*id, *ttl_ms, lines);
+                if let Some(not_after) = terms.not_after {
+                    reserve = reserve.not_after(not_after);
+                }
+                if terms.retry {
+                    reserve = reserve.retry();
+                }
+                client.reserve(&reserve).await.into()
             }
-            Request::Confirm { id } => client.confirm(*id).await.into(),
+            Request::Confirm { id } => match terms.not_after {
+                Some(not_after) => client.confirm_not_after(*id, not_after).await.into(),
+                None => client.confirm(*id).await.into(),
+            },
             Request::Release { id } => client.release(*id).await.into(),
             Request::Extend { id, ttl_ms } => {
                 client.extend(*id, Duration::from_millis((*ttl_ms).into())).await.into()
@@ -213,9 +291,13 @@ impl App {
     async fn supply(&self) {
         let op_id = self.client.new_op_id();
         let quantity = self.dice.between(1, 12) as u32;
-        let (cell, define) = (self.cell(), true);
-        let receive = Request::Receive { op_id, quantity, cell, define };
-        if self.call(receive.clone()).await == Verdict::Unknown || self.dice.chance(10) {
+        let mut cell = self.cell();
+        self.by_handle(&mut [&mut cell]);
+        let define = matches!(cell, Cell::Name(..));
+        let receive = Request::Receive { op_id, quantity, cell: cell.clone(), define };
+        let verdict = self.call(receive.clone()).await;
+        self.learn_handle(&cell, &verdict);
+        if verdict == Verdict::Unknown || self.dice.chance(10) {
             self.think().await;
             self.call(receive).await;
         }
@@ -229,7 +311,8 @@ impl App {
         };
         // A SKU now and then repeats in a cart.
         let line = |_| (self.cell(), self.dice.between(1, 3) as u32);
-        let lines = (0..lines).map(line).collect();
+        let mut lines: Vec<(Cell, u32)> = (0..lines).map(line).collect();
+        self.by_handle(&mut lines.iter_mut().map(|(cell, _)| cell).collect::<Vec<_>>());
         self.shop.known.lock().expect("nobody panics while looking").push(id);
         (id, Request::Reserve { id, ttl_ms: self.ttl_ms(), lines })
     }
@@ -241,7 +324,7 @@ impl App {
             let twice = (self.call(reserve.clone()), self.call(reserve.clone()));
             both(twice.0, twice.1).await.0
         } else {
-            self.call(reserve.clone()).await
+            self.call_on(reserve.clone(), self.terms()).await
         };
         for _ in 0..3 {
             if verdict != Verdict::Unknown {
@@ -251,7 +334,7 @@ impl App {
             verdict = match self.dice.between(0, 2) {
                 0 => self.call(Request::Release { id }).await,
                 1 => self.call(Request::ReadReservation { id, stale: false }).await,
-                _ => self.call(reserve.clone()).await,
+                _ => self.call_on(reserve.clone(), RETRY).await,
             };
         }
         let held = verdict.answer().is_some_and(|answer| {
@@ -274,7 +357,7 @@ impl App {
             self.call(Request::Extend { id, ttl_ms }).await;
         }
         if self.dice.chance(10) {
-            self.call(reserve.clone()).await;
+            self.call_on(reserve.clone(), RETRY).await;
         }
         if self.dice.chance(5)
             && let Request::Reserve { mut lines, .. } = reserve
@@ -289,7 +372,10 @@ impl App {
             _ => return,
         };
         for _ in 0..3 {
-            if self.call(last.clone()).await != Verdict::Unknown && !self.dice.chance(10) {
+            let confirms = matches!(last, Request::Confirm { .. });
+            let terms = if confirms { self.terms() } else { Terms::default() };
+            let called = self.call_on(last.clone(), terms).await;
+            if called != Verdict::Unknown && !self.dice.chance(10) {
                 break;
             }
             self.think().await;
@@ -304,7 +390,12 @@ impl App {
                 let (_, sku) = self.dice.pick(&self.shop.cells);
                 Request::ReadSku { sku: sku.clone().into_bytes(), after: None, stale }
             }
-            (2, _) => Request::ReadCells { cells: vec![self.cell(), self.cell()], stale },
+            (2, _) => {
+                let mut cells = [self.cell(), self.cell()];
+                let [one, other] = &mut cells;
+                self.by_handle(&mut [one, other]);
+                Request::ReadCells { cells: cells.into(), stale }
+            }
             _ => Request::ReadCells { cells: vec![self.cell()], stale },
         };
         self.call(request).await;
@@ -324,8 +415,10 @@ impl App {
             });
         }
         let history = &self.shop.history;
-        let places: Vec<usize> =
-            requests.iter().map(|request| history.invoke(self.number, request.clone())).collect();
+        let places: Vec<usize> = requests
+            .iter()
+            .map(|request| history.invoke(self.number, request.clone(), Terms::default()))
+            .collect();
         for (at, verdict) in places.into_iter().zip(self.send_all(&requests).await) {
             history.complete(at, verdict);
         }

@@ -66,6 +66,11 @@ pub fn tick(now_ms: u64) {
     with(|net| net.tick(now_ms));
 }
 
+/// The time of the last tick.
+pub fn now_ms() -> u64 {
+    with(|net| net.now_ms)
+}
+
 /// Changes how segments from one host to another travel from now on. Healing a cut link sends again
 /// what was lost on it.
 pub fn set_link(from: Host, to: Host, link: LinkState) {

@@ -122,7 +122,7 @@ pub(crate) struct Net {
     pub random: Random,
     pub stats: Stats,
     pub trace: u64,
-    now_ms: u64,
+    pub now_ms: u64,
     off: [bool; 256],
     links: BTreeMap<(Host, Host), LinkState>,
     pipes: BTreeMap<u64, Pipe>,
