@@ -1,0 +1,36 @@
+#!/usr/bin/env bash
+# What attacks cost everybody else, on this machine: for each attack a victim's p50 and p99 without and
+# with it, in turns, and the ratio; then 10,000 connections at once; then the server's memory.
+#
+#   scripts/abuse.sh                        every attack, three turns of 5 seconds each way
+#   scripts/abuse.sh --seconds 2 Giant      one of them, shorter
+#
+# A benchmark, not a test: `cargo test --test abuse` asserts what must hold.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+seconds=5
+if [ "${1:-}" = --help ]; then sed -n '2,9s/^# \{0,1\}//p' "$0"; exit 0; fi
+if [ "${1:-}" = --seconds ]; then seconds=$2; shift 2; fi
+
+wanted=25000
+if ! ulimit -n "$wanted" 2>/dev/null; then
+  ulimit -n "$(ulimit -Hn)"
+  echo "the hard limit of open files is $(ulimit -n), below $wanted: fewer connections than 10,000" \
+    "may fit, see the last column of Crowd"
+fi
+
+target=${CARGO_TARGET_DIR:-target}
+cargo build --release --locked --quiet --bin stockd --example abuse
+work=$(mktemp -d)
+"$target/release/stockd" serve --data "$work/data" --listen 127.0.0.1:7480 --admin 127.0.0.1:7481 \
+  --peer 127.0.0.1:7482 >"$work/out" 2>&1 &
+server=$!
+trap 'kill "$server" 2>/dev/null || true; wait "$server" || true; rm -rf "$work"' EXIT
+for _ in $(seq 100); do
+  if (exec 3<>/dev/tcp/127.0.0.1/7480) 2>/dev/null; then break; fi
+  sleep 0.1
+done
+
+"$target/release/examples/abuse" 127.0.0.1:7480 "$seconds" "$@"
+grep -E 'VmHWM|VmRSS' "/proc/$server/status"
