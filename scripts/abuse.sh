@@ -23,7 +23,7 @@ fi
 target=${CARGO_TARGET_DIR:-target}
 cargo build --release --locked --quiet --bin stockd --example abuse
 work=$(mktemp -d)
-"$target/release/stockd" serve --data "$work/data" --listen 127.0.0.1:7480 --admin 127.0.0.1:7481 \
+"$target/release/stockd" serve --node-id 1 --data "$work/data" --listen 127.0.0.1:7480 --admin 127.0.0.1:7481 \
   --peer 127.0.0.1:7482 >"$work/out" 2>&1 &
 server=$!
 trap 'kill "$server" 2>/dev/null || true; wait "$server" || true; rm -rf "$work"' EXIT
