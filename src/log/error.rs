@@ -25,8 +25,8 @@ pub enum Error {
         /// The file's path.
         file: String,
     },
-    /// A record does not follow its predecessor though the files are sound: a bug, or files mixed by
-    /// hand.
+    /// A record does not follow its predecessor, or lies before what was purged, though the files are
+    /// sound: a bug, or files mixed by hand.
     Gap {
         /// The file's path.
         file: String,
@@ -36,7 +36,7 @@ pub enum Error {
         shard: ShardId,
         /// The index it has.
         index: u64,
-        /// The highest index it may have.
+        /// The index next to it that it may have.
         expected: u64,
     },
     /// The operating system refused a file operation other than a write or a sync of the log.

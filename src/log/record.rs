@@ -55,6 +55,10 @@ pub struct RecordId {
 /// small ones, with room for the heads that the floors above put around it.
 pub const PAYLOAD_BYTES_MAX: usize = 2 << 20;
 
+/// No index, term or sequence number gets here: what is larger is no frame and no header, so that
+/// one more always fits.
+pub(super) const NUMBER_MAX: u64 = 1 << 62;
+
 /// Longest vote. A vote is a term, a node and a flag.
 pub const VOTE_BYTES_MAX: usize = 256;
 
@@ -169,6 +173,10 @@ impl FrameHead {
         if payload_bytes > PAYLOAD_BYTES_MAX || unsynced == 0 || seq < u64::from(unsynced) {
             return None;
         }
+        let id = RecordId { term: u64_at(head, 24), index: u64_at(head, 32) };
+        if seq.max(id.term).max(id.index) > NUMBER_MAX {
+            return None;
+        }
         let kind = FrameKind::from_byte(head[22])?;
         let whole = bytes.get(..frame_bytes(payload_bytes))?;
         if checksum(salt, &whole[4..]) != u32_at(head, 0) {
@@ -180,7 +188,7 @@ impl FrameHead {
             shard: ShardId(u16_at(head, 20)),
             kind,
             record_kind: head[23],
-            id: RecordId { term: u64_at(head, 24), index: u64_at(head, 32) },
+            id,
             payload_bytes,
         })
     }
@@ -251,6 +259,23 @@ mod tests {
             assert_eq!(FrameHead::decode(&buffer[..bytes], SALT), None, "{bytes} bytes");
         }
         assert_eq!(FrameHead::decode(&buffer, SALT), Some(head));
+    }
+
+    #[test]
+    fn a_number_without_a_successor_makes_no_frame() {
+        let (head, payload) = sample();
+        let RecordId { term, index } = head.id;
+        for (seq, term, index, sound) in [
+            (NUMBER_MAX, NUMBER_MAX, NUMBER_MAX, true),
+            (NUMBER_MAX + 1, term, index, false),
+            (head.seq, u64::MAX, index, false),
+            (head.seq, term, u64::MAX, false),
+        ] {
+            let (synced, id) = (seq - 1, RecordId { term, index });
+            let mut buffer = Vec::new();
+            FrameHead { seq, synced, id, ..head }.encode(&payload, SALT, &mut buffer);
+            assert_eq!(FrameHead::decode(&buffer, SALT).is_some(), sound, "{seq} {id:?}");
+        }
     }
 
     #[test]

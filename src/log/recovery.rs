@@ -121,19 +121,13 @@ impl Found<'_> {
         if head.kind == FrameKind::Mark {
             return Ok(()); // of no shard
         }
+        self.check_place(at, head)?;
         let found = self.shards.entry(head.shard).or_default();
         match head.kind {
             FrameKind::Append => {
                 let index = head.id.index;
-                if let Some(last) = found.state.last {
-                    if index > last.index + 1 {
-                        let file = self.storage.path(&segment::name(at.number()));
-                        let (offset, shard, expected) = (at.offset(), head.shard, last.index + 1);
-                        return Err(Error::Gap { file, offset, shard, index, expected });
-                    }
-                    if index <= last.index {
-                        self.truncate(head.shard, index);
-                    }
+                if found.state.last.is_some_and(|last| index <= last.index) {
+                    self.truncate(head.shard, index);
                 }
                 let found = self.shards.entry(head.shard).or_default();
                 found.push(head.id, at);
@@ -153,6 +147,33 @@ impl Found<'_> {
             FrameKind::Vote => found.state.vote = Some(Bytes::copy_from_slice(&payload)),
         }
         Ok(())
+    }
+
+    /// A record comes right behind the last one or takes the place of one that is there, and a
+    /// truncation leaves one that is there as the last. Neither touches what was purged.
+    fn check_place(&self, at: Position, head: &FrameHead) -> Result<(), Error> {
+        let Some(ShardState { purged, last, .. }) = self.shards.get(&head.shard).map(|f| &f.state)
+        else {
+            return Ok(());
+        };
+        let (index, first) = match head.kind {
+            FrameKind::Append => (head.id.index, purged.map_or(0, |purged| purged.index + 1)),
+            FrameKind::TruncateAfter if head.record_kind == 0 && purged.is_none() => return Ok(()),
+            FrameKind::TruncateAfter if head.record_kind == 0 => (0, 1),
+            FrameKind::TruncateAfter => (head.id.index, purged.map_or(0, |purged| purged.index)),
+            _ => return Ok(()),
+        };
+        let next = match (head.kind, last) {
+            (FrameKind::Append, None) => index,
+            (FrameKind::Append, Some(last)) => last.index + 1,
+            (_, last) => last.map_or(0, |last| last.index),
+        };
+        if (first..=next).contains(&index) {
+            return Ok(());
+        }
+        let file = self.storage.path(&segment::name(at.number()));
+        let expected = if index < first { first } else { next };
+        Err(Error::Gap { file, offset: at.offset(), shard: head.shard, index, expected })
     }
 
     fn truncate(&mut self, shard: ShardId, end: u64) {
@@ -261,4 +282,34 @@ fn io(
 ) -> impl FnOnce(std::io::Error) -> Error + use<> {
     let file = storage.path(name);
     move |source| Error::Io { deed, file, source }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::log::SimStorage;
+
+    #[test]
+    fn a_frame_out_of_its_place_is_refused() {
+        use FrameKind::{Append, Purged, TruncateAfter};
+        let storage = SimStorage::new();
+        let uses = vec![SegmentUse::default()];
+        let mut found = Found { storage: &storage, shards: BTreeMap::new(), uses };
+        let mut seq = 1;
+        let mut frame = |kind, record_kind, index| {
+            seq += 1;
+            let (shard, id) = (ShardId(0), RecordId { term: 1, index });
+            let head = FrameHead { seq, synced: 1, shard, kind, record_kind, id, payload_bytes: 0 };
+            found.frame(Position::new(1, 4096), &head, Bytes::new()).is_ok()
+        };
+        for index in 5..9 {
+            assert!(frame(Append, 0, index), "the first may have any index, others follow");
+        }
+        assert!(!frame(Append, 0, 10), "no hole");
+        assert!(!frame(TruncateAfter, 1, 9), "nothing is cut behind the end");
+        assert!(frame(Purged, 0, 6));
+        assert!(!frame(Append, 0, 6), "what was purged does not come back");
+        assert!(!frame(TruncateAfter, 1, 5) && !frame(TruncateAfter, 0, 0));
+        assert!(frame(TruncateAfter, 1, 6) && frame(Append, 0, 7));
+    }
 }

@@ -35,7 +35,7 @@ use std::sync::{Arc, OnceLock};
 use bytes::Bytes;
 use stockd_protocol::ShardId;
 
-use super::record::{checksum, u16_at, u32_at, u64_at};
+use super::record::{NUMBER_MAX, checksum, u16_at, u32_at, u64_at};
 use super::storage::{File, Storage};
 use super::{RecordId, ShardState};
 
@@ -51,6 +51,9 @@ const NAME_SUFFIX: &str = ".log";
 
 /// Zeros are written in pieces of this size, so that a commit never waits behind a whole segment.
 pub(super) const ZERO_CHUNK_BYTES: usize = 1 << 20;
+
+/// Segments have numbers below this one.
+const NUMBERS_END: u64 = 1 << 32;
 
 /// What every shard is known to be at some point of the log.
 pub(super) type ShardStates = BTreeMap<ShardId, ShardState>;
@@ -85,7 +88,7 @@ impl Position {
     /// # Panics
     /// The log is longer than 2³² segments, or the offset than 4 GiB.
     pub(super) fn new(number: u64, offset: u64) -> Self {
-        assert!(number < 1 << 32 && offset < 1 << 32, "a position is two words of 32 bits");
+        assert!(number < NUMBERS_END && offset < 1 << 32, "a position is two words of 32 bits");
         Self(number << 32 | offset)
     }
 
@@ -207,6 +210,9 @@ impl Header {
             states.insert(shard, state);
         }
         let (log_id, number, seq) = (u64_at(fixed, 24), u64_at(fixed, 32), u64_at(fixed, 40));
+        if seq > NUMBER_MAX || number >= NUMBERS_END {
+            return Err(HeaderFault::Bad);
+        }
         Ok(Self { log_id, number, seq, states, bytes })
     }
 }
@@ -250,6 +256,12 @@ fn decode_state(rest: &mut &[u8]) -> Option<(ShardId, ShardState)> {
         purged: id(2),
         last: id(3),
     };
+    let ids = [state.committed, state.purged, state.last];
+    let in_range = ids.iter().flatten().all(|id| id.term.max(id.index) <= NUMBER_MAX);
+    // What was purged is the last, or lies before it.
+    if !in_range || state.purged.map(|id| id.index) > state.last.map(|id| id.index) {
+        return None;
+    }
     Some((ShardId(u16_at(fixed, 0)), state))
 }
 
@@ -297,7 +309,7 @@ mod tests {
                     last: id(3, 4),
                 },
             ),
-            (ShardId(9), ShardState { purged: id(5, 6), ..ShardState::default() }),
+            (ShardId(9), ShardState { purged: id(5, 6), last: id(5, 6), ..ShardState::default() }),
         ]);
         let mut buffer = Vec::new();
         Header::encode(11, 12, 13, &states, &mut buffer);
