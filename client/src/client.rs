@@ -607,7 +607,7 @@ fn settle(results: Vec<Result<Outcome, Refusal>>) -> Result<Vec<Result<Outcome, 
     }
 }
 
-fn decode_reply(
+pub(crate) fn decode_reply(
     request: &Encoded,
     frame: &Frame,
 ) -> Result<Vec<Result<Outcome, Refusal>>, BadReply> {
@@ -625,7 +625,7 @@ fn decode_reply(
     opcodes.map(|opcode| decode(*opcode, &prefix, &take_outcome(&mut body)?)).collect()
 }
 
-fn frame_refusal(reply: &ErrorReply<'_>) -> Refusal {
+pub(crate) fn frame_refusal(reply: &ErrorReply<'_>) -> Refusal {
     let message = String::from_utf8_lossy(reply.message).into_owned();
     Refusal { message, ..bare_refusal(reply.code) }
 }

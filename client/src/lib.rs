@@ -41,6 +41,8 @@
 
 mod client;
 mod error;
+#[doc(hidden)]
+pub mod fuzzing;
 mod ids;
 mod link;
 mod net;

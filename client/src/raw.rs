@@ -223,7 +223,7 @@ fn encode_hello(out: &mut BytesMut, client_name: &str) {
     finish_frame(out, start);
 }
 
-fn decode_greeting(frame: &Frame) -> Result<Greeting, Error> {
+pub(crate) fn decode_greeting(frame: &Frame) -> Result<Greeting, Error> {
     match frame.header.kind {
         Kind::HelloReply => {}
         Kind::Error => return Err(decode_refusal(&frame.body)),

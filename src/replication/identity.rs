@@ -109,6 +109,11 @@ impl Identity {
 
     /// Writes it durably.
     pub fn save(&self, storage: &dyn Storage) -> io::Result<()> {
+        storage.replace_small(FILE, &self.encode())
+    }
+
+    /// The file's content.
+    pub fn encode(&self) -> Vec<u8> {
         let mut content = Vec::with_capacity(60);
         content.extend_from_slice(MAGIC);
         content.extend_from_slice(&self.cluster_id.to_le_bytes());
@@ -116,10 +121,11 @@ impl Identity {
         content.extend_from_slice(&self.incarnation.to_le_bytes());
         self.rules.encode(&mut content);
         content.extend_from_slice(&crc32fast::hash(&content).to_le_bytes());
-        storage.replace_small(FILE, &content)
+        content
     }
 
-    fn decode(content: &[u8]) -> Option<Self> {
+    /// Reads a file's content; `None` if it is damaged.
+    pub fn decode(content: &[u8]) -> Option<Self> {
         let (body, crc) = content.split_last_chunk::<4>()?;
         if crc32fast::hash(body) != u32::from_le_bytes(*crc) {
             return None;

@@ -27,6 +27,8 @@ mod clock;
 mod core;
 mod error;
 mod freshness;
+#[doc(hidden)]
+pub mod fuzzing;
 mod identity;
 mod ingress;
 mod leader_loss;
