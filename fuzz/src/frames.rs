@@ -1,0 +1,143 @@
+//! What clients send: frames, hellos, operations.
+
+use bytes::{Bytes, BytesMut};
+use stockd::engine::batch;
+use stockd_protocol::{
+    Frame, FrameError, Hello, Kind, Line, Op, OpFlags, Reader, UnixMillis, begin_frame,
+    finish_frame, limits, take_frame, take_op,
+};
+
+use crate::input::{Input, mend_frames};
+use crate::traffic;
+
+/// A connection's bytes, in pieces: byte 0 is the length of a piece, bit 0 of byte 1 keeps wrong
+/// checksums.
+pub fn client_frame(data: &[u8]) {
+    let mut input = Input(data);
+    let piece = usize::from(input.u8()) + 1;
+    let keep = input.u8() & 1 == 1;
+    let mut bytes = input.0.to_vec();
+    if !keep {
+        mend_frames(&mut bytes);
+    }
+    let whole = frames(&bytes, bytes.len().max(1));
+    assert_eq!(frames(&bytes, piece), whole, "how bytes arrive does not matter");
+    for frame in &whole.0 {
+        body(frame);
+    }
+}
+
+/// The frames that arrive, and the error that closes the connection.
+fn frames(bytes: &[u8], piece: usize) -> (Vec<Frame>, Option<FrameError>) {
+    let mut buffer = BytesMut::new();
+    let mut frames = Vec::new();
+    for piece in bytes.chunks(piece) {
+        buffer.extend_from_slice(piece);
+        loop {
+            match take_frame(&mut buffer, limits::FRAME_BYTES_MAX) {
+                Ok(Some(frame)) => frames.push(frame),
+                Ok(None) => break,
+                Err(error) => return (frames, Some(error)),
+            }
+        }
+    }
+    (frames, None)
+}
+
+fn body(frame: &Frame) {
+    let mut out = BytesMut::new();
+    let start = begin_frame(&mut out, frame.header);
+    out.extend_from_slice(&frame.body);
+    finish_frame(&mut out, start);
+    let again = take_frame(&mut out, limits::FRAME_BYTES_MAX);
+    assert_eq!(again.as_ref().ok(), Some(&Some(frame.clone())), "a frame comes back as it went");
+    match frame.header.kind {
+        Kind::Hello => hello(&frame.body),
+        Kind::Op => client_op(&frame.body),
+        Kind::Batch => client_op(frame.body.get(4..).unwrap_or_default()),
+        _ => {}
+    }
+}
+
+fn hello(body: &Bytes) {
+    let Ok(hello) = Hello::decode(body) else { return };
+    // The encoder is the client's and does not write longer names; the server cuts them.
+    if hello.client_name.len() <= limits::CLIENT_NAME_BYTES_MAX {
+        let mut out = BytesMut::new();
+        hello.encode(&mut out);
+        assert_eq!(Hello::decode(&out), Ok(hello), "a hello comes back as it went");
+    }
+}
+
+/// Operations, as a frame's body or a log entry holds them.
+pub fn client_op(data: &[u8]) {
+    let mut reader = Reader::new(data);
+    let mut writes = 0;
+    let mut reads = 0;
+    let end = loop {
+        if reader.is_empty() {
+            break Ok(());
+        }
+        match take_op(&mut reader) {
+            Ok((op, flags, not_after)) => {
+                comes_back(&op, flags, not_after);
+                *(if op.opcode().is_write() { &mut writes } else { &mut reads }) += 1;
+            }
+            Err(error) => break Err(error),
+        }
+    };
+    let checked = batch::check_ops(data);
+    match (end, reads) {
+        (Ok(()), 0) => assert_eq!(checked, Ok(writes), "what decodes may be logged"),
+        _ => assert!(checked.is_err(), "what does not decode, or reads, is not logged"),
+    }
+}
+
+/// Encodes an operation again: it must decode to the same.
+fn comes_back(op: &Op<'_>, flags: OpFlags, not_after: Option<UnixMillis>) {
+    let mut out = BytesMut::new();
+    let encoded = &mut out;
+    match *op {
+        // These have encoders without flags.
+        Op::Define { .. } | Op::Ping | Op::ClusterStatus => return,
+        Op::Receive { op_id, quantity, cell } => {
+            Op::encode_receive(encoded, flags, not_after, op_id, cell, quantity);
+        }
+        Op::Reserve { id, ttl_ms, lines } => {
+            assert_eq!(lines.iter().count(), lines.len(), "lines are counted");
+            let lines: Vec<Line<'_>> = lines.iter().collect();
+            Op::encode_reserve(encoded, flags, not_after, id, ttl_ms, &lines);
+        }
+        Op::Confirm { id } => Op::encode_confirm(encoded, flags, not_after, id),
+        Op::Release { id } => Op::encode_release(encoded, flags, not_after, id),
+        Op::Extend { id, ttl_ms } => Op::encode_extend(encoded, flags, not_after, id, ttl_ms),
+        // Reads have encoders without `not_after`.
+        _ if not_after.is_some() => return,
+        Op::ReadCells { cells } => {
+            let cells: Vec<_> = cells.iter().collect();
+            Op::encode_read_cells(encoded, flags, &cells);
+        }
+        Op::ReadReservation { id } => Op::encode_read_reservation(encoded, flags, id),
+        Op::ReadSku { after, sku } => Op::encode_read_sku(encoded, flags, after, sku),
+    }
+    let mut reader = Reader::new(&out);
+    let again = take_op(&mut reader);
+    assert_eq!(again, Ok((*op, flags, not_after)), "an operation comes back as it went");
+    assert!(reader.is_empty(), "an encoded operation is one operation");
+}
+
+pub fn client_frames() -> Vec<Vec<u8>> {
+    let ops = traffic::writes().into_iter().chain(traffic::reads());
+    let mut seeds: Vec<_> = ops.map(|op| traffic::frame(Kind::Op, 7, &op)).collect();
+    seeds.push(traffic::hello());
+    seeds.push(traffic::batch_frame(8, &traffic::writes()));
+    seeds.push([traffic::hello(), traffic::batch_frame(9, &traffic::reads())].concat());
+    seeds.iter().map(|seed| [&[200, 0], &seed[..]].concat()).collect()
+}
+
+pub fn client_ops() -> Vec<Vec<u8>> {
+    let (writes, reads) = (traffic::writes(), traffic::reads());
+    let mut seeds: Vec<Vec<u8>> = writes.iter().chain(&reads).map(|op| op.to_vec()).collect();
+    seeds.push(writes.concat());
+    seeds
+}

@@ -1,0 +1,129 @@
+//! What the seeds are made of: the requests of a small shop, and the state they lead to.
+
+use bytes::{BufMut, BytesMut};
+use stockd::engine::batch::{self, BatchBuilder};
+use stockd::engine::{EngineConfig, StockState};
+use stockd::world::UnixMicros;
+use stockd_protocol::{
+    CellHandle, CellRef, Header, Hello, Kind, Line, MAGIC, Op, OpFlags, OpId, ReservationId,
+    ShardId, UnixMillis, VERSION, begin_frame, finish_frame,
+};
+
+/// The shop opens.
+pub const START_MS: u64 = 1_700_000_000_000;
+
+/// The id of the shop's `number`th customer.
+pub fn id(number: u8) -> ReservationId {
+    ReservationId::from_parts(START_MS + u64::from(number), [number; 10])
+}
+
+/// One operation of each kind, in each of its shapes, and how many there are.
+pub fn writes() -> Vec<BytesMut> {
+    let plain = OpFlags::default();
+    let named = |sku: &'static [u8]| CellRef::Name { warehouse: b"BER", sku };
+    let handle = |cell| CellRef::Handle(CellHandle(cell));
+    let end = Some(UnixMillis(START_MS + 60_000));
+    let line = |cell, quantity| Line { cell, quantity };
+    let op = |encode: &dyn Fn(&mut BytesMut)| {
+        let mut out = BytesMut::new();
+        encode(&mut out);
+        out
+    };
+    let receive = |number, flags, cell, quantity| {
+        move |out: &mut BytesMut| {
+            Op::encode_receive(out, flags, end, OpId(id(number).0), cell, quantity);
+        }
+    };
+    let reserve = |number, flags, ttl_ms, lines: Vec<Line<'static>>| {
+        move |out: &mut BytesMut| Op::encode_reserve(out, flags, None, id(number), ttl_ms, &lines)
+    };
+    vec![
+        op(&|out| Op::encode_define(out, b"BER", b"shirt-m")),
+        op(&receive(1, OpFlags::DEFINE, named(b"shirt-l"), 10)),
+        op(&receive(2, plain, handle(0), 3)),
+        op(&reserve(3, plain, 0, vec![line(handle(0), 1)])),
+        op(&reserve(4, plain, 5_000, vec![line(named(b"shirt-m"), 1), line(named(b"shirt-l"), 2)])),
+        op(&reserve(5, OpFlags::RETRY, 1_000, vec![line(handle(1), 1), line(handle(1), 4)])),
+        op(&reserve(6, plain, 2_000, vec![line(handle(1), 99), line(handle(0), 99)])),
+        op(&|out| Op::encode_confirm(out, plain, end, id(3))),
+        op(&|out| Op::encode_release(out, plain, None, id(4))),
+        op(&|out| Op::encode_release(out, plain, None, id(7))),
+        op(&|out| Op::encode_extend(out, plain, None, id(5), 7_000)),
+    ]
+}
+
+/// One read of each kind.
+pub fn reads() -> Vec<BytesMut> {
+    let mut out = vec![BytesMut::new(); 6];
+    let handles: Vec<_> = (0..3).map(|cell| CellRef::Handle(CellHandle(cell))).collect();
+    Op::encode_read_cells(&mut out[0], OpFlags::default(), &handles);
+    let named = [CellRef::Name { warehouse: b"BER", sku: b"shirt-m" }];
+    Op::encode_read_cells(&mut out[1], OpFlags::STALE, &named);
+    Op::encode_read_reservation(&mut out[2], OpFlags::default(), id(3));
+    Op::encode_read_sku(&mut out[3], OpFlags::STALE, Some(CellHandle(0)), b"shirt-m");
+    Op::encode_ping(&mut out[4]);
+    Op::encode_cluster_status(&mut out[5]);
+    out
+}
+
+/// A client's frame.
+pub fn frame(kind: Kind, request_id: u64, body: &[u8]) -> Vec<u8> {
+    let mut out = BytesMut::new();
+    let start = begin_frame(&mut out, Header { request_id, kind, shard: ShardId(0) });
+    out.put_slice(body);
+    finish_frame(&mut out, start);
+    out.to_vec()
+}
+
+/// A client's first frame.
+pub fn hello() -> Vec<u8> {
+    let mut body = BytesMut::new();
+    let hello =
+        Hello { magic: MAGIC, version_min: VERSION, version_max: VERSION, client_name: b"shop" };
+    hello.encode(&mut body);
+    frame(Kind::Hello, 0, &body)
+}
+
+/// All of `ops` in one batch frame.
+pub fn batch_frame(request_id: u64, ops: &[BytesMut]) -> Vec<u8> {
+    let mut body = (ops.len() as u32).to_le_bytes().to_vec();
+    ops.iter().for_each(|op| body.extend_from_slice(op));
+    frame(Kind::Batch, request_id, &body)
+}
+
+/// A log entry of these operations.
+pub fn entry(now_ms: u64, op_count: u32, ops: &[u8]) -> BytesMut {
+    let mut out = BytesMut::new();
+    let batch = BatchBuilder::begin(&mut out);
+    out.put_slice(ops);
+    batch.finish(&mut out, UnixMicros(now_ms * 1_000), op_count);
+    out
+}
+
+/// The shop's state after `rounds` of its writes, with reservations of every kind.
+pub fn state(rounds: u64) -> StockState {
+    let mut state = StockState::new(EngineConfig::default());
+    for round in 0..rounds {
+        let mut ops = BytesMut::new();
+        writes().iter().for_each(|op| ops.put_slice(op));
+        // Each round has customers of its own, and lines that fall due in ticks of their own.
+        let lines = [Line { cell: CellRef::Handle(CellHandle(1)), quantity: 1 }];
+        let new = ReservationId::from_parts(START_MS + round, [round as u8; 10]);
+        Op::encode_reserve(&mut ops, OpFlags::default(), None, new, 1_000, &lines);
+        batch::encode_expire(&mut ops, 2);
+        let count = writes().len() as u32 + 2;
+        state.apply(round + 1, &entry(START_MS + round * 700, count, &ops), None);
+    }
+    state
+}
+
+/// A snapshot of a state.
+pub fn snapshot(state: &mut StockState) -> Vec<u8> {
+    let mut cut = state.begin_snapshot();
+    let mut bytes = Vec::new();
+    while let Some(chunk) = state.snapshot_chunk(&mut cut, 1 << 20) {
+        bytes.extend_from_slice(&chunk);
+    }
+    state.end_snapshot(cut);
+    bytes
+}
