@@ -1,5 +1,6 @@
 //! What the tasks of a node share.
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, RwLock};
@@ -397,6 +398,12 @@ impl Core {
     /// Makes learners voters.
     pub async fn promote(&self, id: u64) -> Result<(), AdminError> {
         self.change(ChangeMembers::AddVoterIds([id].into()), true).await
+    }
+
+    /// Leaves a joint configuration: `goal`, the newer half of it, votes from now on. Who voted only in
+    /// the older half is removed, because that is the only change that takes a vote away.
+    pub async fn finish_change(&self, goal: BTreeSet<u64>) -> Result<(), AdminError> {
+        self.change(ChangeMembers::ReplaceAllVoters(goal), false).await
     }
 
     async fn change(

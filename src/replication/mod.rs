@@ -267,14 +267,15 @@ impl Replica {
         let metrics = core.raft().metrics();
         let metrics = metrics.borrow_watched();
         let members = metrics.membership_config.membership();
-        let voters: Vec<u64> = members.voter_ids().collect();
+        // While the members change, a node counts for certain if it votes before and after.
+        let votes = |id: &u64| members.get_joint_config().iter().all(|half| half.contains(id));
         let matched = |id: &u64| {
             let replication = metrics.replication.as_ref()?;
             replication.get(id)?.as_ref().map(|id: &types::RaftLogId| id.index)
         };
         let member = |(id, node): (&u64, &types::MemberNode)| Member {
             node: node.info.clone(),
-            voter: voters.contains(id),
+            voter: votes(id),
             is_leader: metrics.current_leader == Some(*id),
             matched_index: matched(id),
         };

@@ -1,6 +1,7 @@
 //! What a node does beside answering: notices who leads, opens and shuts the gate, sweeps, promotes
 //! learners that caught up, takes snapshots, purges the log, asks to be taken in.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -10,7 +11,7 @@ use openraft::async_runtime::watch::WatchReceiver;
 use openraft::{ReadPolicy, ServerState};
 use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
 
-use super::api::{Leadership, Refusal, Role, StopReason};
+use super::api::{AdminError, Leadership, Refusal, Role, StopReason};
 use super::clock::{LeaderClock, SKEW_ALARM};
 use super::core::{Core, Tenure};
 use super::identity::Rules;
@@ -30,6 +31,8 @@ const LOOK_INTERVAL: Duration = Duration::from_millis(10);
 const CHORE_INTERVAL: Duration = Duration::from_millis(200);
 /// Between two attempts of a new leader to take office.
 const OFFICE_RETRY: Duration = Duration::from_millis(20);
+/// So many chores after a change of the members began, whoever drove it is taken to be gone.
+const CHANGE_CHORES: u32 = 5;
 /// A learner this close to the end of the log is made a voter.
 const PROMOTE_LAG_MAX: u64 = 1024;
 /// Most entries kept below a snapshot for followers that are slightly behind; fewer if those get the
@@ -190,12 +193,14 @@ pub async fn do_chores(core: Arc<Core>) {
     chores.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut snapshot_log_bytes = 0;
     let mut skewed = false;
+    let mut unfinished = Unfinished::default();
     loop {
         tokio::select! {
             _ = chores.tick() => (),
             () = core.stopping() => return,
         }
         if core.is_leader() {
+            finish_change(&core, &mut unfinished).await;
             promote_learners(&core).await;
         }
         snapshot_if_grown(&core, &mut snapshot_log_bytes).await;
@@ -204,6 +209,46 @@ pub async fn do_chores(core: Arc<Core>) {
             skewed = !skewed;
             let word = if skewed { "differ" } else { "agree again" };
             core.note(format_args!("the nodes' clocks {word}: {} ms apart", skew.as_millis()));
+        }
+    }
+}
+
+/// A joint configuration, and for how many chores it has been there.
+#[derive(Default)]
+struct Unfinished {
+    began: Option<RaftLogId>,
+    chores: u32,
+}
+
+/// Ends a change of the members that nobody drives any more.
+///
+/// A change is two entries, and whoever asked for it proposes the second: if that leader is lost
+/// between them, or gives up waiting, both the old and the new members must agree to everything from
+/// then on, and the loss of one of two old voters stops the cluster. The new ones were decided, so any
+/// leader may finish.
+async fn finish_change(core: &Arc<Core>, unfinished: &mut Unfinished) {
+    let (began, goal) = {
+        let metrics = core.raft().metrics();
+        let metrics = metrics.borrow_watched();
+        match metrics.membership_config.membership().get_joint_config().as_slice() {
+            [_, .., goal] => (*metrics.membership_config.log_id(), goal.clone()),
+            _ => (None, BTreeSet::new()),
+        }
+    };
+    if began.is_none() || began != unfinished.began {
+        *unfinished = Unfinished { began, chores: 0 };
+        return;
+    }
+    unfinished.chores += 1;
+    if unfinished.chores >= CHANGE_CHORES {
+        unfinished.chores = 0;
+        match core.finish_change(goal).await {
+            Ok(()) => core.note(format_args!("finished a change of the members")),
+            // The first of its entries is not committed yet.
+            Err(AdminError::InProgress) => (),
+            Err(error) => {
+                core.note(format_args!("a change of the members cannot be finished yet: {error}"));
+            }
         }
     }
 }

@@ -123,6 +123,31 @@ async fn a_leader_that_is_removed_hands_over_first() {
     cluster.verify(buyers).await;
 }
 
+/// A change of the members is two entries, and who began it proposes the second.
+#[tokio::test]
+async fn a_change_of_the_members_is_finished_by_the_next_leader() {
+    let mut cluster = Cluster::start(3, &[]).await;
+    let leader = cluster.leader().await;
+    let others: Vec<u64> = (1..=3).filter(|id| *id != leader).collect();
+    let [removed, stopped] = others[..] else { panic!("there are three nodes") };
+    let left: Vec<u64> = (1..=3).filter(|id| *id != removed).collect();
+    // Who stays must agree, and half of them stands still: the first entry is not committed.
+    cluster.node(stopped).signal("STOP");
+    let answer = cluster.node(leader).admin(&format!("remove {removed}")).await;
+    assert_eq!(answer, None, "it cannot be done yet");
+    until("the change to begin", async || {
+        cluster.node(removed).status().await.is_some_and(|status| status.voters == left)
+    })
+    .await;
+    cluster.node_mut(leader).kill();
+    cluster.node(stopped).signal("CONT");
+    cluster.node_mut(leader).start().await;
+    until("the change to be finished", async || {
+        cluster.leads().await.is_some_and(|(_, status)| status.members == left)
+    })
+    .await;
+}
+
 #[tokio::test]
 async fn a_single_node_grows_to_three_by_snapshot_under_load() {
     let mut cluster = Cluster::prepare(3, &[]);
