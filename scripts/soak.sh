@@ -8,7 +8,7 @@
 #
 # Prints a line for each step with what it did, and at the first failure what repeats it.
 # Exit code 0: the time is up and nothing was wrong. 1: something is. 2: nothing could be run.
-# SIM_SEEDS, CHAOS_MINUTES and FUZZ_MINUTES set how long a step is; LOGS names where its output goes.
+# SIM_SEEDS, CHAOS_MINUTES and FUZZ_MINUTES (per target) set how long a step is; LOGS names where its output goes.
 set -u
 cd "$(dirname "$0")/.."
 hours=1 seed=$(date +%s) only=sim,chaos,fuzz,load
@@ -27,7 +27,7 @@ end=$(awk -v hours="$hours" 'BEGIN { if (hours + 0 <= 0) exit 1; printf "%d", ho
   { echo "--hours is a positive number" >&2; exit 2; }
 case $seed in '' | *[!0-9]*) echo "--seed is a number" >&2; exit 2 ;; esac
 
-: "${SIM_SEEDS:=200}" "${CHAOS_MINUTES:=10}" "${FUZZ_MINUTES:=5}"
+: "${SIM_SEEDS:=200}" "${CHAOS_MINUTES:=10}" "${FUZZ_MINUTES:=1}"
 : "${LOGS:=${CARGO_TARGET_DIR:-target}/soak}"
 mkdir -p "$LOGS"
 round=0 done_steps=0 unable=
