@@ -7,8 +7,8 @@
 #   scripts/mutants.sh --layers "lib model"         no other layers than these
 #   scripts/mutants.sh --list                       what each plants
 #
-# The copy is a git worktree of HEAD in a temporary directory, with a target directory of its own that is
-# kept for the next run (MUTANTS_TARGET, target/mutants). Exit code 0: all caught. 1: one survived.
+# The copy is a git worktree of HEAD in MUTANTS_TARGET (target/mutants), beside a target directory of its own
+# that is kept for the next run. Exit code 0: all caught. 1: one survived.
 # 2: could not run, for example because a patch does not apply or does not build.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -27,9 +27,11 @@ root=$PWD
 [ ${#names[@]} -gt 0 ] || for patch in mutants/*.patch; do names+=("$(basename "$patch" .patch)"); done
 
 target=${MUTANTS_TARGET:-${CARGO_TARGET_DIR:-$root/target}/mutants}
-copy=$(mktemp -d)/tree
-cleanup() { git -C "$root" worktree remove --force "$copy" 2>/dev/null || true; rm -rf "$(dirname "$copy")"; }
+mkdir -p "$target"
+copy=$(realpath "$target")/tree log=$(realpath "$target")/log
+cleanup() { git -C "$root" worktree remove --force "$copy" 2>/dev/null || true; }
 trap cleanup EXIT
+cleanup
 git worktree add --quiet --detach "$copy" HEAD
 cd "$copy"
 export CARGO_TARGET_DIR=$target RUST_BACKTRACE=0
@@ -79,7 +81,6 @@ for name in "${names[@]}"; do
   for one in "${layers[@]}"; do
     [ -z "$only" ] || [[ " $only " == *" $one "* ]] || continue
     tried+=("$one")
-    log=$(dirname "$copy")/log
     if ! layer "$one" build >"$log" 2>&1; then
       cat "$log" >&2; echo "$name does not build for $one" >&2; broken=1; continue 2
     fi
