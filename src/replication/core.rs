@@ -255,15 +255,16 @@ impl Core {
         Stamp::now(self.boot, self.world.clock.as_ref())
     }
 
-    /// A leader whose word counts here said that everything up to `commit` was committed.
-    pub fn heard_leader(&self, commit: Option<u64>, word: Word) {
+    /// A leader whose word counts here gave it.
+    pub fn heard_leader(&self, word: Word) {
         let Some(at) = word.speaks_of(self.boot) else { return };
         let applied = self.applied_index();
         let mut freshness = self.freshness.lock().expect("no holder panics");
-        freshness.hear(commit.unwrap_or(0), at, applied);
+        freshness.hear(word.told(), at, applied);
     }
 
-    fn applied_index(&self) -> u64 {
+    /// The newest log index that is applied here.
+    pub fn applied_index(&self) -> u64 {
         self.shared.lock().last.map_or(0, |id| id.index)
     }
 
@@ -278,9 +279,7 @@ impl Core {
             false => {
                 let mut freshness = self.freshness.lock().expect("no holder panics");
                 let fresh = freshness.at(index);
-                let age = |at| self.world.clock.monotonic().saturating_sub(at);
-                // What the leader had committed but not yet told takes a heartbeat to arrive.
-                fresh.map(|at| age(at) + self.timing().heartbeat)
+                fresh.map(|at| self.world.clock.monotonic().saturating_sub(at))
             }
         };
         let age_ms = age.and_then(|age| u32::try_from(age.as_millis()).ok()).unwrap_or(u32::MAX);
@@ -411,6 +410,11 @@ impl Core {
         change: ChangeMembers<u64, MemberNode>,
         retain: bool,
     ) -> Result<(), AdminError> {
+        // A leader that was removed leads until all know it. It leaves further changes to the next one:
+        // openraft does not expect any from it, least of all that it takes itself in again.
+        if !self.members().voter_ids().any(|id| id == self.me()) {
+            return Err(AdminError::NotLeader { leader: None });
+        }
         let changed = self.raft().change_membership(change, retain);
         let changed = tokio::time::timeout(self.timing().admin_timeout, changed).await;
         match changed.map_err(|_| AdminError::Timeout("the change of the membership"))? {

@@ -7,9 +7,12 @@
 //!
 //! ```text
 //! follower ── reply, stamp s ──────────────────────────▶ leader
-//! follower ◀── append: echo s, quorum age a, commit c ── leader
-//! follower applies up to c: its state is as new as all that was committed at s − a
+//! follower ◀── append: echo s, quorum age a, told t ──── leader
+//! follower applies up to t: its state is as new as all that anybody was told at s − a
 //! ```
+//!
+//! The commit index of the append itself will not do: openraft sends a follower that was away what was
+//! committed when it went, until the next entry.
 //!
 //! The quorum age is there because a leader that is cut off goes on telling what it knows: at `s − a` a
 //! majority said that it led, so nobody else had committed anything by then.
@@ -44,11 +47,13 @@ pub struct Stamp {
 /// offset size
 ///      0   16  echo         the receiver's last stamp that has come back
 ///     16    4  quorum age   ms since a majority said that the sender leads; u32::MAX: it never did
+///     20    8  told         no answer that the sender gave until then names a higher log index
 /// ```
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Word {
     echo: Stamp,
     quorum_age_ms: u32,
+    told: u64,
 }
 
 /// What a leader remembers so that it can give its word. Shared by its links.
@@ -59,15 +64,15 @@ pub struct Witness(Arc<Mutex<Seen>>);
 struct Seen {
     /// By node.
     stamps: BTreeMap<u64, Stamp>,
-    /// When a majority last said that this node leads, in whichever term.
-    quorum_at: Option<Duration>,
+    /// When a majority last said that this node leads, in whichever term, and what was applied then.
+    quorum: Option<(Duration, u64)>,
 }
 
 /// When this node's state was last as new as a leader's.
 #[derive(Default)]
 pub struct Freshness {
     fresh_at: Option<Duration>,
-    /// A word that waits to be applied: the commit index and the moment it speaks of.
+    /// A word that waits to be applied: what had been told, and the moment it speaks of.
     waits: Option<(u64, Duration)>,
 }
 
@@ -91,10 +96,17 @@ impl Word {
     pub fn put(self, out: &mut BytesMut) {
         self.echo.put(out);
         out.put_u32_le(self.quorum_age_ms);
+        out.put_u64_le(self.told);
     }
 
     pub fn take(reader: &mut Reader<'_>) -> Result<Self, Truncated> {
-        Ok(Self { echo: Stamp::take(reader)?, quorum_age_ms: reader.u32()? })
+        let echo = Stamp::take(reader)?;
+        Ok(Self { echo, quorum_age_ms: reader.u32()?, told: reader.u64()? })
+    }
+
+    /// What had been applied, and so at most been told, at the moment of which it speaks.
+    pub fn told(self) -> u64 {
+        self.told
     }
 
     /// The moment of which it speaks, on the clock of the process that drew `boot`; `None` if it
@@ -111,10 +123,11 @@ impl Witness {
         self.0.lock().expect("no holder panics")
     }
 
-    /// A majority said at this moment, or later, that this node leads.
-    pub fn led_at(&self, at: Duration) {
+    /// A majority said at this moment, or later, that this node leads; it is in office and has now
+    /// applied everything up to `applied`.
+    pub fn led_at(&self, at: Duration, applied: u64) {
         let mut seen = self.lock();
-        seen.quorum_at = seen.quorum_at.max(Some(at));
+        seen.quorum = seen.quorum.max(Some((at, applied)));
     }
 
     /// A reply of `node` came back. Replies come by several links and overtake each other.
@@ -130,24 +143,25 @@ impl Witness {
     pub fn word(&self, node: u64, clock: &dyn Clock) -> Word {
         let seen = self.lock();
         let age = |at| clock.monotonic().saturating_sub(at).as_millis() + 1;
-        let age = seen.quorum_at.map(age).and_then(|age| u32::try_from(age).ok());
+        let age = seen.quorum.map(|(at, _)| age(at)).and_then(|age| u32::try_from(age).ok());
+        let told = seen.quorum.map_or(0, |(_, applied)| applied);
         let echo = seen.stamps.get(&node).copied().unwrap_or_default();
-        Word { echo, quorum_age_ms: age.unwrap_or(u32::MAX) }
+        Word { echo, quorum_age_ms: age.unwrap_or(u32::MAX), told }
     }
 }
 
 impl Freshness {
-    /// A leader's word that at `at` nothing beyond `commit` was committed.
-    pub fn hear(&mut self, commit: u64, at: Duration, applied: u64) {
+    /// A leader's word that at `at` nobody had been told of anything beyond `told`.
+    pub fn hear(&mut self, told: u64, at: Duration, applied: u64) {
         self.at(applied);
         // The older word is kept: under load the newest is never quite applied.
-        self.waits.get_or_insert((commit, at));
+        self.waits.get_or_insert((told, at));
         self.at(applied);
     }
 
     /// When the state at `applied` was fresh; `None`: unknown.
     pub fn at(&mut self, applied: u64) -> Option<Duration> {
-        if let Some((_, at)) = self.waits.take_if(|(commit, _)| *commit <= applied) {
+        if let Some((_, at)) = self.waits.take_if(|(told, _)| *told <= applied) {
             self.fresh_at = self.fresh_at.max(Some(at));
         }
         self.fresh_at
@@ -199,9 +213,10 @@ mod tests {
         assert_eq!(leader.word(2, &clock).speaks_of(7), None, "nothing has come back");
         leader.heard(2, Stamp::now(7, &Fixed(SECOND(20))));
         assert_eq!(leader.word(2, &clock).speaks_of(7), None, "it has never led");
-        leader.led_at(SECOND(90));
-        leader.led_at(SECOND(80));
+        leader.led_at(SECOND(90), 70);
+        leader.led_at(SECOND(80), 60);
         let word = leader.word(2, &clock);
+        assert_eq!(word.told(), 70);
         assert_eq!(word.speaks_of(7), Some(SECOND(10) - Duration::from_millis(1)));
         assert_eq!(word.speaks_of(8), None, "the node has been started again");
         assert_eq!(leader.word(3, &clock).speaks_of(7), None, "another node's stamp");

@@ -318,10 +318,9 @@ async fn raft(core: &Core, kind: Kind, body: &Bytes) -> Result<BytesMut, String>
     match kind {
         Kind::Append => {
             let (request, word) = message::take_append(body).map_err(malformed)?;
-            let commit = request.leader_commit.map(|id| id.index);
             let response = raft.append_entries(request).await.map_err(|e| e.to_string())?;
             if !matches!(response, AppendEntriesResponse::HigherVote(_)) {
-                core.heard_leader(commit, word);
+                core.heard_leader(word);
             }
             message::put_append_response(&mut out, &response, core.stamp());
         }

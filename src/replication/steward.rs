@@ -153,7 +153,8 @@ pub async fn look_after(core: Arc<Core>) {
             continue;
         }
         if let Some(age) = core.quorum_age() {
-            core.witness.led_at(core.world.clock.monotonic().saturating_sub(age));
+            let at = core.world.clock.monotonic().saturating_sub(age);
+            core.witness.led_at(at, core.applied_index());
         }
         let gate = gate(&core);
         if core.move_gate(gate.clone()) {
@@ -314,15 +315,15 @@ async fn purge(core: &Arc<Core>) {
 /// Asks the members of a cluster to take this node in, until it is a voter.
 pub async fn join(core: Arc<Core>, peers: Vec<String>) {
     let context = core.links();
-    let mut said = String::new();
+    let (mut said, mut asked) = (String::new(), false);
     loop {
         for peer in &peers {
-            if core.is_stopping() {
+            if core.is_stopping() || (asked && is_voter(&core)) {
                 return;
             }
             let result = ask(&core, &context, peer).await;
+            asked |= result.is_ok();
             match result {
-                Ok(()) if is_voter(&core) => return,
                 Ok(()) => (),
                 Err(why) if why != said => {
                     core.note(format_args!("{peer} does not take this node in yet: {why}"));
