@@ -6,7 +6,6 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, RwLock};
 use std::time::Duration;
 
-use openraft::Instant as _;
 use openraft::async_runtime::watch::WatchReceiver;
 use openraft::errors::{ChangeMembershipError, ClientWriteError, RaftError};
 use openraft::{ChangeMembers, Raft};
@@ -289,12 +288,11 @@ impl Core {
     /// How long ago a majority last said that this node leads: since then another may have been
     /// elected. `None`: never in this term.
     pub fn quorum_age(&self) -> Option<Duration> {
-        let metrics = self.raft().metrics();
+        let metrics = self.raft().server_metrics();
         let metrics = metrics.borrow_watched();
-        match metrics.membership_config.voter_ids().count() {
-            1 => Some(Duration::ZERO),
-            _ => metrics.last_quorum_acked.as_ref().map(|at| at.elapsed()),
-        }
+        let voters = metrics.membership_config.membership().get_joint_config();
+        let now = self.world.clock.monotonic();
+        Some(now.saturating_sub(self.witness.quorum_at(self.me(), voters, now)?))
     }
 
     /// The cluster's clock as this node sees it: never behind what it applied.

@@ -19,7 +19,7 @@
 //!
 //! It takes for granted that no clock runs slow: the age of what a node has is told by its own.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
@@ -64,6 +64,8 @@ pub struct Witness(Arc<Mutex<Seen>>);
 struct Seen {
     /// By node.
     stamps: BTreeMap<u64, Stamp>,
+    /// When the latest append was sent that a node has answered as this leader's follower.
+    acked: BTreeMap<u64, Duration>,
     /// When a majority last said that this node leads, in whichever term, and what was applied then.
     quorum: Option<(Duration, u64)>,
 }
@@ -121,6 +123,30 @@ impl Word {
 impl Witness {
     fn lock(&self) -> MutexGuard<'_, Seen> {
         self.0.lock().expect("no holder panics")
+    }
+
+    /// `node` has answered an append that was sent at this moment, and knows no other leader.
+    pub fn acked(&self, node: u64, sent: Duration) {
+        let mut seen = self.lock();
+        let last = seen.acked.entry(node).or_default();
+        *last = sent.max(*last);
+    }
+
+    /// The latest moment at which a majority of each set of voters still had `me` for their leader;
+    /// `None`: too few have ever answered.
+    ///
+    /// openraft's own figure is no bound: it takes an answer for one to everything that was sent since
+    /// up to the same log index, also to what was sent after a pause of this process.
+    pub fn quorum_at(&self, me: u64, voters: &[BTreeSet<u64>], now: Duration) -> Option<Duration> {
+        let seen = self.lock();
+        let majority = |voters: &BTreeSet<u64>| {
+            let acked = |id: &u64| if *id == me { Some(now) } else { seen.acked.get(id).copied() };
+            let mut acked: Vec<_> = voters.iter().map(acked).collect();
+            acked.sort_unstable_by(|a, b| b.cmp(a));
+            acked.get(voters.len() / 2).copied().flatten()
+        };
+        let moments: Option<Vec<_>> = voters.iter().map(majority).collect();
+        moments?.into_iter().min()
     }
 
     /// A majority said at this moment, or later, that this node leads; it is in office and has now
@@ -196,6 +222,26 @@ mod tests {
         freshness.hear(1_001, SECOND(3), 12);
         assert_eq!(freshness.at(999), Some(SECOND(1)));
         assert_eq!(freshness.at(1_000), Some(SECOND(2)));
+    }
+
+    #[test]
+    fn a_majority_of_each_set_of_voters_must_have_answered() {
+        let leader = Witness::default();
+        let sets = |sets: &[&[u64]]| -> Vec<BTreeSet<u64>> {
+            sets.iter().map(|set| set.iter().copied().collect()).collect()
+        };
+        let quorum_at = |voters: &[&[u64]]| leader.quorum_at(1, &sets(voters), SECOND(100));
+        assert_eq!(quorum_at(&[&[1]]), Some(SECOND(100)), "alone it is the majority");
+        assert_eq!(quorum_at(&[&[1, 2, 3]]), None, "nobody has answered");
+        leader.acked(2, SECOND(50));
+        leader.acked(2, SECOND(40));
+        assert_eq!(quorum_at(&[&[1, 2, 3]]), Some(SECOND(50)), "an older answer came later");
+        assert_eq!(quorum_at(&[&[1, 2]]), Some(SECOND(50)));
+        assert_eq!(quorum_at(&[&[1, 2, 3], &[1, 3, 4]]), None, "of the new set only this node");
+        leader.acked(4, SECOND(30));
+        assert_eq!(quorum_at(&[&[1, 2, 3], &[1, 3, 4]]), Some(SECOND(30)));
+        assert_eq!(quorum_at(&[&[2, 3, 4]]), Some(SECOND(30)), "a leader that is being removed");
+        assert_eq!(quorum_at(&[&[1, 2, 3, 4, 5]]), Some(SECOND(30)));
     }
 
     #[test]

@@ -21,7 +21,7 @@ use openraft::raft::{
     TransferLeaderRequest, TransferLeaderResponse, VoteRequest, VoteResponse,
 };
 
-use super::freshness::Witness;
+use super::freshness::{Stamp, Witness};
 use super::link::{Link, LinkContext, LinkError};
 use super::message;
 use super::peer_frame::Kind;
@@ -109,6 +109,20 @@ fn rpc_error(error: LinkError) -> RpcError {
         LinkError::Refused(_) | LinkError::Unreachable(_) => {
             RPCError::Unreachable(Unreachable::new(&error))
         }
+    }
+}
+
+/// What an answer to an append says of this leader, beside what openraft makes of it.
+fn note_answer(
+    witness: &Witness,
+    node: u64,
+    response: &AppendEntriesResponse<TypeConfig>,
+    sent: Duration,
+    stamp: Stamp,
+) {
+    witness.heard(node, stamp);
+    if !matches!(response, AppendEntriesResponse::HigherVote(_)) {
+        witness.acked(node, sent);
     }
 }
 
@@ -202,6 +216,7 @@ impl RaftNetworkV2<TypeConfig> for Peer {
         option: RPCOption,
     ) -> Result<AppendEntriesResponse<TypeConfig>, RpcError> {
         let mut out = BytesMut::new();
+        let sent = self.clock.monotonic();
         message::put_append(&mut out, &request, self.witness.word(self.target, &*self.clock));
         let body = if self.heartbeat || request.entries.is_empty() {
             let limit = option.hard_ttl().max(VOTE_TIMEOUT);
@@ -211,7 +226,7 @@ impl RaftNetworkV2<TypeConfig> for Peer {
             self.data.call_within(Kind::Append, shard, out.freeze(), APPEND_TIMEOUT).await
         };
         let (response, stamp) = decoded(body, |body| message::take_append_response(body))?;
-        self.witness.heard(self.target, stamp);
+        note_answer(&self.witness, self.target, &response, sent, stamp);
         Ok(response)
     }
 
@@ -237,6 +252,7 @@ impl RaftNetworkV2<TypeConfig> for Peer {
             let prev = request.prev_log_id;
             let last = request.entries.last().map(|entry| entry.log_id).or(prev);
             let mut out = BytesMut::new();
+            let sent = clock.monotonic();
             message::put_append(&mut out, &request, witness.word(target, clock));
             let answer = data.call(Kind::Append, shard, out.freeze());
             async move {
@@ -245,7 +261,7 @@ impl RaftNetworkV2<TypeConfig> for Peer {
                     Err(LinkError::Broken(format!("no answer within {APPEND_TIMEOUT:?}")))
                 });
                 let (response, stamp) = decoded(body, |body| message::take_append_response(body))?;
-                witness.heard(target, stamp);
+                note_answer(witness, target, &response, sent, stamp);
                 Ok(response.into_stream_result(prev, last))
             }
         });

@@ -89,12 +89,12 @@ async fn serve_rounds(core: &Core) {
 }
 
 async fn round(core: &Core) -> Result<ReadPoint, Refusal> {
-    let policy = match core.options.lease_reads {
-        true => ReadPolicy::LeaseRead,
-        false => ReadPolicy::ReadIndex,
-    };
+    // openraft's lease alone will not do: a pause may make it longer, see `Witness::quorum_at`.
+    let leased = core.options.lease_reads
+        && core.quorum_age().is_some_and(|age| age < core.timing().election_max);
+    let policy = if leased { ReadPolicy::LeaseRead } else { ReadPolicy::ReadIndex };
     let mut result = timeout(ROUND_TIMEOUT, core.raft().ensure_linearizable(policy)).await;
-    if core.options.lease_reads && !matches!(result, Ok(Ok(_))) {
+    if leased && !matches!(result, Ok(Ok(_))) {
         // The lease has run out, or was never there: ask the others.
         let asked = core.raft().ensure_linearizable(ReadPolicy::ReadIndex);
         result = timeout(ROUND_TIMEOUT, asked).await;
