@@ -14,7 +14,7 @@
 //! - A SKU's cells are chained in the order of their handles.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicI64, AtomicU32, AtomicU64, Ordering, fence};
+use std::sync::atomic::{AtomicI64, AtomicU32, AtomicU64, Ordering};
 
 use crate::protocol::limits::COUNTER_MAX;
 use crate::protocol::{CellCounters, CellRef, Reader, Truncated};
@@ -26,11 +26,12 @@ use super::hash::{Digest, mix2};
 use super::names::{Names, SkuId, WarehouseId};
 use super::prefetch::prefetch;
 use super::ring::NIL;
+use super::seqlock::Sequence;
 use super::time::{HoldClock, Tick};
 
 #[derive(Default)]
 struct Slot {
-    seq: AtomicU32,
+    seq: Sequence,
     /// Room for a cell's policy.
     _spare: AtomicU32,
     earliest_due: AtomicU64,
@@ -183,18 +184,7 @@ impl CellTable {
             return None;
         }
         let slot = self.slots.get(cell)?;
-        loop {
-            // Acquire: the loads below come after it.
-            let before = slot.seq.load(Ordering::Acquire);
-            let read = slot.load();
-            // Acquire fence: the loads above come before the load below; it pairs with the
-            // writer's Release fence.
-            fence(Ordering::Acquire);
-            if before & 1 == 0 && slot.seq.load(Ordering::Relaxed) == before {
-                return Some(read);
-            }
-            std::hint::spin_loop();
-        }
+        Some(slot.seq.read(|| slot.load()))
     }
 
     /// The cells of a SKU, in the order of their handles, after `after`.
@@ -255,16 +245,12 @@ impl Slot {
 
     #[inline]
     fn store(&self, cell: Cell) {
-        let seq = self.seq.load(Ordering::Relaxed);
-        self.seq.store(seq.wrapping_add(1), Ordering::Relaxed);
-        // Release fence: a reader that sees any store below sees the odd sequence number.
-        fence(Ordering::Release);
-        self.earliest_due.store(cell.earliest_due.0, Ordering::Relaxed);
-        self.on_hand.store(cell.on_hand, Ordering::Relaxed);
-        self.reserved.store(cell.reserved, Ordering::Relaxed);
-        self.committed.store(cell.committed, Ordering::Relaxed);
-        // Release: a reader that sees the even number sees the stores above.
-        self.seq.store(seq.wrapping_add(2), Ordering::Release);
+        self.seq.write(|| {
+            self.earliest_due.store(cell.earliest_due.0, Ordering::Relaxed);
+            self.on_hand.store(cell.on_hand, Ordering::Relaxed);
+            self.reserved.store(cell.reserved, Ordering::Relaxed);
+            self.committed.store(cell.committed, Ordering::Relaxed);
+        });
     }
 }
 

@@ -46,12 +46,19 @@ mod record;
 mod reserve;
 mod restore;
 mod ring;
+mod seqlock;
 mod slab;
 mod snapshot;
 mod state;
 mod stock;
 mod time;
 mod wheel;
+
+/// What `seqlock` is made of; `races/` puts loom's in its place.
+mod atomic {
+    pub use std::hint::spin_loop;
+    pub use std::sync::atomic::{AtomicU32, Ordering, fence};
+}
 
 #[cfg(test)]
 mod scripts;
