@@ -16,7 +16,7 @@ async fn bench(address: &str, line: &str) -> Output {
     child.await.unwrap()
 }
 
-const LINE: &str = "uniform --cells 5 --connections 2 --warmup 0 --seconds 0.1 --json -";
+const LINE: &str = "uniform --cells 5 --connections 2 --warmup 0 --seconds 1 --json -";
 
 #[tokio::test]
 async fn a_right_server_is_0_with_json_on_standard_output() {

@@ -20,8 +20,8 @@ async fn bench_at(addresses: &str, line: &str) -> Report {
 }
 
 const UNIFORM: &str = "uniform --cells 50 --connections 3 --depth 2 --ops-per-frame 20 \
-     --confirm-percent 60 --release-percent 20 --warmup 0 --seconds 0.2";
-const SOLDOUT: &str = "soldout --stock 40 --warmup 0 --seconds 0.1 --connections 2 --depth 1";
+     --confirm-percent 60 --release-percent 20 --warmup 0 --seconds 1";
+const SOLDOUT: &str = "soldout --stock 40 --warmup 0 --seconds 1 --connections 2 --depth 1";
 const DROP: &str = "drop --stock 40 --demand-factor 20 --connections 3 --depth 2 --seconds 30";
 
 #[tokio::test]
@@ -50,7 +50,7 @@ async fn a_right_server_sells_the_drop_out() {
 #[tokio::test]
 async fn carts_and_zipf_and_refusals_pass() {
     for workload in ["cart", "zipf --ops-per-frame 10", "soldout --ops-per-frame 10"] {
-        let line = format!("{workload} --warmup 0 --seconds 0.1 --connections 2 --depth 2");
+        let line = format!("{workload} --warmup 0 --seconds 1 --connections 2 --depth 2");
         let cells = if workload.starts_with("soldout") { "1" } else { "100" };
         let report = bench(Lie::None, &format!("{line} --cells {cells}")).await;
         assert!(report.passed(), "{workload}: {report}");
@@ -75,7 +75,7 @@ async fn an_oversell_that_the_counters_hide_is_found_by_ids() {
 
 #[tokio::test]
 async fn a_lost_reservation_is_found() {
-    let line = "uniform --cells 5 --connections 2 --depth 1 --warmup 0 --seconds 0.1";
+    let line = "uniform --cells 5 --connections 2 --depth 1 --warmup 0 --seconds 1";
     let report = bench(Lie::ForgetId, line).await;
     assert!(!report.passed(), "{report}");
     assert_eq!(report.findings.ids_not_found, 1, "{report}");
@@ -99,7 +99,7 @@ async fn a_lost_cell_is_found() {
 
 #[tokio::test]
 async fn an_early_expiry_is_found() {
-    let line = "uniform --cells 5 --connections 2 --depth 1 --warmup 0 --seconds 0.1";
+    let line = "uniform --cells 5 --connections 2 --depth 1 --warmup 0 --seconds 1";
     let report = bench(Lie::ExpireEarly, line).await;
     assert!(!report.passed(), "{report}");
     assert_eq!(report.findings.ids_wrong_state, 1, "{report}");
@@ -134,7 +134,7 @@ async fn the_leader_is_found_and_followed() {
 
 #[tokio::test]
 async fn busy_frames_are_sent_again() {
-    let line = "uniform --cells 5 --connections 2 --depth 4 --warmup 0 --seconds 0.2";
+    let line = "uniform --cells 5 --connections 2 --depth 4 --warmup 0 --seconds 1";
     let report = bench(Lie::Busy, line).await;
     assert!(report.passed(), "{report}");
     let busy = report.json()["codes"]["BUSY"].as_u64().unwrap();
