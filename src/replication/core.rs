@@ -281,7 +281,9 @@ impl Core {
                 fresh.map(|at| self.world.clock.monotonic().saturating_sub(at))
             }
         };
-        let age_ms = age.and_then(|age| u32::try_from(age.as_millis()).ok()).unwrap_or(u32::MAX);
+        // Rounded up: it is a bound.
+        let millis = |age: Duration| u32::try_from(age.as_micros().div_ceil(1_000)).ok();
+        let age_ms = age.and_then(millis).unwrap_or(u32::MAX);
         StalePoint { index, now, age_ms }
     }
 
