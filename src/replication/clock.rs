@@ -25,6 +25,7 @@ pub const SKEW_ALARM: Duration = Duration::from_secs(1);
 /// What this node knows of its peers' clocks, in microseconds ahead of its own.
 #[derive(Default)]
 pub struct PeerOffsets {
+    /// A peer's wall clock less this node's monotonic one, which does not jump, and when that was heard.
     offsets: BTreeMap<u64, (i64, Duration)>,
 }
 
@@ -37,31 +38,38 @@ impl PeerOffsets {
         theirs: UnixMicros,
         round_trip: Duration,
     ) {
-        let here = clock.wall().0 as i64 - (round_trip.as_micros() / 2) as i64;
-        self.offsets.insert(peer, (theirs.0 as i64 - here, clock.monotonic()));
+        let now = clock.monotonic();
+        let here = now.saturating_sub(round_trip / 2).as_micros() as i64;
+        self.offsets.insert(peer, (theirs.0 as i64 - here, now));
     }
 
-    fn fresh(&self, now: Duration) -> impl Iterator<Item = i64> {
+    /// How far the peers' clocks are ahead of this node's as it is now, also if that has jumped since.
+    fn fresh(&self, clock: &dyn Clock) -> impl Iterator<Item = i64> {
+        let (now, wall) = (clock.monotonic(), clock.wall().0 as i64);
         let fresh = move |at: Duration| now.saturating_sub(at) < OFFSET_AGE_MAX;
-        self.offsets.values().filter(move |(_, at)| fresh(*at)).map(|(offset, _)| *offset)
+        let ahead = move |offset: i64| offset + now.as_micros() as i64 - wall;
+        self.offsets
+            .values()
+            .filter(move |(_, at)| fresh(*at))
+            .map(move |(offset, _)| ahead(*offset))
     }
 
     /// The median offset of all nodes, this one included.
-    fn median(&self, now: Duration) -> i64 {
-        let mut all: Vec<i64> = self.fresh(now).chain([0]).collect();
+    fn median(&self, clock: &dyn Clock) -> i64 {
+        let mut all: Vec<i64> = self.fresh(clock).chain([0]).collect();
         all.sort_unstable();
         all[(all.len() - 1) / 2]
     }
 
     /// The largest distance between this clock and a peer's.
     pub fn skew(&self, clock: &dyn Clock) -> Duration {
-        let most = self.fresh(clock.monotonic()).map(i64::unsigned_abs).max();
+        let most = self.fresh(clock).map(i64::unsigned_abs).max();
         Duration::from_micros(most.unwrap_or(0))
     }
 
     fn reference(&self, clock: &dyn Clock) -> UnixMicros {
         let wall = clock.wall().0;
-        UnixMicros(wall.saturating_add_signed(self.median(clock.monotonic())))
+        UnixMicros(wall.saturating_add_signed(self.median(clock)))
     }
 }
 
@@ -162,6 +170,18 @@ mod tests {
         let mut leader = LeaderClock::start(UnixMicros(HOUR - 7), &peers, &clock);
         assert_eq!(leader.stamp(&peers, &clock).0, HOUR + 6);
         assert!(peers.skew(&clock) > SKEW_ALARM);
+    }
+
+    #[test]
+    fn a_node_whose_clock_jumps_before_it_leads_does_not_take_the_others_along() {
+        let clock = Fake::at(HOUR);
+        let mut peers = PeerOffsets::default();
+        peers.observe(&clock, 2, UnixMicros(HOUR), Duration::ZERO);
+        peers.observe(&clock, 3, UnixMicros(HOUR), Duration::ZERO);
+        clock.jump(HOUR as i64);
+        clock.pass(1_000_000);
+        let mut leader = LeaderClock::start(UnixMicros(HOUR), &peers, &clock);
+        assert_eq!(leader.stamp(&peers, &clock).0, HOUR + 1_000_001);
     }
 
     #[test]
