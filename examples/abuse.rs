@@ -5,14 +5,16 @@
 //! cargo run --release --example abuse -- 127.0.0.1:7400 5 [NAME…]     seconds of each turn
 //! ```
 //!
-//! The victim is one client that reserves and releases, one call at a time, due every few milliseconds;
-//! latency counts from when a call was due. The attackers run in this process, on a thread of their own:
+//! The victims are a few buyers that share a client and reserve and release, one call at a time. Latency
+//! counts from when a call was due; they are due so seldom that a call that takes ten times as long does
+//! not delay the next, or the ratio would be that of a queue. The attackers run in this process, on a thread of their own:
 //! on two cores their own work is part of what the victim suffers.
 #![expect(clippy::unwrap_used, reason = "it measures or it stops")]
 
 #[path = "../tests/abuse/attacks.rs"]
 mod attacks;
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use attacks::{Attack, greet};
@@ -20,8 +22,10 @@ use stockd_client::{Batch, CellRef, Client, Options, Reserve};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, sleep, sleep_until};
 
-/// Calls are due this often.
-const PACE: Duration = Duration::from_millis(2);
+/// Buyers at once.
+const BUYERS: u32 = 8;
+/// Each buyer's calls are due this often.
+const PACE: Duration = Duration::from_millis(24);
 /// Turns with and without the attack.
 const TURNS: u32 = 3;
 /// Warehouses of the SKU that is scanned.
@@ -56,7 +60,7 @@ fn main() {
 }
 
 async fn run(address: &str, turn: Duration, names: &[String], attackers: &tokio::runtime::Handle) {
-    let client = Client::connect(Options::new([address])).await.unwrap();
+    let client = Arc::new(Client::connect(Options::new([address])).await.unwrap());
     stock(&client).await;
     println!(
         "{:16} {:>24} {:>24} {:>12}  did",
@@ -85,7 +89,7 @@ async fn run(address: &str, turn: Duration, names: &[String], attackers: &tokio:
 }
 
 /// As many connections as there may be, and what they cost.
-async fn crowd(address: &str, client: &Client, turn: Duration) {
+async fn crowd(address: &str, client: &Arc<Client>, turn: Duration) {
     let (mut quiet, mut under, mut held) = (Vec::new(), Vec::new(), Vec::new());
     buy(client, turn, &mut quiet).await;
     while held.len() < CROWD - 1 {
@@ -110,17 +114,26 @@ async fn stock(client: &Client) {
     client.batch(batch).await.unwrap();
 }
 
-/// Reserves and releases, and notes how long after it was due each call was answered.
-async fn buy(client: &Client, turn: Duration, micros: &mut Vec<u64>) {
-    let end = Instant::now() + turn;
-    let mut due = Instant::now();
-    while due < end {
-        sleep_until(due).await;
-        let id = client.new_id();
-        client.reserve(&Reserve::new(id).line("W", "mug", 1)).await.unwrap();
-        micros.push(due.elapsed().as_micros() as u64);
-        client.release(id).await.unwrap();
-        due += PACE;
+/// Reserves and releases, and notes how long after it was due each reserve was answered.
+async fn buy(client: &Arc<Client>, turn: Duration, micros: &mut Vec<u64>) {
+    let begin = Instant::now();
+    let buyers = (0..BUYERS).map(|buyer| {
+        let (client, mut micros) = (Arc::clone(client), Vec::new());
+        tokio::spawn(async move {
+            let mut due = begin + PACE * buyer / BUYERS;
+            while due < begin + turn {
+                sleep_until(due).await;
+                let id = client.new_id();
+                client.reserve(&Reserve::new(id).line("W", "mug", 1)).await.unwrap();
+                micros.push(due.elapsed().as_micros() as u64);
+                client.release(id).await.unwrap();
+                due += PACE;
+            }
+            micros
+        })
+    });
+    for buyer in buyers.collect::<Vec<_>>() {
+        micros.extend(buyer.await.unwrap());
     }
 }
 

@@ -2,7 +2,6 @@
 
 #![expect(clippy::unwrap_used, reason = "helpers of tests, not only tests, may stop the test")]
 
-use std::future::Future;
 use std::io;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
@@ -13,28 +12,14 @@ use stockd::log::{
     Storage, Survival, inspect,
 };
 use stockd::protocol::ShardId;
-use stockd::world::{RealClock, RealRandom, Threads, World};
+use stockd::world::{RealClock, RealRandom, TaskThreads, World};
 use tokio::sync::oneshot;
-
-/// Threads that are tasks of the one runtime.
-struct Tasks;
-
-impl Threads for Tasks {
-    fn spawn(
-        &self,
-        _: &str,
-        body: std::pin::Pin<Box<dyn Future<Output = ()> + Send>>,
-    ) -> io::Result<()> {
-        tokio::spawn(body);
-        Ok(())
-    }
-}
 
 fn world() -> World {
     World {
         clock: Arc::new(RealClock::new()),
         random: Arc::new(RealRandom::new()),
-        threads: Arc::new(Tasks),
+        threads: Arc::new(TaskThreads),
     }
 }
 

@@ -14,21 +14,7 @@ use stockd::log::{
     Error, Fault, Log, LogOptions, Record, RecordId, ShardState, SimStorage, Survival,
 };
 use stockd::protocol::ShardId;
-use stockd::world::{Random, RealClock, Threads, World};
-
-/// Threads that are tasks of the one runtime.
-struct Tasks;
-
-impl Threads for Tasks {
-    fn spawn(
-        &self,
-        _: &str,
-        body: std::pin::Pin<Box<dyn Future<Output = ()> + Send>>,
-    ) -> io::Result<()> {
-        tokio::spawn(body);
-        Ok(())
-    }
-}
+use stockd::world::{Random, RealClock, TaskThreads, World};
 
 /// The log's id is all that is drawn.
 struct Seven;
@@ -40,7 +26,11 @@ impl Random for Seven {
 }
 
 fn world() -> World {
-    World { clock: Arc::new(RealClock::new()), random: Arc::new(Seven), threads: Arc::new(Tasks) }
+    World {
+        clock: Arc::new(RealClock::new()),
+        random: Arc::new(Seven),
+        threads: Arc::new(TaskThreads),
+    }
 }
 
 fn open(storage: &SimStorage) -> Result<Log, Error> {

@@ -17,6 +17,10 @@ const FAULTS_PER_MINUTE_MIN: f64 = 4.0;
 /// Of the kinds that are possible here, so many of a hundred must have happened in a run that is long
 /// enough for all of them.
 const KINDS_PERCENT_MIN: usize = 90;
+/// One clock in three that is wrong moves the cluster's by no more than what nodes cannot know of each
+/// other's: half of the longest round trip that counts (`replication/clock.rs`), with room for a busy
+/// machine.
+const CLOCK_AHEAD_MAX: Duration = Duration::from_secs(1);
 /// About how long it takes until every kind has been drawn.
 const ALL_KINDS: Duration = Duration::from_secs(180);
 
@@ -30,6 +34,7 @@ pub struct Summary {
     pub kinds: Vec<Kind>,
     pub asides: BTreeMap<String, u64>,
     pub longest_pause: Duration,
+    pub clock_ahead: Duration,
     pub packets: Option<Arc<Counts>>,
     pub operations: usize,
     /// What this machine does not permit.
@@ -63,6 +68,9 @@ impl Summary {
                 self.faults.len(),
                 self.kinds.len()
             ));
+        }
+        if self.clock_ahead > CLOCK_AHEAD_MAX {
+            self.wrong.push(format!("the cluster's clock was {:?} ahead", self.clock_ahead));
         }
         match &self.checked {
             Some((report, _)) if report.is_ok() => {}
@@ -117,13 +125,14 @@ impl fmt::Display for Summary {
         writeln!(
             f,
             "\nseed {}: {:.0} s of attacks in {} rounds, {faults} faults of {} kinds, {} operations, \
-             longest time without an acknowledged write {:.1} s",
+             longest time without an acknowledged write {:.1} s, cluster's clock at most {} ms ahead",
             self.seed,
             self.attacked.as_secs_f64(),
             self.rounds,
             self.faults.len(),
             self.operations,
-            self.longest_pause.as_secs_f64()
+            self.longest_pause.as_secs_f64(),
+            self.clock_ahead.as_millis()
         )?;
         for what in &self.wrong {
             writeln!(f, "WRONG: {what}")?;

@@ -71,6 +71,7 @@ pub async fn run(plan: &Plan) -> Result<Summary, String> {
         kinds: plan.kinds.clone(),
         asides: ledger.asides(),
         longest_pause: ledger.longest_pause(),
+        clock_ahead: ledger.clock_ahead(),
         packets: cluster.packets.clone(),
         operations: history.len(),
         missing: plan.abilities.missing.clone(),

@@ -7,41 +7,21 @@ use stockd_protocol::{
     finish_frame, limits, take_frame, take_op,
 };
 
-use crate::input::{Input, mend_frames};
+use crate::input::{connection, frames};
 use crate::traffic;
 
-/// A connection's bytes, in pieces: byte 0 is the length of a piece, bit 0 of byte 1 keeps wrong
-/// checksums.
+/// See [`connection`].
 pub fn client_frame(data: &[u8]) {
-    let mut input = Input(data);
-    let piece = usize::from(input.u8()) + 1;
-    let keep = input.u8() & 1 == 1;
-    let mut bytes = input.0.to_vec();
-    if !keep {
-        mend_frames(&mut bytes);
-    }
-    let whole = frames(&bytes, bytes.len().max(1));
-    assert_eq!(frames(&bytes, piece), whole, "how bytes arrive does not matter");
+    let (piece, bytes) = connection(data);
+    let whole = frames(&bytes, bytes.len().max(1), take);
+    assert_eq!(frames(&bytes, piece, take), whole, "how bytes arrive does not matter");
     for frame in &whole.0 {
         body(frame);
     }
 }
 
-/// The frames that arrive, and the error that closes the connection.
-fn frames(bytes: &[u8], piece: usize) -> (Vec<Frame>, Option<FrameError>) {
-    let mut buffer = BytesMut::new();
-    let mut frames = Vec::new();
-    for piece in bytes.chunks(piece) {
-        buffer.extend_from_slice(piece);
-        loop {
-            match take_frame(&mut buffer, limits::FRAME_BYTES_MAX) {
-                Ok(Some(frame)) => frames.push(frame),
-                Ok(None) => break,
-                Err(error) => return (frames, Some(error)),
-            }
-        }
-    }
-    (frames, None)
+fn take(buffer: &mut BytesMut) -> Result<Option<Frame>, FrameError> {
+    take_frame(buffer, limits::FRAME_BYTES_MAX)
 }
 
 fn body(frame: &Frame) {
@@ -49,7 +29,7 @@ fn body(frame: &Frame) {
     let start = begin_frame(&mut out, frame.header);
     out.extend_from_slice(&frame.body);
     finish_frame(&mut out, start);
-    let again = take_frame(&mut out, limits::FRAME_BYTES_MAX);
+    let again = take(&mut out);
     assert_eq!(again.as_ref().ok(), Some(&Some(frame.clone())), "a frame comes back as it went");
     match frame.header.kind {
         Kind::Hello => hello(&frame.body),

@@ -1,5 +1,7 @@
 //! Taking an input apart. Whatever is missing is zero or empty, so that every input means something.
 
+use bytes::BytesMut;
+
 /// A cursor over an input.
 pub struct Input<'a>(pub &'a [u8]);
 
@@ -60,6 +62,40 @@ pub fn put_block(out: &mut Vec<u8>, block: &[u8]) {
 pub fn u32_at(bytes: &[u8], at: usize) -> Option<u32> {
     let word = bytes.get(at..)?.first_chunk()?;
     Some(u32::from_le_bytes(*word))
+}
+
+/// A connection's bytes and the length of the pieces in which they arrive, from byte 0. Bit 0 of byte 1
+/// keeps wrong checksums.
+pub fn connection(data: &[u8]) -> (usize, Vec<u8>) {
+    let mut input = Input(data);
+    let piece = usize::from(input.u8()) + 1;
+    let keep = input.u8() & 1 == 1;
+    let mut bytes = input.0.to_vec();
+    if !keep {
+        mend_frames(&mut bytes);
+    }
+    (piece, bytes)
+}
+
+/// The frames that arrive, and the error that closes the connection.
+pub fn frames<F, E>(
+    bytes: &[u8],
+    piece: usize,
+    take: impl Fn(&mut BytesMut) -> Result<Option<F>, E>,
+) -> (Vec<F>, Option<E>) {
+    let mut buffer = BytesMut::new();
+    let mut frames = Vec::new();
+    for piece in bytes.chunks(piece) {
+        buffer.extend_from_slice(piece);
+        loop {
+            match take(&mut buffer) {
+                Ok(Some(frame)) => frames.push(frame),
+                Ok(None) => break,
+                Err(error) => return (frames, Some(error)),
+            }
+        }
+    }
+    (frames, None)
 }
 
 /// Sets the checksums of all whole frames right, clients' or peers': `len`, crc32, the rest.

@@ -1,8 +1,6 @@
 //! The log: files with arbitrary content, and power cuts at arbitrary moments.
 
-use std::future::Future;
 use std::io;
-use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -11,7 +9,7 @@ use stockd::log::{
     Error, Fault, Log, LogOptions, Record, RecordId, ShardLog, SimStorage, Storage, Survival,
     inspect,
 };
-use stockd::world::{Random, RealClock, Threads, World};
+use stockd::world::{Random, RealClock, TaskThreads, World};
 use stockd_protocol::ShardId;
 
 use crate::input::{Input, put_block, u32_at};
@@ -22,16 +20,6 @@ const HEADER_BYTES: usize = 4096;
 const HEADER_USED_BYTES: usize = 48;
 const FRAME_HEAD_BYTES: usize = 40;
 
-/// Threads are tasks of the one runtime.
-pub struct Tasks;
-
-impl Threads for Tasks {
-    fn spawn(&self, _: &str, body: Pin<Box<dyn Future<Output = ()> + Send>>) -> io::Result<()> {
-        tokio::spawn(body);
-        Ok(())
-    }
-}
-
 struct Seven;
 
 impl Random for Seven {
@@ -41,7 +29,11 @@ impl Random for Seven {
 }
 
 fn world() -> World {
-    World { clock: Arc::new(RealClock::new()), random: Arc::new(Seven), threads: Arc::new(Tasks) }
+    World {
+        clock: Arc::new(RealClock::new()),
+        random: Arc::new(Seven),
+        threads: Arc::new(TaskThreads),
+    }
 }
 
 fn open(storage: &SimStorage) -> Result<Log, Error> {

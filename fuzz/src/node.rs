@@ -14,7 +14,7 @@ use stockd::engine::EngineConfig;
 use stockd::log::{LogOptions, SimStorage};
 use stockd::replication::{Bootstrap, NodeInfo, Replica, ReplicaOptions, Timing};
 use stockd::server::{Limits, Listeners, Server};
-use stockd::world::World;
+use stockd::world::{TaskThreads, World};
 use stockd_client::fuzzing;
 use stockd_protocol::{Frame, Header, Kind, Reader, limits, take_frame, take_op};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -22,7 +22,6 @@ use tokio::net::TcpStream;
 use tokio::runtime::Runtime;
 
 use crate::input::{Input, mend_frames};
-use crate::log::Tasks;
 use crate::traffic;
 
 /// Longer than any answer takes, shorter than a person waits.
@@ -71,7 +70,7 @@ impl Node {
             observer: None,
             notice: Arc::new(|_| {}),
         };
-        let world = World { threads: Arc::new(Tasks), ..World::real() };
+        let world = World { threads: Arc::new(TaskThreads), ..World::real() };
         let storage = Arc::new(SimStorage::new());
         let started = Replica::start(options, storage, world.clone(), &mut |_, _, _| {}).await;
         let replica = started.expect("an empty disk makes a cluster of one");

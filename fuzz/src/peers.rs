@@ -1,43 +1,24 @@
 //! What peers send, and what of it is stored.
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use stockd::replication::fuzzing::{self, Message};
 
-use crate::input::{Input, mend_frames};
+use crate::input::{self, Input, connection, mend_frames};
 
-/// A connection's bytes, in pieces: byte 0 is the length of a piece, bit 0 of byte 1 keeps wrong
-/// checksums.
+/// See [`connection`].
 pub fn frame(data: &[u8]) {
-    let mut input = Input(data);
-    let piece = usize::from(input.u8()) + 1;
-    let keep = input.u8() & 1 == 1;
-    let mut bytes = input.0.to_vec();
-    if !keep {
-        mend_frames(&mut bytes);
-    }
-    let whole = frames_in(&bytes, bytes.len().max(1));
-    assert_eq!(frames_in(&bytes, piece), whole, "how bytes arrive does not matter");
+    let (piece, bytes) = connection(data);
+    let whole = input::frames(&bytes, bytes.len().max(1), fuzzing::take_peer_frame);
+    assert_eq!(
+        input::frames(&bytes, piece, fuzzing::take_peer_frame),
+        whole,
+        "how bytes arrive does not matter"
+    );
     for (_, body) in &whole.0 {
         if let Err(why) = fuzzing::check_hello(body) {
             assert!(!why.is_empty(), "a refusal says why");
         }
     }
-}
-
-fn frames_in(bytes: &[u8], piece: usize) -> (Vec<(u8, Bytes)>, Option<String>) {
-    let mut buffer = BytesMut::new();
-    let mut frames = Vec::new();
-    for piece in bytes.chunks(piece) {
-        buffer.extend_from_slice(piece);
-        loop {
-            match fuzzing::take_peer_frame(&mut buffer) {
-                Ok(Some(frame)) => frames.push(frame),
-                Ok(None) => break,
-                Err(error) => return (frames, Some(error)),
-            }
-        }
-    }
-    (frames, None)
 }
 
 /// Byte 0 says which message, the rest is its body. A decoder may take a value in more than one

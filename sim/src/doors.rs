@@ -1,17 +1,14 @@
 //! The doors of a simulated machine: clock, randomness, threads.
 
-use std::future::Future;
-use std::io;
-use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::time::Duration;
 
-use stockd::world::{Clock, Random, Threads, UnixMicros, World};
+use stockd::world::{Clock, Random, TaskThreads, UnixMicros, World};
 use stockd_client::IdSource;
 
 /// When a simulation begins, in microseconds since 1970: a day in June 2025.
-const EPOCH_MICROS: u64 = 1_750_000_000_000_000;
+pub const EPOCH_MICROS: u64 = 1_750_000_000_000_000;
 
 /// SplitMix64, shared by all who have a clone.
 #[derive(Clone)]
@@ -103,19 +100,9 @@ impl Clock for MachineClock {
     }
 }
 
-/// A thread is a task of the machine's runtime.
-struct Tasks;
-
-impl Threads for Tasks {
-    fn spawn(&self, _name: &str, body: Pin<Box<dyn Future<Output = ()> + Send>>) -> io::Result<()> {
-        drop(tokio::spawn(body));
-        Ok(())
-    }
-}
-
 /// The world as one process on a machine sees it.
 pub fn world(clock: &Arc<MachineClock>, dice: &Dice) -> World {
-    World { clock: clock.clone(), random: Arc::new(dice.split()), threads: Arc::new(Tasks) }
+    World { clock: clock.clone(), random: Arc::new(dice.split()), threads: Arc::new(TaskThreads) }
 }
 
 /// A client's ids, by its machine's clock.

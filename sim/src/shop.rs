@@ -5,7 +5,6 @@
 //! walk away from it, ask what has become of it, lose patience, press the button twice.
 
 use std::collections::BTreeMap;
-use std::future::Future;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
@@ -321,8 +320,7 @@ impl App {
         let (id, reserve) = self.new_reserve();
         let mut verdict = if self.dice.chance(10) {
             // The button is pressed twice: both requests are on their way at once.
-            let twice = (self.call(reserve.clone()), self.call(reserve.clone()));
-            both(twice.0, twice.1).await.0
+            tokio::join!(self.call(reserve.clone()), self.call(reserve.clone())).0
         } else {
             self.call_on(reserve.clone(), self.terms()).await
         };
@@ -423,11 +421,6 @@ impl App {
             history.complete(at, verdict);
         }
     }
-}
-
-/// Waits for both.
-async fn both<A, B>(a: impl Future<Output = A>, b: impl Future<Output = B>) -> (A, B) {
-    tokio::join!(a, b)
 }
 
 fn consistency(stale: bool) -> Consistency {

@@ -19,14 +19,33 @@ use crate::world::{Clock, UnixMicros};
 const OFFSET_AGE_MAX: Duration = Duration::from_secs(60);
 /// The clock runs at most this part faster or slower than the monotonic clock: 1/20.
 const SLEW_DIVISOR: u64 = 20;
+/// A reply that was on its way for longer says too little of its sender's clock.
+const ROUND_TRIP_MAX: Duration = Duration::from_millis(500);
 /// More disagreement than this is worth an alarm.
 pub const SKEW_ALARM: Duration = Duration::from_secs(1);
 
 /// What this node knows of its peers' clocks, in microseconds ahead of its own.
 #[derive(Default)]
 pub struct PeerOffsets {
-    /// A peer's wall clock less this node's monotonic one, which does not jump, and when that was heard.
-    offsets: BTreeMap<u64, (i64, Duration)>,
+    offsets: BTreeMap<u64, Observed>,
+}
+
+#[derive(Clone, Copy)]
+struct Observed {
+    /// The peer's wall clock less this node's monotonic one, which does not jump.
+    offset: i64,
+    /// Half of the round trip: the reply may have left at any moment of it.
+    uncertain: Duration,
+    at: Duration,
+}
+
+impl Observed {
+    /// Which observation to go by: this one, until a later one is as good but for what clocks may
+    /// drift meanwhile.
+    fn gives_way_to(self, later: Self) -> bool {
+        let age = later.at.saturating_sub(self.at);
+        later.uncertain <= self.uncertain + age / SLEW_DIVISOR as u32
+    }
 }
 
 impl PeerOffsets {
@@ -38,9 +57,16 @@ impl PeerOffsets {
         theirs: UnixMicros,
         round_trip: Duration,
     ) {
-        let now = clock.monotonic();
-        let here = now.saturating_sub(round_trip / 2).as_micros() as i64;
-        self.offsets.insert(peer, (theirs.0 as i64 - here, now));
+        if round_trip > ROUND_TRIP_MAX {
+            return;
+        }
+        let (at, uncertain) = (clock.monotonic(), round_trip / 2);
+        let here = at.saturating_sub(uncertain).as_micros() as i64;
+        let observed = Observed { offset: theirs.0 as i64 - here, uncertain, at };
+        let last = self.offsets.entry(peer).or_insert(observed);
+        if last.gives_way_to(observed) {
+            *last = observed;
+        }
     }
 
     /// How far the peers' clocks are ahead of this node's as it is now, also if that has jumped since.
@@ -50,8 +76,8 @@ impl PeerOffsets {
         let ahead = move |offset: i64| offset + now.as_micros() as i64 - wall;
         self.offsets
             .values()
-            .filter(move |(_, at)| fresh(*at))
-            .map(move |(offset, _)| ahead(*offset))
+            .filter(move |observed| fresh(observed.at))
+            .map(move |observed| ahead(observed.offset))
     }
 
     /// The median offset of all nodes, this one included.
@@ -67,7 +93,8 @@ impl PeerOffsets {
         Duration::from_micros(most.unwrap_or(0))
     }
 
-    fn reference(&self, clock: &dyn Clock) -> UnixMicros {
+    /// What a leader steers to.
+    pub fn reference(&self, clock: &dyn Clock) -> UnixMicros {
         let wall = clock.wall().0;
         UnixMicros(wall.saturating_add_signed(self.median(clock)))
     }
@@ -77,13 +104,38 @@ impl PeerOffsets {
 pub struct LeaderClock {
     last: UnixMicros,
     last_monotonic: Duration,
+    /// Time that has passed, but is too short to be slewed by a microsecond.
+    unslewed: u64,
+}
+
+/// The cluster's clock where it is not stamped: as the leader told it, kept against this node's
+/// monotonic clock.
+#[derive(Default)]
+pub struct KnownClock {
+    told: Option<(UnixMicros, Duration)>,
+    said: UnixMicros,
+}
+
+impl KnownClock {
+    /// The leader's clock is at `now`.
+    pub fn told(&mut self, now: UnixMicros, clock: &dyn Clock) {
+        self.told = Some((now, clock.monotonic()));
+    }
+
+    /// Where it is by now, never earlier than it was before; `None`: nobody has said.
+    pub fn now(&mut self, clock: &dyn Clock) -> Option<UnixMicros> {
+        let (told, at) = self.told?;
+        let since = clock.monotonic().saturating_sub(at).as_micros() as u64;
+        self.said = self.said.max(UnixMicros(told.0.saturating_add(since)));
+        Some(self.said)
+    }
 }
 
 impl LeaderClock {
     /// Starts a leader's clock after `applied`, the last stamp it applied.
     pub fn start(applied: UnixMicros, peers: &PeerOffsets, clock: &dyn Clock) -> Self {
         let last = applied.max(peers.reference(clock));
-        Self { last, last_monotonic: clock.monotonic() }
+        Self { last, last_monotonic: clock.monotonic(), unslewed: 0 }
     }
 
     /// The next stamp: later than every one before.
@@ -91,9 +143,10 @@ impl LeaderClock {
         let monotonic = clock.monotonic();
         let elapsed = monotonic.saturating_sub(self.last_monotonic).as_micros() as u64;
         let reference = peers.reference(clock).0;
-        let slew = elapsed / SLEW_DIVISOR;
-        let unslewed = self.last.0 + elapsed;
-        let next = reference.clamp(unslewed - slew, unslewed + slew);
+        let slew = (self.unslewed + elapsed) / SLEW_DIVISOR;
+        self.unslewed = (self.unslewed + elapsed) % SLEW_DIVISOR;
+        let straight = self.last.0 + elapsed;
+        let next = reference.clamp(straight - slew, straight + slew);
         self.last = UnixMicros(next.max(self.last.0 + 1));
         // What is less than a microsecond counts the next time.
         self.last_monotonic += Duration::from_micros(elapsed);
@@ -159,6 +212,53 @@ mod tests {
         clock.jump(-2 * HOUR as i64);
         clock.pass(1_000_000);
         assert_eq!(leader.stamp(&peers, &clock).0, HOUR + 2_000_000, "5 % behind, no less");
+    }
+
+    #[test]
+    fn stamps_in_quick_succession_are_slewed_as_well() {
+        let clock = Fake::at(HOUR);
+        let peers = PeerOffsets::default();
+        let mut leader = LeaderClock::start(UnixMicros(0), &peers, &clock);
+        clock.jump(-(HOUR as i64) / 2);
+        for _ in 0..100_000 {
+            clock.pass(10);
+            leader.stamp(&peers, &clock);
+        }
+        clock.pass(1);
+        assert_eq!(leader.stamp(&peers, &clock).0, HOUR + 950_001);
+    }
+
+    #[test]
+    fn a_reply_that_was_long_on_its_way_says_less_than_an_earlier_one() {
+        let clock = Fake::at(HOUR);
+        clock.pass(1_000_000);
+        let mut peers = PeerOffsets::default();
+        let ahead = |peers: &PeerOffsets| peers.fresh(&clock).collect::<Vec<_>>();
+        peers.observe(&clock, 2, UnixMicros(HOUR), Duration::from_secs(3));
+        assert_eq!(ahead(&peers), []);
+        peers.observe(&clock, 2, UnixMicros(HOUR + 1_000_500), Duration::from_millis(1));
+        assert_eq!(ahead(&peers), [1_000]);
+        clock.pass(100_000);
+        peers.observe(&clock, 2, UnixMicros(HOUR + 1_100_000), Duration::from_millis(400));
+        assert_eq!(ahead(&peers), [1_000], "it is wrong by up to a fifth of a second");
+        peers.observe(&clock, 2, UnixMicros(HOUR + 1_100_000), Duration::from_millis(4));
+        assert_eq!(ahead(&peers), [2_000], "clocks drift");
+    }
+
+    #[test]
+    fn what_a_leader_told_goes_on_and_never_back() {
+        let clock = Fake::at(HOUR);
+        let mut known = KnownClock::default();
+        assert_eq!(known.now(&clock), None);
+        known.told(UnixMicros(2 * HOUR), &clock);
+        clock.jump(HOUR as i64);
+        clock.pass(1_000);
+        assert_eq!(known.now(&clock), Some(UnixMicros(2 * HOUR + 1_000)));
+        known.told(UnixMicros(2 * HOUR + 400), &clock);
+        clock.pass(500);
+        assert_eq!(known.now(&clock), Some(UnixMicros(2 * HOUR + 1_000)), "it was late");
+        clock.pass(500);
+        assert_eq!(known.now(&clock), Some(UnixMicros(2 * HOUR + 1_400)));
     }
 
     #[test]

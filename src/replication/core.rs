@@ -256,6 +256,9 @@ impl Core {
 
     /// A leader whose word counts here gave it.
     pub fn heard_leader(&self, word: Word) {
+        if let Some(now) = word.now() {
+            self.witness.told_clock(now, self.world.clock.as_ref());
+        }
         let Some(at) = word.speaks_of(self.boot) else { return };
         let applied = self.applied_index();
         let mut freshness = self.freshness.lock().expect("no holder panics");
@@ -297,10 +300,24 @@ impl Core {
         Some(now.saturating_sub(self.witness.quorum_at(self.me(), voters, now)?))
     }
 
-    /// The cluster's clock as this node sees it: never behind what it applied.
+    /// The cluster's clock as this node sees it: never behind what it applied. In office, nothing
+    /// that is proposed after this is stamped earlier.
     pub fn now(&self) -> UnixMicros {
-        let applied = self.shared.lock().stock.now();
-        applied.max(self.world.clock.wall())
+        let mut tenure = self.tenure.lock().expect("no holder panics");
+        let stamped = tenure.as_mut().map(|tenure| self.stamp_of(&mut tenure.clock));
+        drop(tenure);
+        let clock = self.world.clock.as_ref();
+        let known = stamped.or_else(|| self.witness.now(clock)).unwrap_or_else(|| {
+            // Nobody has led since this node was started.
+            self.offsets.lock().expect("no holder panics").reference(clock)
+        });
+        known.max(self.shared.lock().stock.now())
+    }
+
+    /// The next stamp of a leader's clock.
+    pub fn stamp_of(&self, clock: &mut LeaderClock) -> UnixMicros {
+        let offsets = self.offsets.lock().expect("no holder panics");
+        clock.stamp(&offsets, self.world.clock.as_ref())
     }
 
     pub fn set_transfer(&self, transfer: Option<(String, u64, u64)>) {

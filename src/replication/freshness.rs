@@ -25,8 +25,9 @@ use std::time::Duration;
 
 use bytes::{BufMut, BytesMut};
 
+use super::clock::KnownClock;
 use crate::protocol::{Reader, Truncated};
-use crate::world::Clock;
+use crate::world::{Clock, UnixMicros};
 
 /// A moment on one process's monotonic clock.
 ///
@@ -48,15 +49,18 @@ pub struct Stamp {
 ///      0   16  echo         the receiver's last stamp that has come back
 ///     16    4  quorum age   ms since a majority said that the sender leads; u32::MAX: it never did
 ///     20    8  told         no answer that the sender gave until then names a higher log index
+///     28    8  now          the cluster's clock, in microseconds; 0: the sender does not know it
 /// ```
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Word {
     echo: Stamp,
     quorum_age_ms: u32,
     told: u64,
+    now: u64,
 }
 
-/// What a leader remembers so that it can give its word. Shared by its links.
+/// What a leader remembers so that it can give its word, and a follower so that it can be one.
+/// Shared by a node's links.
 #[derive(Clone, Default)]
 pub struct Witness(Arc<Mutex<Seen>>);
 
@@ -68,6 +72,7 @@ struct Seen {
     acked: BTreeMap<u64, Duration>,
     /// When a majority last said that this node leads, in whichever term, and what was applied then.
     quorum: Option<(Duration, u64)>,
+    clock: KnownClock,
 }
 
 /// When this node's state was last as new as a leader's.
@@ -99,16 +104,22 @@ impl Word {
         self.echo.put(out);
         out.put_u32_le(self.quorum_age_ms);
         out.put_u64_le(self.told);
+        out.put_u64_le(self.now);
     }
 
     pub fn take(reader: &mut Reader<'_>) -> Result<Self, Truncated> {
         let echo = Stamp::take(reader)?;
-        Ok(Self { echo, quorum_age_ms: reader.u32()?, told: reader.u64()? })
+        Ok(Self { echo, quorum_age_ms: reader.u32()?, told: reader.u64()?, now: reader.u64()? })
     }
 
     /// What had been applied, and so at most been told, at the moment of which it speaks.
     pub fn told(self) -> u64 {
         self.told
+    }
+
+    /// The cluster's clock, if the sender knows it.
+    pub fn now(self) -> Option<UnixMicros> {
+        (self.now != 0).then_some(UnixMicros(self.now))
     }
 
     /// The moment of which it speaks, on the clock of the process that drew `boot`; `None` if it
@@ -156,6 +167,16 @@ impl Witness {
         seen.quorum = seen.quorum.max(Some((at, applied)));
     }
 
+    /// This node stamped the cluster's clock, or heard it from who did.
+    pub fn told_clock(&self, now: UnixMicros, clock: &dyn Clock) {
+        self.lock().clock.told(now, clock);
+    }
+
+    /// The cluster's clock, by what was last told.
+    pub fn now(&self, clock: &dyn Clock) -> Option<UnixMicros> {
+        self.lock().clock.now(clock)
+    }
+
     /// A reply of `node` came back. Replies come by several links and overtake each other.
     pub fn heard(&self, node: u64, stamp: Stamp) {
         let mut seen = self.lock();
@@ -167,12 +188,13 @@ impl Witness {
 
     /// What to say to `node` at this moment.
     pub fn word(&self, node: u64, clock: &dyn Clock) -> Word {
-        let seen = self.lock();
+        let mut seen = self.lock();
+        let now = seen.clock.now(clock).map_or(0, |now| now.0);
         let age = |at| clock.monotonic().saturating_sub(at).as_millis() + 1;
         let age = seen.quorum.map(|(at, _)| age(at)).and_then(|age| u32::try_from(age).ok());
         let told = seen.quorum.map_or(0, |(_, applied)| applied);
         let echo = seen.stamps.get(&node).copied().unwrap_or_default();
-        Word { echo, quorum_age_ms: age.unwrap_or(u32::MAX), told }
+        Word { echo, quorum_age_ms: age.unwrap_or(u32::MAX), told, now }
     }
 }
 
@@ -205,8 +227,8 @@ mod tests {
             self.0
         }
 
-        fn wall(&self) -> crate::world::UnixMicros {
-            crate::world::UnixMicros(0)
+        fn wall(&self) -> UnixMicros {
+            UnixMicros(0)
         }
     }
 
@@ -261,6 +283,9 @@ mod tests {
         assert_eq!(leader.word(2, &clock).speaks_of(7), None, "it has never led");
         leader.led_at(SECOND(90), 70);
         leader.led_at(SECOND(80), 60);
+        assert_eq!(leader.word(2, &clock).now(), None);
+        leader.told_clock(UnixMicros(77), &clock);
+        assert_eq!(leader.word(2, &clock).now(), Some(UnixMicros(77)));
         let word = leader.word(2, &clock);
         assert_eq!(word.told(), 70);
         assert_eq!(word.speaks_of(7), Some(SECOND(10) - Duration::from_millis(1)));

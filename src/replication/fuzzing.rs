@@ -159,7 +159,7 @@ pub fn samples() -> Vec<(Message, Vec<u8>)> {
         encode(&mut out);
         samples.push((what, out.to_vec()));
     };
-    let word = Word::take(&mut Reader::new(&[5; 28])).expect("a word has 28 bytes");
+    let word = Word::take(&mut Reader::new(&[5; 36])).expect("a word has 36 bytes");
     let stamp = Stamp::take(&mut Reader::new(&[6; 16])).expect("a stamp has 16 bytes");
     let at = |index| Some(RaftLogId::new_term_index(3, index));
     let (vote, voted) = (Vote::new(4, 2), Vote::new_committed(4, 2));

@@ -1,7 +1,7 @@
 //! The bodies of Raft's messages between peers.
 //!
 //! ```text
-//! append            word 20 · vote · prev log id · commit log id · entries u32 × entry
+//! append            word 36 · vote · prev log id · commit log id · entries u32 × entry
 //! append reply      stamp 16 · kind u8: 0 success · 1 partial (log id) · 2 conflict · 3 higher vote (vote)
 //! vote, pre-vote    vote · last log id · transfer u8
 //! vote reply        vote · granted u8 · last log id

@@ -21,14 +21,14 @@ use openraft::raft::{
     TransferLeaderRequest, TransferLeaderResponse, VoteRequest, VoteResponse,
 };
 
-use super::freshness::{Stamp, Witness};
+use super::freshness::Witness;
 use super::link::{Link, LinkContext, LinkError};
 use super::message;
 use super::peer_frame::Kind;
 use super::snapshot::{CHUNK_BYTES_MAX, SnapshotHandle};
-use super::types::{MemberNode, TypeConfig, Vote};
+use super::types::{Malformed, MemberNode, TypeConfig, Vote, is_credible, take_vote};
 use crate::log::Storage;
-use crate::protocol::ShardId;
+use crate::protocol::{Reader, ShardId};
 use crate::world::Clock;
 
 /// How many appends are in flight to one follower.
@@ -112,23 +112,41 @@ fn rpc_error(error: LinkError) -> RpcError {
     }
 }
 
-/// What an answer to an append says of this leader, beside what openraft makes of it.
-fn note_answer(
-    witness: &Witness,
-    node: u64,
-    response: &AppendEntriesResponse<TypeConfig>,
-    sent: Duration,
-    stamp: Stamp,
-) {
-    witness.heard(node, stamp);
-    if !matches!(response, AppendEntriesResponse::HigherVote(_)) {
-        witness.acked(node, sent);
+/// An append that was sent.
+struct Sent {
+    to: u64,
+    at: Duration,
+    vote: Vote,
+}
+
+impl Sent {
+    /// Takes its answer, and notes what that says of this leader beside what openraft makes of it.
+    fn answered(
+        self,
+        body: Result<Bytes, LinkError>,
+        witness: &Witness,
+    ) -> Result<AppendEntriesResponse<TypeConfig>, RpcError> {
+        let (response, stamp) = decoded(body, |body| message::take_append_response(body))?;
+        witness.heard(self.to, stamp);
+        match &response {
+            AppendEntriesResponse::HigherVote(vote) => believed(vote, &self.vote)?,
+            _ => witness.acked(self.to, self.at),
+        }
+        Ok(response)
+    }
+}
+
+/// A vote that comes back to who voted `own` must be possible.
+fn believed(vote: &Vote, own: &Vote) -> Result<(), RpcError> {
+    match is_credible(vote, own.leader_id.term) {
+        true => Ok(()),
+        false => Err(RPCError::Network(NetworkError::new(&Malformed))),
     }
 }
 
 fn decoded<T>(
     body: Result<Bytes, LinkError>,
-    decode: impl FnOnce(&Bytes) -> Result<T, super::types::Malformed>,
+    decode: impl FnOnce(&Bytes) -> Result<T, Malformed>,
 ) -> Result<T, RpcError> {
     let body = body.map_err(rpc_error)?;
     decode(&body).map_err(|error| RPCError::Network(NetworkError::new(&error)))
@@ -160,7 +178,9 @@ impl Peer {
         let mut out = BytesMut::new();
         message::put_vote_request(&mut out, request);
         let body = self.control(kind, out, VOTE_TIMEOUT).await;
-        decoded(body, |body| message::take_vote_response(body))
+        let response = decoded(body, |body| message::take_vote_response(body))?;
+        believed(&response.vote, &request.vote)?;
+        Ok(response)
     }
 
     async fn send_snapshot(
@@ -192,8 +212,11 @@ impl Peer {
         let answer =
             self.data.call_within(Kind::SnapshotEnd, shard, out.freeze(), SNAPSHOT_END_TIMEOUT);
         let body = answer.await?;
-        super::types::take_vote(&mut crate::protocol::Reader::new(&body))
-            .map_err(|error| LinkError::Broken(error.to_string()))
+        let answered = take_vote(&mut Reader::new(&body));
+        match answered {
+            Ok(answered) if is_credible(&answered, vote.leader_id.term) => Ok(answered),
+            _ => Err(LinkError::Broken(Malformed.to_string())),
+        }
     }
 
     async fn snapshot_call(&mut self, kind: Kind, body: BytesMut) -> Result<Bytes, LinkError> {
@@ -216,7 +239,7 @@ impl RaftNetworkV2<TypeConfig> for Peer {
         option: RPCOption,
     ) -> Result<AppendEntriesResponse<TypeConfig>, RpcError> {
         let mut out = BytesMut::new();
-        let sent = self.clock.monotonic();
+        let sent = Sent { to: self.target, at: self.clock.monotonic(), vote: request.vote };
         message::put_append(&mut out, &request, self.witness.word(self.target, &*self.clock));
         let body = if self.heartbeat || request.entries.is_empty() {
             let limit = option.hard_ttl().max(VOTE_TIMEOUT);
@@ -225,9 +248,7 @@ impl RaftNetworkV2<TypeConfig> for Peer {
             let shard = self.shard;
             self.data.call_within(Kind::Append, shard, out.freeze(), APPEND_TIMEOUT).await
         };
-        let (response, stamp) = decoded(body, |body| message::take_append_response(body))?;
-        note_answer(&self.witness, self.target, &response, sent, stamp);
-        Ok(response)
+        sent.answered(body, &self.witness)
     }
 
     /// Sends appends as they come and yields their results in order.
@@ -252,7 +273,7 @@ impl RaftNetworkV2<TypeConfig> for Peer {
             let prev = request.prev_log_id;
             let last = request.entries.last().map(|entry| entry.log_id).or(prev);
             let mut out = BytesMut::new();
-            let sent = clock.monotonic();
+            let sent = Sent { to: target, at: clock.monotonic(), vote: request.vote };
             message::put_append(&mut out, &request, witness.word(target, clock));
             let answer = data.call(Kind::Append, shard, out.freeze());
             async move {
@@ -260,9 +281,7 @@ impl RaftNetworkV2<TypeConfig> for Peer {
                 let body = body.unwrap_or_else(|_| {
                     Err(LinkError::Broken(format!("no answer within {APPEND_TIMEOUT:?}")))
                 });
-                let (response, stamp) = decoded(body, |body| message::take_append_response(body))?;
-                note_answer(witness, target, &response, sent, stamp);
-                Ok(response.into_stream_result(prev, last))
+                Ok(sent.answered(body, witness)?.into_stream_result(prev, last))
             }
         });
         let results = results.buffered(APPENDS_IN_FLIGHT);

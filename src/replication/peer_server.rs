@@ -27,7 +27,7 @@ use super::peer_frame::{
 };
 use super::peer_hello::HelloReply;
 use super::snapshot::{self, SnapshotHandle, aside, incoming_name};
-use super::types::{MemberNode, TypeConfig, put_vote, take_node};
+use super::types::{MemberNode, TypeConfig, Vote, is_credible, put_vote, take_node};
 use crate::log::{File, Storage};
 use crate::protocol::{Reader, ShardId};
 use crate::world::net::{TcpListener, TcpStream};
@@ -256,6 +256,7 @@ impl Session {
     async fn install(&mut self, body: &Bytes) -> Result<BytesMut, String> {
         let incoming = self.incoming.take().ok_or("no snapshot was begun")?;
         let (bytes, vote, meta) = message::take_snapshot_end(body).map_err(|e| e.to_string())?;
+        check_term(&self.core, &vote)?;
         if bytes != incoming.bytes || incoming.done != bytes {
             return Err("the snapshot did not arrive whole".into());
         }
@@ -310,6 +311,16 @@ async fn join(core: &Arc<Core>, body: &Bytes) -> Result<BytesMut, String> {
     Ok(out)
 }
 
+/// # Errors
+/// The vote's term is not one that this node can believe.
+fn check_term(core: &Core, vote: &Vote) -> Result<(), String> {
+    let (own, term) = (core.leadership().term, vote.leader_id.term);
+    match is_credible(vote, own) {
+        true => Ok(()),
+        false => Err(format!("term {term} is not possible after term {own}")),
+    }
+}
+
 async fn raft(core: &Core, kind: Kind, body: &Bytes) -> Result<BytesMut, String> {
     core.admit()?;
     let raft = core.raft();
@@ -318,6 +329,7 @@ async fn raft(core: &Core, kind: Kind, body: &Bytes) -> Result<BytesMut, String>
     match kind {
         Kind::Append => {
             let (request, word) = message::take_append(body).map_err(malformed)?;
+            check_term(core, &request.vote)?;
             let response = raft.append_entries(request).await.map_err(|e| e.to_string())?;
             if !matches!(response, AppendEntriesResponse::HigherVote(_)) {
                 core.heard_leader(word);
@@ -327,6 +339,7 @@ async fn raft(core: &Core, kind: Kind, body: &Bytes) -> Result<BytesMut, String>
         Kind::Vote | Kind::PreVote => {
             core.admit_vote()?;
             let mut request = message::take_vote_request(body).map_err(malformed)?;
+            check_term(core, &request.vote)?;
             if kind == Kind::Vote && !request.leadership_transfer {
                 // To openraft a transfer is a vote that need not wait for the leader's lease.
                 request.leadership_transfer = leader_loss::is_certain(core).await;
@@ -339,6 +352,7 @@ async fn raft(core: &Core, kind: Kind, body: &Bytes) -> Result<BytesMut, String>
         }
         Kind::TransferLeader => {
             let request = message::take_transfer(body).map_err(malformed)?;
+            check_term(core, request.from_leader())?;
             let response = raft.handle_transfer_leader(request).await;
             message::put_transfer_response(&mut out, &response.map_err(|error| error.to_string())?);
         }

@@ -144,10 +144,7 @@ impl Proposer {
         let core = self.core.clone();
         let mut tenure = core.tenure.lock().expect("no holder panics");
         let tenure = tenure.as_mut()?;
-        let now = {
-            let offsets = core.offsets.lock().expect("no holder panics");
-            tenure.clock.stamp(&offsets, core.world.clock.as_ref())
-        };
+        let now = core.stamp_of(&mut tenure.clock);
         let taken = core.ingress.take();
         let monotonic = core.world.clock.monotonic();
         let mut own = BytesMut::new();

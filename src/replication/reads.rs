@@ -113,9 +113,6 @@ async fn round(core: &Core) -> Result<ReadPoint, Refusal> {
 }
 
 fn point(core: &Core) -> ReadPoint {
-    let applied = core.shared.lock();
-    let index = applied.last.map_or(0, |id| id.index);
-    let now = applied.stock.now();
-    drop(applied);
-    ReadPoint { index, now: now.max(core.world.clock.wall()) }
+    let index = core.applied_index();
+    ReadPoint { index, now: core.now() }
 }

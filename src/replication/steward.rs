@@ -127,10 +127,7 @@ async fn take_office(core: &Arc<Core>, term: u64) {
         LeaderClock::start(applied, &offsets, core.world.clock.as_ref())
     };
     while core.leads(term) {
-        let now = {
-            let offsets = core.offsets.lock().expect("no holder panics");
-            clock.stamp(&offsets, core.world.clock.as_ref())
-        };
+        let now = core.stamp_of(&mut clock);
         if propose_leader_start(core, term, now).await {
             break;
         }
@@ -155,6 +152,7 @@ pub async fn look_after(core: Arc<Core>) {
         if let Some(age) = core.quorum_age() {
             let at = core.world.clock.monotonic().saturating_sub(age);
             core.witness.led_at(at, core.applied_index());
+            core.witness.told_clock(core.now(), core.world.clock.as_ref());
         }
         let gate = gate(&core);
         if core.move_gate(gate.clone()) {

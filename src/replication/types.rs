@@ -148,6 +148,15 @@ pub fn put_vote(out: &mut BytesMut, vote: &Vote) {
     out.put_u8(u8::from(vote.committed));
 }
 
+/// No cluster elects so many leaders, however long it lives.
+const TERM_LEAP_MAX: u64 = 1 << 32;
+
+/// A vote that a peer sent to a node in term `own` may be real. Who believed in the last term there is
+/// could never vote again.
+pub fn is_credible(vote: &Vote, own: u64) -> bool {
+    vote.leader_id.term <= own.saturating_add(TERM_LEAP_MAX)
+}
+
 pub fn take_vote(reader: &mut Reader<'_>) -> Result<Vote, Malformed> {
     let (term, node) = (reader.u64()?, reader.u64()?);
     Ok(match reader.u8()? {

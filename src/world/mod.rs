@@ -19,7 +19,7 @@ use std::sync::Arc;
 
 pub use clock::{Clock, RealClock, UnixMicros};
 pub use random::{Random, RealRandom};
-pub use threads::{RealThreads, Threads};
+pub use threads::{RealThreads, TaskThreads, Threads};
 
 /// One of each door. Cheap to clone.
 #[derive(Clone)]

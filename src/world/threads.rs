@@ -29,3 +29,14 @@ impl Threads for RealThreads {
             .map(drop)
     }
 }
+
+/// For simulations and tests: a thread is a task of the runtime that this is called on. Bodies must
+/// not block, so it goes with a storage that does not.
+pub struct TaskThreads;
+
+impl Threads for TaskThreads {
+    fn spawn(&self, _: &str, body: ThreadBody) -> io::Result<()> {
+        tokio::spawn(body);
+        Ok(())
+    }
+}

@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard};
 use std::time::Duration;
 
-use stockd_check::history::{NEVER, Operation, Request, Verdict};
+use stockd::world::{Clock, RealClock};
+use stockd_check::history::{Answer, NEVER, Operation, Request, Verdict};
 use stockd_client::UnixMillis;
 use tokio::time::Instant;
 
@@ -25,6 +26,8 @@ struct Book {
     /// When the last write was acknowledged; `None` while nobody writes.
     last_write: Option<Instant>,
     longest_pause: Duration,
+    /// How far the cluster's clock was ever ahead of this machine's, in milliseconds.
+    clock_ahead_ms: u64,
 }
 
 impl Default for Ledger {
@@ -51,10 +54,17 @@ impl Ledger {
         calls: impl IntoIterator<Item = (Request, Option<UnixMillis>, Verdict)>,
     ) {
         let now = self.now().max(invoked + 1);
+        let wall_ms = RealClock::new().wall().as_millis();
         let mut book = self.lock();
         for (request, not_after, verdict) in calls {
             if request.is_write() && verdict.answer().is_some() {
                 book.acknowledged();
+            }
+            // Who was just started and never heard of a leader has only its own clock, and says so.
+            let knows = |answer: &&Answer| !request.is_stale() || answer.age_ms != u32::MAX;
+            if let Some(answer) = verdict.answer().filter(knows) {
+                let ahead_ms = answer.server_now.0.saturating_sub(wall_ms);
+                book.clock_ahead_ms = book.clock_ahead_ms.max(ahead_ms);
             }
             let completed = if verdict == Verdict::Unknown { NEVER } else { now };
             let operation = Operation { client, invoked, completed, request, not_after, verdict };
@@ -92,6 +102,11 @@ impl Ledger {
     /// The longest time in which no write was acknowledged although some were asked for.
     pub fn longest_pause(&self) -> Duration {
         self.lock().longest_pause
+    }
+
+    /// How far the cluster's clock was ever ahead of this machine's, which is right.
+    pub fn clock_ahead(&self) -> Duration {
+        Duration::from_millis(self.lock().clock_ahead_ms)
     }
 
     /// What is no operation, counted.
