@@ -179,3 +179,33 @@ impl RaftLogStorage<TypeConfig> for LogStore {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::log::{Log, LogOptions, SimStorage, Survival};
+    use crate::protocol::ShardId;
+    use crate::world::{TaskThreads, World};
+
+    fn open(storage: &SimStorage) -> (Log, LogStore) {
+        let world = World { threads: Arc::new(TaskThreads), ..World::real() };
+        let options = LogOptions { segment_bytes: 64 << 10, ..LogOptions::default() };
+        let log = Log::open(Arc::new(storage.clone()), &world, options, &mut |_| {}).unwrap();
+        let store = LogStore::new(log.shard(ShardId(0)));
+        (log, store)
+    }
+
+    #[tokio::test]
+    async fn a_vote_that_was_given_survives_a_power_cut() {
+        let mut storage = SimStorage::new();
+        for term in 1..=20 {
+            let (_log, mut store) = open(&storage);
+            let given = (term > 1).then(|| Vote::new(term - 1, 7));
+            assert_eq!(store.read_vote().await.unwrap(), given);
+            store.save_vote(&Vote::new(term, 7)).await.unwrap();
+            storage = storage.restart(Survival::Lost);
+        }
+    }
+}
