@@ -35,8 +35,8 @@ impl Workload {
 /// Offers load to stockd, measures, and then verifies that everything acknowledged is there and
 /// nothing was oversold.
 ///
-/// Exit code 0: the verification passed. 1: an acknowledged write was lost, stock was oversold, or
-/// the server contradicted itself. 2: the run could not be made.
+/// Exit code 0: the verification passed. 1: an acknowledged write was lost, stock was oversold,
+/// the server contradicted itself, or nothing was answered at all. 2: the run could not be made.
 #[derive(Clone, Debug, Parser)]
 #[command(
     name = "stockd-bench",

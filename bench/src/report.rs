@@ -53,10 +53,11 @@ pub struct Report {
 const QUANTILES: [(&str, f64); 4] = [("p50", 0.5), ("p90", 0.9), ("p99", 0.99), ("p99.9", 0.999)];
 
 impl Report {
-    /// Nothing acknowledged is lost, nothing is oversold, no answer was impossible, and a storm
-    /// refused nobody.
+    /// Something was answered, nothing acknowledged is lost, nothing is oversold, no answer was
+    /// impossible, and a storm refused nobody.
     pub fn passed(&self) -> bool {
-        self.findings.passed() && self.stats.odd_count == 0 && self.refused_wrongly() == 0
+        let idle = self.totals.ops == 0;
+        !idle && self.findings.passed() && self.stats.odd_count == 0 && self.refused_wrongly() == 0
     }
 
     /// Refusals while there was stock, or due stock: in the storm there always is.
@@ -264,6 +265,9 @@ impl Report {
         if found.cells_wrong > 0 || self.stats.odd_count > 0 {
             let (cells, odd) = (found.cells_wrong, self.stats.odd_count);
             row(f, "contradictions", &format!("{cells} cells, {odd} impossible answers"))?;
+        }
+        if self.totals.ops == 0 {
+            row(f, "nothing shown", "not one operation was answered")?;
         }
         writeln!(f, "lost acknowledgements {} · oversold {}", found.lost(), found.units_oversold)
     }

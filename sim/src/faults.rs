@@ -92,7 +92,7 @@ const DEEDS: &[(&str, u64, Deed)] = &[
     ("bit rot", 4, Faults::rot),
     ("clock jump", 2, Faults::jump),
     ("clock rate", 2, Faults::change_rate),
-    ("hand-over", 3, |_, cluster, _| hand_over(cluster)),
+    ("hand-over", 3, |_, cluster, _| hand_over(cluster, None)),
     ("snapshot", 6, |_, cluster, at| snapshot(cluster, at)),
     ("lost disk", 3, Faults::lose_disk),
     ("add node", 3, |_, cluster, _| add_node(cluster)),
@@ -285,6 +285,10 @@ impl Faults {
             return false;
         }
         cluster.nodes[at].machine.clock.jump(jump);
+        // A new leader is who could take the cluster's clock along.
+        if cluster.dice.chance(50) {
+            hand_over(cluster, Some(at));
+        }
         let end = self.end(cluster);
         self.cure(end, Cure::Clock(at))
     }
@@ -370,11 +374,12 @@ where
     true
 }
 
-fn hand_over(cluster: &Cluster) -> bool {
+fn hand_over(cluster: &Cluster, to: Option<usize>) -> bool {
     let Some((leader, _)) = cluster.leader() else { return false };
-    command(cluster, leader, async |replica: Replica| {
+    let to = to.map(|at| cluster.nodes[at].id);
+    command(cluster, leader, async move |replica: Replica| {
         // A hand-over in bad weather may fail.
-        let _ = replica.transfer_leader(None).await;
+        let _ = replica.transfer_leader(to).await;
     })
 }
 

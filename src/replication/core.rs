@@ -290,14 +290,19 @@ impl Core {
         StalePoint { index, now, age_ms }
     }
 
-    /// How long ago a majority last said that this node leads: since then another may have been
-    /// elected. `None`: never in this term.
-    pub fn quorum_age(&self) -> Option<Duration> {
+    /// When a majority last said that this node leads: since then another may have been elected.
+    /// `None`: never in this term.
+    pub fn quorum_at(&self) -> Option<Duration> {
         let metrics = self.raft().server_metrics();
         let metrics = metrics.borrow_watched();
         let voters = metrics.membership_config.membership().get_joint_config();
-        let now = self.world.clock.monotonic();
-        Some(now.saturating_sub(self.witness.quorum_at(self.me(), voters, now)?))
+        self.witness.quorum_at(self.me(), voters, self.world.clock.monotonic())
+    }
+
+    /// How long ago [`quorum_at`](Self::quorum_at) is.
+    pub fn quorum_age(&self) -> Option<Duration> {
+        let at = self.quorum_at()?;
+        Some(self.world.clock.monotonic().saturating_sub(at))
     }
 
     /// The cluster's clock as this node sees it: never behind what it applied. In office, nothing

@@ -149,8 +149,7 @@ pub async fn look_after(core: Arc<Core>) {
         if core.tenure.lock().expect("no holder panics").is_none() {
             continue;
         }
-        if let Some(age) = core.quorum_age() {
-            let at = core.world.clock.monotonic().saturating_sub(age);
+        if let Some(at) = core.quorum_at() {
             core.witness.led_at(at, core.applied_index());
             core.witness.told_clock(core.now(), core.world.clock.as_ref());
         }
