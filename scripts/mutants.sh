@@ -52,7 +52,7 @@ layer() {
     races) words=(-p stockd-races) ;;
     sim)
       if [ "$2" = build ]; then scripts/sim.sh seed 1 || true
-      else timeout 900 scripts/sim.sh sweep --from 1 --seeds "${MUTANTS_SIM_SEEDS:-60}"; fi
+      else timeout 900 scripts/sim.sh sweep --from 1 --seeds "${MUTANTS_SIM_SEEDS:-500}"; fi
       return ;;
     *) echo "no layer is called $1" >&2; return 2 ;;
   esac
@@ -67,6 +67,16 @@ evidence() {
   { grep -m 1 -oE 'seed [0-9]+[^,]*' "$1" || grep -m 1 -oE '^test [^ ]+ \.\.\. FAILED|^    [a-z_:0-9]+$|^---- [^ ]+' "$1" ||
     grep -m 1 'panicked' "$1" || tail -n 1 "$1"; } | cut -c1-60 | tr -d '|'
 }
+
+# A layer that fails without a bug would catch them all.
+wanted=$(for name in "${names[@]}"; do sed -n 's/^Layers: //p' "$root/mutants/$name.patch"; done | tr ' ' '\n' | sort -u)
+for one in $wanted; do
+  [ -z "$only" ] || [[ " $only " == *" $one "* ]] || continue
+  echo "without a bug: $one" >&2
+  if ! layer "$one" build >"$log" 2>&1 || ! layer "$one" run >>"$log" 2>&1; then
+    cat "$log" >&2; echo "the layer $one fails without a bug" >&2; exit 2
+  fi
+done
 
 survived=0 broken=0
 echo "| bug | caught by | evidence | seconds |"
