@@ -13,7 +13,8 @@ use stockd::protocol::{
     ShardId, take_outcome,
 };
 use stockd::replication::{
-    Bootstrap, Error, NodeInfo, Refusal, Replica, ReplicaOptions, ReplyTo, RequestTag, Role, Timing,
+    Bootstrap, Error, NodeInfo, Refusal, Replica, ReplicaOptions, ReplyTo, RequestTag, Role,
+    Source, Timing,
 };
 use stockd::world::{Clock, RealClock, World};
 use tempfile::TempDir;
@@ -28,6 +29,7 @@ type Answer = Result<(u64, Bytes), Refusal>;
 struct Inbox {
     answers: Mutex<Vec<(u64, Answer)>>,
     arrived: Notify,
+    source: Source,
 }
 
 impl ReplyTo for Inbox {
@@ -40,6 +42,10 @@ impl ReplyTo for Inbox {
     fn refuse(&self, tag: RequestTag, refusal: &Refusal) {
         self.answers.lock().unwrap().push((tag.request_id, Err(refusal.clone())));
         self.arrived.notify_one();
+    }
+
+    fn source(&self) -> &Source {
+        &self.source
     }
 }
 

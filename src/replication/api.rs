@@ -3,6 +3,7 @@
 use std::fmt;
 use std::sync::Arc;
 
+use super::lanes::Source;
 use crate::engine::{Stats, StockState};
 use crate::protocol::{Code, ReplyPrefix, ShardId};
 use crate::world::UnixMicros;
@@ -107,6 +108,9 @@ pub trait ReplyTo: Send + Sync {
 
     /// The whole request is refused.
     fn refuse(&self, tag: RequestTag, refusal: &Refusal);
+
+    /// Whose requests these are: all of a connection's share one.
+    fn source(&self) -> &Source;
 }
 
 /// The present state of this node is as fresh as a linearizable read needs it.

@@ -7,32 +7,25 @@
 //! There is no task, channel or allocation per operation: a session holds the lock once per burst
 //! and appends bytes; the proposer takes what gathered while the entries before were in flight.
 //!
+//! Which requests an entry takes, and so who waits for whom, is decided by [`Lanes`].
+//!
 //! Invariants:
 //! - a pushed request is answered exactly once: by its outcomes, or by a refusal. [`Routes`] refuses
-//!   with `OUTCOME_UNKNOWN` when it is dropped unanswered;
+//!   with `OUTCOME_UNKNOWN` when it is dropped unanswered. Only what waits for a connection that is
+//!   gone is dropped instead;
 //! - a batch frame is never split over entries;
 //! - the queue is bounded; a full one answers BUSY.
 
-use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard};
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use tokio::sync::Notify;
 
 use super::api::{Refusal, ReplyTo, RequestTag};
-use crate::protocol::{Code, Reader, ReplyPrefix, ShardId, UnixMillis, limits, take_outcome};
+use super::lanes::{Full, Lanes, Request};
+use crate::protocol::{Code, Reader, ReplyPrefix, ShardId, UnixMillis, take_outcome};
 use crate::world::UnixMicros;
 
-/// Most bytes that wait: eight full batches. What comes later would wait for tens of milliseconds;
-/// BUSY tells the client instead.
-const QUEUE_BYTES_MAX: usize = 8 << 20;
-/// Most operations that wait, for the same reason.
-const QUEUE_OPS_MAX: u64 = 256 << 10;
-/// Most operations in one entry: a batch of them applies in about two milliseconds, which is what
-/// the next batch waits.
-pub const ENTRY_OPS_MAX: u32 = limits::BATCH_OPS_MAX;
-/// Most bytes of operations in one entry; a client's frame may be that large.
-pub const ENTRY_BYTES_MAX: usize = limits::FRAME_BYTES_MAX as usize;
 /// What BUSY tells a client to wait when the queue is full: a few entries' time.
 const BUSY_RETRY_MS: u32 = 5;
 
@@ -43,17 +36,9 @@ pub enum Gate {
     Shut(Refusal),
 }
 
-struct Request {
-    to: Arc<dyn ReplyTo>,
-    tag: RequestTag,
-}
-
 struct Queue {
     gate: Gate,
-    /// Operation bytes of all requests, back to back.
-    bytes: BytesMut,
-    requests: VecDeque<(Request, u32)>,
-    ops: u64,
+    lanes: Lanes,
     /// Operations that were proposed and not yet answered.
     in_flight_ops: u64,
 }
@@ -75,7 +60,8 @@ pub struct IngressGuard<'a> {
 pub struct Routes {
     requests: Vec<Request>,
     ingress: Arc<Ingress>,
-    ops: u64,
+    ops: u32,
+    bulk_ops: u32,
 }
 
 /// What the proposer took: operation bytes, their count, and the routes of the answers.
@@ -89,9 +75,7 @@ impl Ingress {
     pub fn new() -> Arc<Self> {
         let queue = Queue {
             gate: Gate::Shut(Refusal::not_leader(None)),
-            bytes: BytesMut::new(),
-            requests: VecDeque::new(),
-            ops: 0,
+            lanes: Lanes::new(),
             in_flight_ops: 0,
         };
         Arc::new(Self { queue: Mutex::new(queue), wake: Notify::new() })
@@ -109,7 +93,7 @@ impl Ingress {
     /// Operations that wait, and operations in flight.
     pub fn depth(&self) -> (u64, u64) {
         let queue = self.lock();
-        (queue.ops, queue.in_flight_ops)
+        (queue.lanes.ops(), queue.in_flight_ops)
     }
 
     /// The gate as it stands.
@@ -119,18 +103,16 @@ impl Ingress {
 
     /// Opens or shuts the gate. Shutting refuses what waits: it was never proposed.
     pub fn set_gate(&self, gate: Gate) {
-        let mut refused = VecDeque::new();
+        let mut refused = Vec::new();
         {
             let mut queue = self.lock();
             if matches!(gate, Gate::Shut(_)) {
-                refused = std::mem::take(&mut queue.requests);
-                queue.bytes.clear();
-                queue.ops = 0;
+                refused = queue.lanes.clear();
             }
             queue.gate = gate.clone();
         }
         if let Gate::Shut(refusal) = gate {
-            refused.iter().for_each(|(request, _)| request.to.refuse(request.tag, &refusal));
+            refused.iter().for_each(|request| request.to.refuse(request.tag, &refusal));
         }
     }
 
@@ -144,32 +126,18 @@ impl Ingress {
         self.wake.notify_one();
     }
 
-    /// Takes the next entry's worth of requests, in order; `None` if nothing waits.
+    /// Takes the next entry's worth of requests; `None` if nothing waits, or only what must wait for
+    /// the answers of what is in flight.
     pub fn take(self: &Arc<Self>) -> Option<Taken> {
         let mut queue = self.lock();
-        let (mut ops, mut bytes, mut count) = (0_u32, 0_usize, 0);
-        for (request, len) in &queue.requests {
-            let fits =
-                ops + request.tag.ops <= ENTRY_OPS_MAX && bytes + *len as usize <= ENTRY_BYTES_MAX;
-            if count > 0 && !fits {
-                break;
-            }
-            ops += request.tag.ops;
-            bytes += *len as usize;
-            count += 1;
-        }
-        if count == 0 {
-            return None;
-        }
-        let requests = queue.requests.drain(..count).map(|(request, _)| request).collect();
-        queue.ops -= u64::from(ops);
-        queue.in_flight_ops += u64::from(ops);
-        let bytes = queue.bytes.split_to(bytes).freeze();
-        let routes = Routes { requests, ingress: self.clone(), ops: u64::from(ops) };
-        if !queue.requests.is_empty() {
+        let parcel = queue.lanes.next()?;
+        queue.in_flight_ops += u64::from(parcel.ops);
+        if queue.lanes.ops() > 0 {
             self.wake.notify_one();
         }
-        Some(Taken { bytes, ops, routes })
+        let (ops, bulk_ops) = (parcel.ops, parcel.bulk_ops);
+        let routes = Routes { requests: parcel.requests, ingress: self.clone(), ops, bulk_ops };
+        Some(Taken { bytes: parcel.bytes.freeze(), ops, routes })
     }
 }
 
@@ -189,14 +157,10 @@ impl IngressGuard<'_> {
         if let Gate::Shut(refusal) = &queue.gate {
             return Err(refusal.clone());
         }
-        if queue.bytes.len() + ops.len() > QUEUE_BYTES_MAX
-            || queue.ops + u64::from(tag.ops) > QUEUE_OPS_MAX
-        {
-            return Err(Refusal::busy(BUSY_RETRY_MS, "too many operations wait for the log"));
-        }
-        queue.bytes.extend_from_slice(ops);
-        queue.requests.push_back((Request { to: to.clone(), tag }, ops.len() as u32));
-        queue.ops += u64::from(tag.ops);
+        queue
+            .lanes
+            .push(to, tag, ops)
+            .map_err(|Full| Refusal::busy(BUSY_RETRY_MS, "too many operations wait for the log"))?;
         self.pushed = true;
         Ok(())
     }
@@ -242,7 +206,12 @@ impl Routes {
 
 impl Drop for Routes {
     fn drop(&mut self) {
-        self.ingress.lock().in_flight_ops -= self.ops;
+        let mut queue = self.ingress.lock();
+        queue.in_flight_ops -= u64::from(self.ops);
+        if queue.lanes.landed(self.bulk_ops) {
+            self.ingress.wake.notify_one();
+        }
+        drop(queue);
         self.refuse_all(&Refusal::new(Code::OUTCOME_UNKNOWN, 0));
     }
 }
@@ -252,12 +221,14 @@ mod tests {
     use bytes::BufMut;
 
     use super::*;
+    use crate::replication::Source;
+    use crate::replication::lanes::{ENTRY_BYTES_MAX, LANE_BYTES_MAX};
 
     /// What became of a request: its outcomes, or the refusal's code.
     type Answer = (u64, Result<Vec<u8>, Code>);
 
     #[derive(Default)]
-    struct Inbox(Mutex<Vec<Answer>>);
+    struct Inbox(Mutex<Vec<Answer>>, Source);
 
     impl ReplyTo for Inbox {
         fn reply(&self, tag: RequestTag, _: ShardId, _: ReplyPrefix, outcomes: &[u8]) {
@@ -266,6 +237,10 @@ mod tests {
 
         fn refuse(&self, tag: RequestTag, refusal: &Refusal) {
             self.0.lock().unwrap().push((tag.request_id, Err(refusal.code)));
+        }
+
+        fn source(&self) -> &Source {
+            &self.1
         }
     }
 
@@ -315,14 +290,36 @@ mod tests {
     #[test]
     fn a_full_queue_is_busy_and_a_shut_gate_refuses_what_waits() {
         let (ingress, inbox, to) = open();
-        let big = vec![0; QUEUE_BYTES_MAX];
-        ingress.guard().push(&to, tag(1, 1), &big).unwrap();
-        let refused = ingress.guard().push(&to, tag(2, 1), b"x").unwrap_err();
+        let big = vec![0; ENTRY_BYTES_MAX];
+        let fit = LANE_BYTES_MAX / ENTRY_BYTES_MAX;
+        for _ in 0..fit {
+            ingress.guard().push(&to, tag(1, 1), &big).unwrap();
+        }
+        let refused = ingress.guard().push(&to, tag(2, 1), &big).unwrap_err();
         assert_eq!(refused.code, Code::BUSY);
         ingress.set_gate(Gate::Shut(Refusal::not_leader(None)));
-        assert_eq!(*inbox.0.lock().unwrap(), [(1, Err(Code::NOT_LEADER))]);
+        assert_eq!(*inbox.0.lock().unwrap(), vec![(1, Err(Code::NOT_LEADER)); fit]);
         let refused = ingress.guard().push(&to, tag(3, 1), b"x").unwrap_err();
         assert_eq!(refused.code, Code::NOT_LEADER);
+    }
+
+    #[test]
+    fn what_waits_for_nobody_is_dropped_and_others_get_their_own_outcomes() {
+        let (ingress, inbox, to) = open();
+        let left = Arc::new(Inbox::default());
+        let leaver: Arc<dyn ReplyTo> = left.clone();
+        ingress.guard().push(&to, tag(1, 1), b"a").unwrap();
+        ingress.guard().push(&leaver, tag(2, 2), b"xx").unwrap();
+        ingress.guard().push(&to, tag(3, 2), b"bb").unwrap();
+        left.source().leave();
+        let taken = ingress.take().unwrap();
+        assert_eq!((&taken.bytes[..], taken.ops), (&b"abb"[..], 3));
+        let outcomes = [outcome(1), outcome(2), outcome(3)].concat();
+        taken.routes.answer(ShardId(0), 9, UnixMicros(0), &outcomes);
+        let second = [outcome(2), outcome(3)].concat();
+        assert_eq!(*inbox.0.lock().unwrap(), [(1, Ok(outcome(1))), (3, Ok(second))]);
+        assert_eq!(*left.0.lock().unwrap(), []);
+        assert_eq!(ingress.depth(), (0, 0));
     }
 
     #[test]

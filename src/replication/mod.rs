@@ -31,6 +31,7 @@ mod freshness;
 pub mod fuzzing;
 mod identity;
 mod ingress;
+mod lanes;
 mod leader_loss;
 mod link;
 mod log_store;
@@ -61,6 +62,7 @@ pub use api::{
 };
 pub use error::Error;
 pub use ingress::IngressGuard;
+pub use lanes::Source;
 pub use types::batch_of;
 
 use self::core::Core;

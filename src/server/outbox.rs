@@ -21,7 +21,7 @@ use super::metrics::{self, Metrics};
 use crate::protocol::{
     ErrorReply, Header, HelloReply, Kind, ReplyPrefix, ShardId, begin_frame, finish_frame,
 };
-use crate::replication::{Refusal, ReplyTo, RequestTag};
+use crate::replication::{Refusal, ReplyTo, RequestTag, Source};
 
 /// What is owed and to be sent on one connection, and what it has done so far.
 pub(super) struct Outbox {
@@ -30,6 +30,7 @@ pub(super) struct Outbox {
     /// Frames without a reply yet, and bytes of requests that somebody still holds.
     frames_owed: AtomicU64,
     request_bytes_owed: AtomicU64,
+    source: Source,
     pub peer: String,
     /// Frames and operations taken from this connection.
     pub frames: AtomicU64,
@@ -62,6 +63,7 @@ impl Outbox {
             inner: Mutex::default(),
             frames_owed: AtomicU64::new(0),
             request_bytes_owed: AtomicU64::new(0),
+            source: Source::default(),
             peer,
             frames: AtomicU64::new(0),
             ops: AtomicU64::new(0),
@@ -159,8 +161,9 @@ impl Outbox {
         }
     }
 
-    /// Nothing will be sent any more.
+    /// Nothing will be sent any more, and nothing that waits for the log need be done.
     pub fn close(&self) {
+        self.source.leave();
         let mut inner = self.lock();
         inner.closed = true;
         inner.bytes = BytesMut::new();
@@ -243,6 +246,10 @@ impl ReplyTo for Outbox {
         self.append_error(&mut inner, tag.request_id, refusal);
         wake(&inner);
     }
+
+    fn source(&self) -> &Source {
+        &self.source
+    }
 }
 
 /// Where the answers to one burst of writes go. It lives as long as one of them is owed, and then
@@ -273,6 +280,10 @@ impl ReplyTo for Ticket {
 
     fn refuse(&self, tag: RequestTag, refusal: &Refusal) {
         self.outbox.refuse(tag, refusal);
+    }
+
+    fn source(&self) -> &Source {
+        &self.outbox.source
     }
 }
 

@@ -13,7 +13,8 @@ use stockd::protocol::{
     take_outcome,
 };
 use stockd::replication::{
-    Bootstrap, NodeInfo, Refusal, Replica, ReplicaOptions, ReplyTo, RequestTag, Role, Timing,
+    Bootstrap, NodeInfo, Refusal, Replica, ReplicaOptions, ReplyTo, RequestTag, Role, Source,
+    Timing,
 };
 use stockd::world::{Clock, RealClock, UnixMicros, World};
 use tempfile::TempDir;
@@ -97,6 +98,7 @@ impl Node {
 struct Inbox {
     codes: Mutex<Vec<Result<Code, Refusal>>>,
     arrived: Notify,
+    source: Source,
 }
 
 impl ReplyTo for Inbox {
@@ -109,6 +111,10 @@ impl ReplyTo for Inbox {
     fn refuse(&self, _: RequestTag, refusal: &Refusal) {
         self.codes.lock().unwrap().push(Err(refusal.clone()));
         self.arrived.notify_one();
+    }
+
+    fn source(&self) -> &Source {
+        &self.source
     }
 }
 
