@@ -78,10 +78,15 @@ pub(super) const RECEIVE_BYTES_MAX: usize = 256 << 10;
 /// An empty buffer that is larger is given back at once: one large reply must not cost memory for as
 /// long as its connection says anything at all.
 pub(super) const SPARE_BYTES_MAX: usize = 256 << 10;
-/// Reads answer this many bytes in a row before other connections have their turn.
-pub(super) const ANSWER_BYTES_PER_TURN: usize = 256 << 10;
+/// Reads answer this many bytes in a row, and end the read that goes beyond, before the connection
+/// looks at its socket again. The largest page of a SKU is over it by itself and takes a tenth of a
+/// millisecond or two.
+pub(super) const ANSWER_BYTES_PER_ROUND: usize = 64 << 10;
 /// Rounds of receive, answer and send in a row before other connections have their turn.
 pub(super) const ROUNDS_PER_TURN: u32 = 4;
+/// A turn ends after the round that brings it to so many operations: decoding them takes about a
+/// tenth of a millisecond.
+pub(super) const OPS_PER_TURN: u64 = 2_048;
 /// A connection that was quiet for this long gives its buffers back.
 pub(super) const TIDY_AFTER: Duration = Duration::from_secs(10);
 /// Longest admin line: the longest names, every byte of them escaped, and a verb.

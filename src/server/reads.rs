@@ -24,7 +24,7 @@ use std::task::{Context, Poll};
 use bytes::BytesMut;
 
 use super::admission::records_full;
-use super::limits::{ANSWER_BYTES_PER_TURN, SPARE_BYTES_MAX, emptied};
+use super::limits::{ANSWER_BYTES_PER_ROUND, SPARE_BYTES_MAX, emptied};
 use super::metrics;
 use super::outbox::{Outbox, Ticket};
 use super::shared::Shared;
@@ -189,7 +189,7 @@ struct Answering<'a> {
 }
 
 impl Answering<'_> {
-    /// Answers entries until the list ends or it is somebody else's turn. True: some were.
+    /// Answers entries until the list ends or the round has had its share. True: some were.
     fn answer(&mut self, ready: &mut Ready) -> bool {
         if ready.list.is_empty() || self.outbox.unsent() > self.shared.limits.unsent_bytes_pause {
             return false;
@@ -205,7 +205,7 @@ impl Answering<'_> {
         };
         // A reservation may have fallen due since the barrier: what is refused now must be short now.
         let now = ready.now.max(self.shared.replica.now());
-        let mut bytes_left = ANSWER_BYTES_PER_TURN;
+        let mut bytes_left = ANSWER_BYTES_PER_ROUND;
         while let Some(entry) = ready.list.entries.get(ready.next) {
             if bytes_left == 0 {
                 break;

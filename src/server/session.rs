@@ -30,7 +30,9 @@ use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::{Instant, Sleep};
 
 use super::admission::Burst;
-use super::limits::{RECEIVE_BYTES_MAX, RECEIVE_BYTES_MIN, ROUNDS_PER_TURN, TIDY_AFTER, emptied};
+use super::limits::{
+    OPS_PER_TURN, RECEIVE_BYTES_MAX, RECEIVE_BYTES_MIN, ROUNDS_PER_TURN, TIDY_AFTER, emptied,
+};
 use super::metrics;
 use super::outbox::Outbox;
 use super::reads::Reads;
@@ -121,9 +123,11 @@ impl Session {
 
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         self.outbox.begin_turn(cx.waker());
+        let ops_before = metrics::read(&self.outbox.ops);
         for _ in 0..ROUNDS_PER_TURN {
             match self.round(cx) {
                 Err(Ended) => return Poll::Ready(()),
+                Ok(true) if metrics::read(&self.outbox.ops) - ops_before >= OPS_PER_TURN => break,
                 Ok(true) => {}
                 Ok(false) if self.rests() => return Poll::Pending,
                 Ok(false) => self.outbox.begin_turn(cx.waker()),
