@@ -17,6 +17,7 @@
 //! - the queue is bounded; a full one answers BUSY.
 
 use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::sync::Notify;
@@ -121,16 +122,22 @@ impl Ingress {
         self.wake.notified().await;
     }
 
+    /// How long the proposer may sleep for want of a push although something waits; `None`: until the
+    /// next push or answer.
+    pub fn pause(&self, now: Duration) -> Option<Duration> {
+        self.lock().lanes.pause(now)
+    }
+
     /// Wakes the proposer, which may have something of its own to propose.
     pub fn poke(&self) {
         self.wake.notify_one();
     }
 
-    /// Takes the next entry's worth of requests; `None` if nothing waits, or only what must wait for
-    /// the answers of what is in flight.
-    pub fn take(self: &Arc<Self>) -> Option<Taken> {
+    /// Takes the next entry's worth of requests at monotonic time `now`; `None` if nothing waits, or
+    /// only what is kept back for [`pause`](Self::pause), or until what is in flight is answered.
+    pub fn take(self: &Arc<Self>, now: Duration) -> Option<Taken> {
         let mut queue = self.lock();
-        let parcel = queue.lanes.next()?;
+        let parcel = queue.lanes.next(now)?;
         queue.in_flight_ops += u64::from(parcel.ops);
         if queue.lanes.ops() > 0 {
             self.wake.notify_one();
@@ -268,7 +275,7 @@ mod tests {
         let (ingress, inbox, to) = open();
         ingress.guard().push(&to, tag(1, 2), b"aabb").unwrap();
         ingress.guard().push(&to, tag(2, 1), b"cc").unwrap();
-        let taken = ingress.take().unwrap();
+        let taken = ingress.take(Duration::ZERO).unwrap();
         assert_eq!((&taken.bytes[..], taken.ops), (&b"aabbcc"[..], 3));
         let outcomes = [outcome(1), outcome(2), outcome(3)].concat();
         taken.routes.answer(ShardId(0), 9, UnixMicros(0), &outcomes);
@@ -282,9 +289,9 @@ mod tests {
         let (ingress, _, to) = open();
         ingress.guard().push(&to, tag(1, 5000), b"a").unwrap();
         ingress.guard().push(&to, tag(2, 5000), b"b").unwrap();
-        assert_eq!(ingress.take().unwrap().ops, 5000);
-        assert_eq!(&ingress.take().unwrap().bytes[..], b"b");
-        assert!(ingress.take().is_none());
+        assert_eq!(ingress.take(Duration::ZERO).unwrap().ops, 5000);
+        assert_eq!(&ingress.take(Duration::ZERO).unwrap().bytes[..], b"b");
+        assert!(ingress.take(Duration::ZERO).is_none());
     }
 
     #[test]
@@ -312,7 +319,7 @@ mod tests {
         ingress.guard().push(&leaver, tag(2, 2), b"xx").unwrap();
         ingress.guard().push(&to, tag(3, 2), b"bb").unwrap();
         left.source().leave();
-        let taken = ingress.take().unwrap();
+        let taken = ingress.take(Duration::ZERO).unwrap();
         assert_eq!((&taken.bytes[..], taken.ops), (&b"abb"[..], 3));
         let outcomes = [outcome(1), outcome(2), outcome(3)].concat();
         taken.routes.answer(ShardId(0), 9, UnixMicros(0), &outcomes);
@@ -326,7 +333,7 @@ mod tests {
     fn dropped_routes_say_that_the_outcome_is_unknown() {
         let (ingress, inbox, to) = open();
         ingress.guard().push(&to, tag(1, 1), b"a").unwrap();
-        drop(ingress.take());
+        drop(ingress.take(Duration::ZERO));
         assert_eq!(*inbox.0.lock().unwrap(), [(1, Err(Code::OUTCOME_UNKNOWN))]);
         assert_eq!(ingress.depth(), (0, 0));
     }

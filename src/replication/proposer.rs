@@ -2,7 +2,8 @@
 //! form and time is stamped.
 //!
 //! Batches form by themselves: while [`WINDOW`] entries are in flight, what arrives gathers, so an
-//! idle node answers at once and a busy one batches by the hundred, without a timer.
+//! idle node answers at once and a busy one batches by the hundred, without a timer. The only timer is
+//! for bulk that its pace keeps back (`lanes.rs`).
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -12,6 +13,7 @@ use bytes::{BufMut, BytesMut};
 use openraft::errors::{ClientWriteError, ForwardReason};
 use openraft::raft::ClientWriteResult;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
+use tokio::time::sleep;
 
 use super::api::Refusal;
 use super::core::Core;
@@ -45,8 +47,10 @@ pub async fn serve(core: Arc<Core>) {
     let window = Arc::new(Semaphore::new(WINDOW));
     let mut proposer = Proposer { core, window, last_expire: now, last_entry: now };
     loop {
+        let pause = proposer.core.ingress.pause(proposer.core.world.clock.monotonic());
         tokio::select! {
             () = proposer.core.ingress.pushed() => (),
+            () = sleep(pause.unwrap_or_default()), if pause.is_some() => (),
             () = proposer.core.stopping() => return,
         }
         let permit = proposer.window.clone().acquire_owned().await;
@@ -145,8 +149,8 @@ impl Proposer {
         let mut tenure = core.tenure.lock().expect("no holder panics");
         let tenure = tenure.as_mut()?;
         let now = core.stamp_of(&mut tenure.clock);
-        let taken = core.ingress.take();
         let monotonic = core.world.clock.monotonic();
+        let taken = core.ingress.take(monotonic);
         let mut own = BytesMut::new();
         let mut own_ops = 0;
         if monotonic.saturating_sub(self.last_expire) >= EXPIRE_INTERVAL
