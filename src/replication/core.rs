@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use openraft::async_runtime::watch::WatchReceiver;
 use openraft::errors::{ChangeMembershipError, ClientWriteError, RaftError};
+use openraft::raft::Precondition;
 use openraft::{ChangeMembers, Raft};
 use tokio::sync::watch;
 
@@ -21,7 +22,7 @@ use super::link::LinkContext;
 use super::network::Transfer;
 use super::peer_hello::PeerHello;
 use super::state_machine::{Shared, StateMachine};
-use super::types::{MemberNode, Members, TypeConfig};
+use super::types::{MemberNode, Members, StoredMembership, TypeConfig};
 use super::{ReplicaOptions, Timing};
 use crate::log::{Log, Storage};
 use crate::protocol::{Code, ShardId};
@@ -424,20 +425,44 @@ impl Core {
     /// Leaves a joint configuration: `goal`, the newer half of it, votes from now on. Who voted only in
     /// the older half is removed, because that is the only change that takes a vote away.
     pub async fn finish_change(&self, goal: BTreeSet<u64>) -> Result<(), AdminError> {
-        self.change(ChangeMembers::ReplaceAllVoters(goal), false).await
+        self.propose(ChangeMembers::ReplaceAllVoters(goal), false, self.stored_members()).await
     }
 
+    /// A change that does not finish another.
     async fn change(
         &self,
         change: ChangeMembers<u64, MemberNode>,
         retain: bool,
     ) -> Result<(), AdminError> {
+        let known = self.stored_members();
+        // openraft would go on from a joint configuration to one without its older half. A leader that
+        // is only in that half would be gone before its second step.
+        match known.membership().get_joint_config().len() {
+            1 => self.propose(change, retain, known).await,
+            _ => Err(AdminError::InProgress),
+        }
+    }
+
+    fn stored_members(&self) -> StoredMembership {
+        (*self.raft().server_metrics().borrow_watched().membership_config).clone()
+    }
+
+    /// Changes the members if they are still `known`.
+    async fn propose(
+        &self,
+        change: ChangeMembers<u64, MemberNode>,
+        retain: bool,
+        known: StoredMembership,
+    ) -> Result<(), AdminError> {
         // A leader that was removed leads until all know it. It leaves further changes to the next one:
         // openraft does not expect any from it, least of all that it takes itself in again.
-        if !self.members().voter_ids().any(|id| id == self.me()) {
+        if !known.membership().voter_ids().any(|id| id == self.me()) {
             return Err(AdminError::NotLeader { leader: None });
         }
-        let changed = self.raft().change_membership(change, retain);
+        // It may be removed between this look and openraft's.
+        let last_membership_log_id = *known.log_id();
+        let unchanged = Precondition::LastMembershipLogId { last_membership_log_id };
+        let changed = self.raft().change_membership_if(change, retain, [unchanged]);
         let changed = tokio::time::timeout(self.timing().admin_timeout, changed).await;
         match changed.map_err(|_| AdminError::Timeout("the change of the membership"))? {
             Ok(_) => Ok(()),
@@ -454,6 +479,7 @@ impl Core {
             ClientWriteError::ChangeMembershipError(ChangeMembershipError::InProgress(_)) => {
                 AdminError::InProgress
             }
+            ClientWriteError::PreconditionFailed(_) => AdminError::InProgress,
             other => AdminError::Failed(other.to_string()),
         }
     }

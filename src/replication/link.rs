@@ -214,9 +214,11 @@ fn answer_body(
         return Err(LinkError::Broken("an answer is cut short".into()));
     };
     let clock = context.world.clock.as_ref();
-    let mut offsets = context.offsets.lock().expect("no holder panics");
-    offsets.observe(clock, peer, UnixMicros(theirs), round_trip);
-    drop(offsets);
+    // One that is not known by its id is known by another link, and must not count twice.
+    if peer != 0 {
+        let mut offsets = context.offsets.lock().expect("no holder panics");
+        offsets.observe(clock, peer, UnixMicros(theirs), round_trip);
+    }
     match frame.kind {
         Kind::Reply => Ok(frame.body.slice(8..)),
         _ => Err(LinkError::Refused(String::from_utf8_lossy(reader.rest()).into_owned())),
@@ -306,5 +308,29 @@ impl Connection {
             let _ = answer.send(body);
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_peer_that_is_not_known_by_its_id_does_not_count_twice() {
+        let hello = PeerHello { cluster_id: 1, node_id: 1, incarnation: 1 };
+        let context = LinkContext {
+            world: World::real(),
+            hello: Arc::new(Mutex::new(hello)),
+            offsets: Arc::default(),
+        };
+        let hour_ahead = context.world.clock.wall().0 + 3_600_000_000;
+        let body = Bytes::copy_from_slice(&hour_ahead.to_le_bytes());
+        let frame = Frame { request_id: 1, kind: Kind::Reply, shard: ShardId(0), body };
+        let skew_after = |peer| {
+            assert!(answer_body(&context, peer, &frame, Duration::ZERO).is_ok());
+            context.offsets.lock().unwrap().skew(context.world.clock.as_ref())
+        };
+        assert_eq!(skew_after(0), Duration::ZERO, "a request to be taken in");
+        assert!(skew_after(2) > Duration::from_secs(3_000));
     }
 }
