@@ -5,11 +5,12 @@
 #   scripts/abuse.sh                        every attack, three turns of 5 seconds each way
 #   scripts/abuse.sh --seconds 2 Giant      one of them, shorter
 #
-# A benchmark, not a test: `cargo test --test abuse` asserts what must hold.
+# PORT (7480) and the two after it must be free. A benchmark, not a test: `cargo test --test abuse` asserts
+# what must hold.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-seconds=5
+seconds=5 port=${PORT:-7480}
 if [ "${1:-}" = --help ]; then sed -n '2,9s/^# \{0,1\}//p' "$0"; exit 0; fi
 if [ "${1:-}" = --seconds ]; then seconds=$2; shift 2; fi
 
@@ -23,14 +24,15 @@ fi
 target=${CARGO_TARGET_DIR:-target}
 cargo build --release --locked --quiet --bin stockd --example abuse
 work=$(mktemp -d)
-"$target/release/stockd" serve --node-id 1 --data "$work/data" --listen 127.0.0.1:7480 --admin 127.0.0.1:7481 \
-  --peer 127.0.0.1:7482 >"$work/out" 2>&1 &
+"$target/release/stockd" serve --node-id 1 --data "$work/data" --listen "127.0.0.1:$port" \
+  --admin "127.0.0.1:$((port + 1))" --peer "127.0.0.1:$((port + 2))" >"$work/out" 2>&1 &
 server=$!
 trap 'kill "$server" 2>/dev/null || true; wait "$server" || true; rm -rf "$work"' EXIT
 for _ in $(seq 100); do
-  if (exec 3<>/dev/tcp/127.0.0.1/7480) 2>/dev/null; then break; fi
+  kill -0 "$server" 2>/dev/null || { cat "$work/out" >&2; exit 2; }
+  if (exec 3<>"/dev/tcp/127.0.0.1/$port") 2>/dev/null; then break; fi
   sleep 0.1
 done
 
-"$target/release/examples/abuse" 127.0.0.1:7480 "$seconds" "$@"
+"$target/release/examples/abuse" "127.0.0.1:$port" "$seconds" "$@"
 grep -E 'VmHWM|VmRSS' "/proc/$server/status"

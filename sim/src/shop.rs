@@ -138,7 +138,7 @@ impl Shop {
         while !self.is_closed() {
             if let Ok(client) = Client::connect(options.clone()).await {
                 let (shop, dice) = (self.clone(), dice.clone());
-                let (options, handles) = (options.clone(), number % 3 == 0);
+                let (options, handles) = (options.clone(), number.is_multiple_of(3));
                 let app = App { shop, number, dice, client, options, handles };
                 return app.work(part).await;
             }

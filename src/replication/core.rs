@@ -266,6 +266,15 @@ impl Core {
         freshness.hear(word.told(), at, applied);
     }
 
+    /// This node may ask for votes: it is the one that the members name, not one before it that lost its
+    /// disk. While it is given the log anew, it reads there of members that are long gone. Did the
+    /// cluster begin with its name alone, that is a majority of one, and it would lead nobody else and
+    /// acknowledge writes.
+    pub fn may_stand(&self) -> bool {
+        let own = self.member_node().incarnation;
+        self.members().get_node(&self.me()).is_some_and(|member| member.incarnation == own)
+    }
+
     /// The newest log index that is applied here.
     pub fn applied_index(&self) -> u64 {
         self.shared.lock().last.map_or(0, |id| id.index)

@@ -118,7 +118,7 @@ async fn replace(core: &Core, gone: &NodeInfo) {
             return;
         }
         // A higher term says that somebody campaigns: let it finish before trying oneself.
-        if leadership.term <= term {
+        if leadership.term <= term && core.may_stand() {
             // Only fails when Raft has stopped, which the watcher of leadership reports.
             let _ = core.raft().trigger().elect(false).await;
         }

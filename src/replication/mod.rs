@@ -167,6 +167,8 @@ fn raft_config(timing: &Timing) -> Result<Config, Error> {
         max_in_snapshot_log_to_keep: u64::MAX,
         enable_leader_restore: Some(false),
         enable_pre_vote: Some(true),
+        // `Core::may_stand` decides.
+        enable_elect: false,
         quorum_loss_probe_interval: Some(2 * millis(timing.election_max)),
         backoff: "50ms 100ms 200ms".into(),
         ..Config::default()

@@ -47,6 +47,7 @@ pub async fn watch_leadership(core: Arc<Core>) {
     let mut previous = None;
     loop {
         let leadership = leadership(&core, &metrics.borrow_watched());
+        core.raft().runtime_config().elect(core.may_stand());
         if previous.as_ref() != Some(&leadership) {
             core.set_leadership(leadership.clone());
             let led = previous.replace(leadership.clone());
