@@ -60,7 +60,8 @@ impl Random for Dice {
 }
 
 /// A machine's clock: it runs as fast as the machine is told, whether or not a process is there to
-/// look at it.
+/// look at it. Its monotonic time begins with the machine; that of a process does with the process, see
+/// [`world`].
 #[derive(Default)]
 pub struct MachineClock {
     micros: AtomicU64,
@@ -100,9 +101,26 @@ impl Clock for MachineClock {
     }
 }
 
-/// The world as one process on a machine sees it.
-pub fn world(clock: &Arc<MachineClock>, dice: &Dice) -> World {
-    World { clock: clock.clone(), random: Arc::new(dice.split()), threads: Arc::new(TaskThreads) }
+/// A machine's clock as one process sees it, whose monotonic time begins now.
+struct ProcessClock {
+    machine: Arc<MachineClock>,
+    born: Duration,
+}
+
+impl Clock for ProcessClock {
+    fn wall(&self) -> UnixMicros {
+        self.machine.wall()
+    }
+
+    fn monotonic(&self) -> Duration {
+        self.machine.monotonic() - self.born
+    }
+}
+
+/// The world as a process sees it that is started now.
+pub fn world(machine: &Arc<MachineClock>, dice: &Dice) -> World {
+    let clock = ProcessClock { machine: machine.clone(), born: machine.monotonic() };
+    World { clock: Arc::new(clock), random: Arc::new(dice.split()), threads: Arc::new(TaskThreads) }
 }
 
 /// A client's ids, by its machine's clock.

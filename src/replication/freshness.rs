@@ -123,11 +123,13 @@ impl Word {
     }
 
     /// The moment of which it speaks, on the clock of the process that drew `boot`; `None` if it
-    /// speaks to another life of this node, or of nothing.
+    /// speaks to another life of this node, of a moment before this life, or of nothing.
     pub fn speaks_of(self, boot: u64) -> Option<Duration> {
-        let known = self.echo.boot == boot && self.quorum_age_ms != u32::MAX;
+        if self.echo.boot != boot || self.quorum_age_ms == u32::MAX {
+            return None;
+        }
         let age = Duration::from_millis(self.quorum_age_ms.into());
-        known.then(|| Duration::from_micros(self.echo.micros).saturating_sub(age))
+        Duration::from_micros(self.echo.micros).checked_sub(age)
     }
 }
 
@@ -290,6 +292,13 @@ mod tests {
         assert_eq!(word.told(), 70);
         assert_eq!(word.speaks_of(7), Some(SECOND(10) - Duration::from_millis(1)));
         assert_eq!(word.speaks_of(8), None, "the node has been started again");
+        leader.heard(4, Stamp::now(7, &Fixed(SECOND(9))));
+        let word_of_a_life_before = leader.word(4, &clock);
+        assert_eq!(
+            word_of_a_life_before.speaks_of(7),
+            None,
+            "the quorum is older than the process"
+        );
         assert_eq!(leader.word(3, &clock).speaks_of(7), None, "another node's stamp");
         leader.heard(2, Stamp::now(7, &Fixed(SECOND(19))));
         assert_eq!(leader.word(2, &clock), word, "an older reply came later");

@@ -516,14 +516,91 @@ impl Core {
 
 #[cfg(test)]
 mod tests {
+    use tokio::time::{sleep, timeout};
+
     use super::*;
+    use crate::log::{SimStorage, Survival};
+    use crate::world::TaskThreads;
+
+    /// Most that a wait may take before its test fails.
+    const PATIENCE: Duration = Duration::from_secs(30);
+    const ELECTION: Duration = Duration::from_millis(50);
 
     #[test]
     fn openraft_is_set_for_safety() {
         let config = raft_config(&Timing::default()).expect("the default timing is valid");
         assert_eq!(config.enable_leader_restore, Some(false), "a leader must not come back as one");
         assert_eq!(config.enable_pre_vote, Some(true), "who was cut off must not unseat a leader");
+        assert!(!config.enable_elect, "`Core::may_stand` decides");
         assert!(matches!(config.snapshot_policy, SnapshotPolicy::Never), "the steward decides");
         assert_eq!(config.max_in_snapshot_log_to_keep, u64::MAX, "the steward purges");
+    }
+
+    fn world() -> World {
+        World { threads: Arc::new(TaskThreads), ..World::real() }
+    }
+
+    /// Node 1, which founds a cluster if there is none, with elections after [`ELECTION`] at most.
+    async fn start(storage: &SimStorage) -> Replica {
+        let address = || "127.0.0.1:0".to_owned();
+        let options = ReplicaOptions {
+            node: NodeInfo { id: 1, client_address: address(), peer_address: address() },
+            peer_listen: address(),
+            bootstrap: Bootstrap::Single,
+            engine: EngineConfig::default(),
+            log: LogOptions { segment_bytes: 64 << 10, ..LogOptions::default() },
+            timing: Timing {
+                heartbeat: Duration::from_millis(10),
+                election_min: Duration::from_millis(30),
+                election_max: ELECTION,
+                ..Timing::default()
+            },
+            reservations_max: 1_000,
+            snapshot_log_bytes: 1 << 30,
+            follower_lag_max: 1_000,
+            lease_reads: false,
+            draining: Arc::default(),
+            notice: Arc::new(|_| ()),
+            observer: None,
+        };
+        let storage = Arc::new(storage.clone());
+        Replica::start(options, storage, world(), &mut |_, _, _| ()).await.expect("it starts")
+    }
+
+    async fn leads(replica: &Replica, within: Duration) -> bool {
+        let leads = async {
+            while replica.leadership().role != Role::Leader {
+                sleep(Duration::from_millis(5)).await;
+            }
+        };
+        timeout(within, leads).await.is_ok()
+    }
+
+    #[tokio::test]
+    async fn a_node_that_lost_its_disk_does_not_stand_by_what_it_reads_of_the_one_before_it() {
+        let storage = SimStorage::new();
+        let founder = start(&storage).await;
+        assert!(leads(&founder, PATIENCE).await, "alone it founds the cluster");
+        founder.shutdown().await;
+        let storage = storage.restart(Survival::Kept);
+
+        let again = start(&storage).await;
+        assert!(leads(&again, PATIENCE).await, "the node that the log names stands");
+        again.shutdown().await;
+        let storage = storage.restart(Survival::Kept);
+
+        // What the node would have that lost its disk, was given the log's beginning by others, and
+        // then lost power: the founding members, of which none is itself.
+        let rules = Rules::of(&EngineConfig::default());
+        let mut identity =
+            Identity::load_or_make(&storage, &world(), 1, rules).expect("it is there");
+        identity.incarnation += 1;
+        identity.save(&storage).expect("nothing fails");
+        let wiped = start(&storage).await;
+        assert!(
+            !leads(&wiped, 20 * ELECTION).await,
+            "it would be a majority of one, beside the cluster"
+        );
+        wiped.shutdown().await;
     }
 }
