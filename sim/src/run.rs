@@ -6,7 +6,7 @@ use std::fmt::Write as _;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use stockd_check::{Entry, Operation, Request, Verdict};
+use stockd_check::{Entry, Operation, Request, Rule, Verdict, blackbox};
 use stockd_protocol::{Code, ReservationId};
 
 use crate::cluster::{APP_HOSTS, Cluster};
@@ -26,6 +26,9 @@ const CLOSE_MS: u64 = 30_000;
 const CLOCK_AHEAD_MAX_MS: u64 = 500;
 /// How long the last hold may take to run out: its time, the grace, and the outages given back.
 const RUN_OUT_MS: u64 = 60_000;
+
+/// States of one cell or reservation after which the black box gives up. Half of the cells need more, but few do with ten times as many.
+const SEARCH_STEPS_MAX: u64 = 20_000;
 
 /// What a run has to show.
 pub struct Outcome {
@@ -240,6 +243,34 @@ fn check_clock(operations: &[Operation]) -> Vec<String> {
         .collect()
 }
 
+/// Looks for an order of the operations that explains the answers, without the log: a second opinion.
+/// A search that is given up says nothing. Returns what is wrong, and what was done.
+fn explain(cluster: &Cluster, operations: &[Operation]) -> (Vec<String>, Vec<(&'static str, u64)>) {
+    let options = blackbox::Options {
+        grace_ms: cluster.plan.grace_ms,
+        retention_ms: cluster.plan.retention_ms,
+        late_attempts: true,
+        steps_max: SEARCH_STEPS_MAX,
+    };
+    let report = blackbox::check(operations, &options);
+    let (gave_up, wrong): (Vec<_>, Vec<_>) =
+        report.violations.iter().partition(|violation| violation.rule == Rule::GaveUp);
+    let mut broken = Vec::new();
+    for violation in wrong {
+        broken.push(format!("{violation:?}"));
+        for at in violation.operations.iter().take(20) {
+            broken.push(format!("  about {:?}", operations[*at]));
+        }
+    }
+    let searched = report.count("cells searched") + report.count("ids searched");
+    let done = vec![
+        ("black box: cells and ids searched", searched),
+        ("black box: searches given up", gave_up.len() as u64),
+        ("black box: states visited", report.count("states visited")),
+    ];
+    (broken, done)
+}
+
 fn judge(cluster: &Cluster, history: &History) -> Outcome {
     let log = cluster.oracle.log();
     let options = stockd_check::Options {
@@ -258,6 +289,8 @@ fn judge(cluster: &Cluster, history: &History) -> Outcome {
         }
     }
     drop(operations);
+    let black_box = explain(cluster, &history.operations());
+    violations.extend(black_box.0);
     violations.extend(check_retries(&log, history));
     if cluster.plan.steady_clocks {
         violations.extend(check_lives(&history.operations()));
@@ -285,6 +318,9 @@ fn judge(cluster: &Cluster, history: &History) -> Outcome {
     }
     for (name, value) in &report.counts {
         count(&format!("checked: {name}"), *value);
+    }
+    for (name, value) in black_box.1 {
+        count(name, value);
     }
     for (name, value) in &cluster.faults {
         count(&format!("fault: {name}"), *value);

@@ -20,13 +20,14 @@ use crate::protocol::limits::COUNTER_MAX;
 use crate::protocol::{CellCounters, CellRef, Reader, Truncated};
 use crate::world::UnixMicros;
 
-use super::chunked::{Chunked, SharedIndex};
+use super::chunked::Chunked;
 use super::cut::PageCut;
 use super::hash::{Digest, mix2};
 use super::names::{Names, SkuId, WarehouseId};
 use super::prefetch::prefetch;
 use super::ring::NIL;
 use super::seqlock::Sequence;
+use super::shared_index::SharedIndex;
 use super::time::{HoldClock, Tick};
 
 #[derive(Default)]

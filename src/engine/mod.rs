@@ -9,7 +9,7 @@
 //!             │        stock.rs                        │ lock-free
 //!             ▼                                        ▼
 //!   holds.rs  records by id, by due tick ──────▶ cells.rs   counters in atomics, names.rs
-//!             slab.rs index.rs wheel.rs ring.rs  chunked.rs
+//!             slab.rs index.rs wheel.rs ring.rs  chunked.rs shared_index.rs
 //!             │
 //!             ▼
 //!   snapshot.rs, restore.rs, audit.rs            the whole state as bytes, and back, and checked
@@ -47,6 +47,7 @@ mod reserve;
 mod restore;
 mod ring;
 mod seqlock;
+mod shared_index;
 mod slab;
 mod snapshot;
 mod state;
@@ -54,14 +55,16 @@ mod stock;
 mod time;
 mod wheel;
 
-/// What `seqlock` is made of; `races/` puts loom's in its place.
+/// What `seqlock` and `shared_index` are made of; `races/` puts loom's in its place.
 mod atomic {
     pub use std::hint::spin_loop;
-    pub use std::sync::atomic::{AtomicU32, Ordering, fence};
+    pub use std::sync::atomic::{AtomicU32, AtomicU64, Ordering, fence};
 }
 
 #[cfg(test)]
 mod scripts;
+#[cfg(test)]
+mod shared_index_tests;
 
 pub use reader::CellReader;
 pub use restore::{SnapshotError, SnapshotFault, SnapshotLoader};

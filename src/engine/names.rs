@@ -3,8 +3,9 @@
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
-use super::chunked::{Chunked, SharedIndex};
+use super::chunked::Chunked;
 use super::hash::hash_bytes;
+use super::shared_index::SharedIndex;
 
 /// A warehouse's number: the n-th warehouse named in the log, from 0.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]

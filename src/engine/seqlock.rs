@@ -38,6 +38,24 @@ impl Sequence {
         }
     }
 
+    /// What `look` finds. That is right whenever it is found; only that there is nothing must be of one
+    /// moment. `look` may run several times.
+    #[inline]
+    pub fn search<T>(&self, mut look: impl FnMut() -> Option<T>) -> Option<T> {
+        loop {
+            let before = self.0.load(Ordering::Acquire);
+            let found = look();
+            if found.is_some() {
+                return found;
+            }
+            fence(Ordering::Acquire);
+            if before & 1 == 0 && self.0.load(Ordering::Relaxed) == before {
+                return None;
+            }
+            spin_loop();
+        }
+    }
+
     /// Runs `store`, the one writer's changes.
     #[inline]
     pub fn write(&self, store: impl FnOnce()) {

@@ -265,6 +265,11 @@ impl Replica {
         self.core.now()
     }
 
+    /// The cluster, 0 while this node belongs to none, and this node in it.
+    pub fn identity(&self) -> (u64, u64) {
+        (self.core.hello().cluster_id, self.core.me())
+    }
+
     /// Everything there is to say about this node.
     pub fn status(&self) -> Status {
         let core = &self.core;

@@ -179,6 +179,8 @@ async fn accept_clients(shared: Arc<Shared>, listener: TcpListener) {
         }
         let session = Session::new(Arc::clone(&shared), stream, peer.to_string(), permit);
         tokio::spawn(session.run());
+        // One, and then everybody else's turn: a flood of connections is not let in at one go.
+        tokio::task::yield_now().await;
     }
 }
 

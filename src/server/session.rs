@@ -251,15 +251,15 @@ impl Session {
     fn greet(&mut self, frame: &Frame) -> Result<(), Refusal> {
         let name = check_hello(frame)?;
         let leadership = self.shared.replica.leadership();
-        let identity = self.shared.replica.status();
+        let (cluster_id, node_id) = self.shared.replica.identity();
         let leader = leadership.leader.as_ref().map_or("", |node| &node.client_address);
         let reply = HelloReply {
             version: VERSION,
             frame_bytes_max: FRAME_BYTES_MAX,
             batch_ops_max: BATCH_OPS_MAX,
             frames_in_flight_max: self.shared.limits.frames_in_flight_max,
-            cluster_id: identity.cluster_id,
-            node_id: identity.node_id,
+            cluster_id,
+            node_id,
             server_now: UnixMillis(self.shared.replica.now().as_millis()),
             leader: leader.as_bytes(),
         };

@@ -54,6 +54,9 @@ struct Reservation<'a> {
     id: ReservationId,
     options: &'a Options,
     events: Vec<Event<'a>>,
+    /// More than one call reserves under this id, so that one may be taken for a first attempt and be
+    /// refused without a look at the id (protocol.md, section 7).
+    reserved_again: bool,
 }
 
 /// Checks every id.
@@ -73,7 +76,9 @@ pub(super) fn check(history: &[Operation], options: &Options, report: &mut Repor
     for (id, places) in by_id {
         let id = ReservationId(id);
         let (spans, of, events) = events_of(history, &places, options);
-        let reservation = Reservation { id, options, events };
+        let reserves = |place: &&usize| matches!(history[**place].request, Request::Reserve { .. });
+        let reserved_again = places.iter().filter(reserves).count() > 1;
+        let reservation = Reservation { id, options, events, reserved_again };
         let spec = (&reservation, State::Unknown);
         explain(&format!("{id}"), (&spans, &of), spec, options, report);
     }
@@ -194,6 +199,7 @@ impl Reservation<'_> {
             Code::HOLD_CONFIRMED => same.filter(|_| state == State::Confirmed),
             Code::MAX_LIFE => same.filter(|_| matches!(state, State::Active(_))),
             Code::ID_REUSED => same.filter(|_| state != State::Unknown),
+            Code::NO_STOCK if self.reserved_again => Some(state),
             Code::NOT_FOUND
             | Code::NO_STOCK
             | Code::CLOCK_SKEW

@@ -1,5 +1,6 @@
 //! `engine/seqlock.rs` in every order that the memory model allows, with a writer and a reader, and
 //! with bugs planted by atomics that are weaker than they say.
+#![expect(dead_code, reason = "the whole file is included, also what `shared_index` uses of it")]
 #![expect(clippy::duplicate_mod, reason = "the same file over different atomics is the point")]
 
 mod sound;

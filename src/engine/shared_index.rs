@@ -1,0 +1,177 @@
+//! A hash index that is only added to, by one writer, while any number of threads search it without
+//! locks.
+//!
+//! Slots are `hash's low half << 32 | handle + 1`, as in [`Index`](super::index::Index). Each of 64
+//! partitions grows by a quarter of a doubling in place, under a seqlock: a search that found nothing
+//! while entries were laid out anew is done again. So no memory is held for readers of an older layout,
+//! and 5/8 to 3/4 of the slots are in use.
+//!
+//! `races/` includes this very file with loom's atomics.
+
+use std::sync::OnceLock;
+
+use super::atomic::{AtomicU32, AtomicU64, Ordering};
+use super::seqlock::Sequence;
+
+const PARTITIONS: usize = 64;
+const SLOTS_MIN: u32 = 16;
+/// The first piece, and four for each doubling up to 2²⁹ slots.
+pub(super) const PIECES: usize = 1 + 4 * 25;
+
+/// See the module.
+pub struct SharedIndex {
+    partitions: Box<[Partition]>,
+}
+
+/// The entries whose hashes begin alike.
+pub struct Partition {
+    layout: Sequence,
+    /// Slots in use by the present layout.
+    slots: AtomicU32,
+    count: AtomicU32,
+    pieces: [OnceLock<Box<[AtomicU64]>>; PIECES],
+}
+
+impl SharedIndex {
+    pub fn new() -> Self {
+        Self { partitions: (0..PARTITIONS).map(|_| Partition::default()).collect() }
+    }
+
+    /// The handle under `hash` that `is_it` accepts.
+    #[inline]
+    pub fn find(&self, hash: u64, is_it: impl FnMut(u32) -> bool) -> Option<u32> {
+        self.partition(hash).find(hash as u32, is_it)
+    }
+
+    /// Adds an entry that is not there yet. Only the writer calls this.
+    pub fn insert(&self, hash: u64, handle: u32) {
+        self.partition(hash).insert(hash as u32, handle);
+    }
+
+    fn partition(&self, hash: u64) -> &Partition {
+        &self.partitions[(hash >> 58) as usize]
+    }
+
+    /// Bytes of memory held.
+    pub fn bytes(&self) -> u64 {
+        let pieces = self.partitions.iter().flat_map(|p| p.pieces.iter().filter_map(OnceLock::get));
+        let slots: u64 = pieces.map(|piece| size_of_val::<[AtomicU64]>(piece) as u64).sum();
+        slots + size_of_val::<[Partition]>(&self.partitions) as u64
+    }
+}
+
+impl Default for Partition {
+    fn default() -> Self {
+        let new = Self {
+            layout: Sequence::default(),
+            slots: AtomicU32::new(SLOTS_MIN),
+            count: AtomicU32::new(0),
+            pieces: [const { OnceLock::new() }; PIECES],
+        };
+        new.make(0, SLOTS_MIN);
+        new
+    }
+}
+
+impl Partition {
+    /// The handle under `low` that `is_it` accepts.
+    #[inline]
+    pub fn find(&self, low: u32, mut is_it: impl FnMut(u32) -> bool) -> Option<u32> {
+        // What was found is right in any layout: entries are never removed.
+        self.layout.search(|| self.find_now(low, &mut is_it))
+    }
+
+    /// Adds an entry that is not there yet. Only the writer calls this.
+    pub fn insert(&self, low: u32, handle: u32) {
+        let count = self.count.load(Ordering::Relaxed) + 1;
+        self.count.store(count, Ordering::Relaxed);
+        if u64::from(count) * 4 > u64::from(self.slots.load(Ordering::Relaxed)) * 3 {
+            self.grow();
+        }
+        self.put(u64::from(low) << 32 | u64::from(handle + 1));
+    }
+
+    fn make(&self, piece: usize, slots: u32) {
+        self.pieces[piece].get_or_init(|| (0..slots).map(|_| AtomicU64::new(0)).collect());
+    }
+
+    /// The slot, or `None` if this thread does not see its piece yet.
+    #[inline]
+    fn slot(&self, at: u32) -> Option<&AtomicU64> {
+        let (piece, offset) = piece_of(at);
+        self.pieces[piece].get()?.get(offset)
+    }
+
+    #[inline]
+    fn find_now(&self, low: u32, is_it: &mut impl FnMut(u32) -> bool) -> Option<u32> {
+        let slots = self.slots.load(Ordering::Relaxed);
+        let mut at = home(low, slots);
+        // While entries are being moved there may be no empty slot in sight.
+        for _ in 0..slots {
+            // Acquire: what the writer stored about the handle before it published the slot.
+            let slot = self.slot(at)?.load(Ordering::Acquire);
+            if slot == 0 {
+                return None;
+            }
+            let handle = slot as u32 - 1;
+            if (slot >> 32) as u32 == low && is_it(handle) {
+                return Some(handle);
+            }
+            at = if at + 1 == slots { 0 } else { at + 1 };
+        }
+        None
+    }
+
+    /// Stores an entry in the first empty slot from its home on; the caller has seen to it that
+    /// there is one.
+    fn put(&self, entry: u64) {
+        let slots = self.slots.load(Ordering::Relaxed);
+        let mut at = home((entry >> 32) as u32, slots);
+        loop {
+            let slot = self.slot(at).expect("the writer made all pieces of the layout");
+            if slot.load(Ordering::Relaxed) == 0 {
+                // Release: a reader that sees the slot sees what was stored about its handle.
+                return slot.store(entry, Ordering::Release);
+            }
+            at = if at + 1 == slots { 0 } else { at + 1 };
+        }
+    }
+
+    #[cold]
+    fn grow(&self) {
+        let slots = self.slots.load(Ordering::Relaxed);
+        let (piece, offset) = piece_of(slots);
+        assert!(offset == 0, "a layout ends where a piece does");
+        let more = 1 << (slots.ilog2() - 2);
+        self.make(piece, more);
+        let old = (0..slots).filter_map(|at| self.slot(at));
+        let entries: Vec<u64> = old
+            .clone()
+            .map(|slot| slot.load(Ordering::Relaxed))
+            .filter(|slot| *slot != 0)
+            .collect();
+        self.layout.write(|| {
+            old.for_each(|slot| slot.store(0, Ordering::Relaxed));
+            self.slots.store(slots + more, Ordering::Relaxed);
+            entries.into_iter().for_each(|entry| self.put(entry));
+        });
+    }
+}
+
+/// Where a search begins: the hash's low half, scaled to the slots.
+#[inline]
+fn home(low: u32, slots: u32) -> u32 {
+    ((u64::from(low) * u64::from(slots)) >> 32) as u32
+}
+
+/// Pieces begin at 0, 16, 20, 24, 28, 32, 40, 48, 56, 64, 80, …
+#[inline]
+pub(super) fn piece_of(at: u32) -> (usize, usize) {
+    if at < SLOTS_MIN {
+        return (0, at as usize);
+    }
+    let bits = at.ilog2();
+    let quarter = at >> (bits - 2) & 3;
+    let piece = 1 + 4 * (bits - SLOTS_MIN.ilog2()) + quarter;
+    (piece as usize, (at & ((1 << (bits - 2)) - 1)) as usize)
+}
