@@ -75,7 +75,7 @@ impl Node {
             "--data",
             data,
             "--segment-bytes",
-            "1048576",
+            "2097152",
         ]
     }
 
@@ -146,6 +146,7 @@ fn help_is_no_error_and_wrong_usage_is_two() {
         &["serve", "--retention", "0s"],
         &["serve", "--retention", "18446744073709551615ms"],
         &["serve", "--grace-ms", "18446744073709551615"],
+        &["serve", "--segment-bytes", "1048576"],
         &["client", "reserve", "BER"],
         &["client", "confirm", "no-id"],
         &["cluster", "remove"],

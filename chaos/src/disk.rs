@@ -115,12 +115,13 @@ impl Disk {
         Ok(())
     }
 
-    /// Gives the space back.
+    /// Gives the space back, also if power is cut right after.
     ///
     /// # Errors
     /// The disk does not work.
     pub fn free(&self) -> io::Result<()> {
-        fs::remove_file(self.balloon())
+        fs::remove_file(self.balloon())?;
+        fs::File::open(&self.mount)?.sync_all()
     }
 
     fn balloon(&self) -> PathBuf {

@@ -12,7 +12,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use super::progress::Progress;
 use super::{Done, admin, client, parse_duration};
 use crate::engine::EngineConfig;
-use crate::log::{LogOptions, RealStorage};
+use crate::log::{LogOptions, RealStorage, SEGMENT_BYTES_MAX, SEGMENT_BYTES_MIN_REAL};
 use crate::replication::{Bootstrap, NodeInfo, Replica, ReplicaOptions, StopReason, Timing};
 use crate::server::{Limits, Listeners, Server};
 use crate::world::World;
@@ -71,7 +71,8 @@ pub(super) struct Serve {
     #[arg(long, value_name = "TIME", default_value = "1h", value_parser = parse_retention)]
     retention: Duration,
     /// Bytes of one log segment, a multiple of 4096.
-    #[arg(long, value_name = "BYTES", default_value_t = LogOptions::default().segment_bytes)]
+    #[arg(long, value_name = "BYTES", default_value_t = LogOptions::default().segment_bytes,
+        value_parser = clap::value_parser!(u64).range(SEGMENT_BYTES_MIN_REAL..=SEGMENT_BYTES_MAX))]
     segment_bytes: u64,
     /// Log bytes after which a snapshot is written and the log before it dropped.
     #[arg(long, value_name = "BYTES", default_value_t = 512 << 20)]

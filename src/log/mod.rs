@@ -103,6 +103,7 @@ use tokio::sync::{mpsc, oneshot};
 pub use error::Error;
 pub use options::{
     FatalHook, LogOptions, SEGMENT_BYTES_MAX, SEGMENT_BYTES_MIN, SEGMENT_BYTES_MIN_REAL,
+    record_bytes_max,
 };
 pub use record::{FrameKind, PAYLOAD_BYTES_MAX, Record, RecordId, VOTE_BYTES_MAX};
 pub use replay::Progress;
@@ -207,7 +208,7 @@ impl Log {
         self.shared.stats()
     }
 
-    /// The longest payload a record may have: [`PAYLOAD_BYTES_MAX`], or a quarter of a segment.
+    /// The longest payload a record may have: [`PAYLOAD_BYTES_MAX`], or three quarters of a segment.
     pub fn record_bytes_max(&self) -> usize {
         self.shared.options.record_bytes_max()
     }

@@ -10,9 +10,9 @@ pub type FatalHook = Arc<dyn Fn(&Error) + Send + Sync>;
 /// Smallest segment: room for a header and some records. For tests; see [`SEGMENT_BYTES_MIN_REAL`].
 pub const SEGMENT_BYTES_MIN: u64 = 64 << 10;
 
-/// Smallest segment a configuration should allow: a record of
-/// [`PAYLOAD_BYTES_MAX`](super::PAYLOAD_BYTES_MAX) fits several times.
-pub const SEGMENT_BYTES_MIN_REAL: u64 = 8 << 20;
+/// Smallest segment a configuration should allow: the largest batch of a client fits, whose frame has
+/// a mebibyte.
+pub const SEGMENT_BYTES_MIN_REAL: u64 = 2 << 20;
 
 /// Largest segment. Positions keep 32 bits for the offset in the file.
 pub const SEGMENT_BYTES_MAX: u64 = 1 << 30;
@@ -55,12 +55,17 @@ impl LogOptions {
         Err(Error::Options { name: "segment_bytes", have, min, max })
     }
 
-    /// A record must leave room for the segment's header, and a segment should hold several.
-    pub(super) fn record_bytes_max(&self) -> usize {
-        (self.segment_bytes / 4).min(super::PAYLOAD_BYTES_MAX as u64) as usize
+    pub(super) const fn record_bytes_max(&self) -> usize {
+        record_bytes_max(self.segment_bytes)
     }
 
     pub(super) fn headroom(&self) -> u64 {
         self.headroom_bytes.min(self.segment_bytes / 2)
     }
+}
+
+/// The longest payload of a record in segments of that size: it must leave room for the header.
+pub const fn record_bytes_max(segment_bytes: u64) -> usize {
+    let most = segment_bytes as usize / 4 * 3;
+    if most < super::PAYLOAD_BYTES_MAX { most } else { super::PAYLOAD_BYTES_MAX }
 }

@@ -63,7 +63,7 @@ pub async fn serve(core: Arc<Core>, listener: TcpListener) {
         }
         let (core, connections) = (core.clone(), connections.clone());
         tokio::spawn(async move {
-            let mut session = Session { core: core.clone(), stream, peer: 0, incoming: None };
+            let mut session = Session::new(core.clone(), stream);
             let result = tokio::select! {
                 result = session.serve() => result,
                 () = core.stopping() => Ok(()),
@@ -87,6 +87,8 @@ struct Session {
     peer: u64,
     /// The snapshot that arrives on this connection.
     incoming: Option<Incoming>,
+    /// Why the last one was not taken, as the operator was told.
+    said: String,
 }
 
 /// Its file is removed with it; an installed one has another name by then.
@@ -118,6 +120,10 @@ fn invalid(error: impl std::error::Error + Send + Sync + 'static) -> io::Error {
 }
 
 impl Session {
+    const fn new(core: Arc<Core>, stream: TcpStream) -> Self {
+        Self { core, stream, peer: 0, incoming: None, said: String::new() }
+    }
+
     async fn serve(&mut self) -> io::Result<()> {
         self.stream.set_nodelay(true)?;
         let mut input = BytesMut::with_capacity(64 << 10);
@@ -210,6 +216,9 @@ impl Session {
             }
             Kind::SnapshotBegin | Kind::SnapshotChunk | Kind::SnapshotEnd => {
                 let result = self.snapshot(kind, &body).await;
+                if let Err(why) = &result {
+                    self.give_up_snapshot(why);
+                }
                 Box::pin(std::future::ready(result))
             }
             Kind::Join => {
@@ -250,6 +259,17 @@ impl Session {
                 Ok(BytesMut::new())
             }
             _ => self.install(body).await,
+        }
+    }
+
+    /// The leader begins anew. A node that cannot take what it needs to catch up tells its operator, once.
+    fn give_up_snapshot(&mut self, why: &str) {
+        self.incoming = None;
+        self.core.set_transfer(None);
+        if self.said != why {
+            let peer = self.peer;
+            self.core.note(format_args!("a snapshot from node {peer} cannot be taken: {why}"));
+            why.clone_into(&mut self.said);
         }
     }
 

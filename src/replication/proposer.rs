@@ -18,14 +18,21 @@ use tokio::time::sleep;
 use super::api::Refusal;
 use super::core::Core;
 use super::ingress::Routes;
+use super::lanes::ENTRY_BYTES_MAX;
 use super::types::{CommittedLeader, OnComplete, Payload, RaftLogId, TypeConfig};
 use crate::engine::batch::{self, BatchBuilder};
+use crate::log::{SEGMENT_BYTES_MIN_REAL, record_bytes_max};
 use crate::protocol::{Code, ShardId};
 use crate::world::UnixMicros;
 
 /// Entries in flight. With one, the disk waits for the network and the other way round; more than
 /// a few only make smaller batches.
 const WINDOW: usize = 4;
+/// The largest entry is a record in the smallest segment; an operation of the leader's own is short.
+const _: () = assert!(
+    ENTRY_BYTES_MAX + batch::HEADER_BYTES + 64 <= record_bytes_max(SEGMENT_BYTES_MIN_REAL),
+    "the log would stop at an entry that is too long"
+);
 /// Lines that one EXPIRE may expire or forget: about a third of a millisecond of apply.
 const EXPIRE_BUDGET: u32 = 1024;
 /// At most one EXPIRE in so long: a million lines a second, and half of apply's time at most.

@@ -191,7 +191,7 @@ pub async fn do_chores(core: Arc<Core>) {
     let mut chores = interval(CHORE_INTERVAL);
     chores.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut snapshot_log_bytes = 0;
-    let mut skewed = false;
+    let (mut skewed, mut full) = (false, false);
     let mut unfinished = Unfinished::default();
     loop {
         tokio::select! {
@@ -203,6 +203,15 @@ pub async fn do_chores(core: Arc<Core>) {
             promote_learners(&core).await;
         }
         snapshot_if_grown(&core, &mut snapshot_log_bytes).await;
+        if matches!(core.log.space(), Space::Ok) == full {
+            full = !full;
+            let words = if full {
+                "is full: this node logs nothing until there is space"
+            } else {
+                "has space again"
+            };
+            core.note(format_args!("the disk {words}"));
+        }
         let skew = core.skew();
         if (skew > SKEW_ALARM) != skewed {
             skewed = !skewed;

@@ -93,7 +93,7 @@ impl Drop for SmallDisk {
 }
 
 /// Small enough that the load reaches the end of one within seconds.
-const SEGMENT: [&str; 2] = ["--segment-bytes", "1048576"];
+const SEGMENT: [&str; 2] = ["--segment-bytes", "2097152"];
 
 /// Waits until the node says that its disk is full, and checks what clients are told.
 async fn refused(cluster: &Cluster, buyers: &Buyers) {
