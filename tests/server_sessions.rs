@@ -568,8 +568,8 @@ async fn reads_that_are_refused_as_too_large_do_not_keep_others_waiting() {
     let frames = 24;
     let mut burst = BytesMut::new();
     for n in 0..frames {
-        burst.extend_from_slice(&batch(n, 24, |out| {
-            for _ in 0..24 {
+        burst.extend_from_slice(&batch(n, 96, |out| {
+            for _ in 0..96 {
                 Op::encode_read_sku(out, OpFlags::STALE, None, b"shirt");
             }
         }));

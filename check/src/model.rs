@@ -105,7 +105,8 @@ pub struct Model {
     shift_ms: u64,
     names: Vec<(Vec<u8>, Vec<u8>)>,
     by_warehouse: BTreeMap<Vec<u8>, BTreeMap<Vec<u8>, u32>>,
-    skus: BTreeSet<Vec<u8>>,
+    /// The cells of each.
+    skus: BTreeMap<Vec<u8>, Vec<u32>>,
     cells: Vec<Counters>,
     entries: BTreeMap<Id, Entry>,
     /// Active reservations by the moment at which they are due, on the hold clock.
@@ -151,7 +152,7 @@ impl Model {
             shift_ms: 0,
             names: Vec::new(),
             by_warehouse: BTreeMap::new(),
-            skus: BTreeSet::new(),
+            skus: BTreeMap::new(),
             cells: Vec::new(),
             entries: BTreeMap::new(),
             due: BTreeSet::new(),
@@ -191,6 +192,12 @@ impl Model {
     /// The counters of a cell.
     pub fn counters(&self, cell: u32) -> Counters {
         self.cells[cell as usize]
+    }
+
+    /// Over all cells of this one's SKU.
+    fn total_on_hand(&self, cell: u32) -> i64 {
+        let (_, sku) = &self.names[cell as usize];
+        self.skus[sku].iter().map(|cell| self.counters(*cell).on_hand).sum()
     }
 
     /// What is remembered, by id.
@@ -296,7 +303,7 @@ impl Model {
                 let skus = self.by_warehouse.get(warehouse).ok_or(Code::UNKNOWN_WAREHOUSE)?;
                 match skus.get(sku) {
                     Some(cell) => Ok(*cell),
-                    None if self.skus.contains(sku) => Err(Code::NOT_STOCKED),
+                    None if self.skus.contains_key(sku) => Err(Code::NOT_STOCKED),
                     None => Err(Code::UNKNOWN_SKU),
                 }
             }
@@ -309,7 +316,7 @@ impl Model {
                 let handle = self.names.len() as u32;
                 self.names.push((warehouse.clone(), sku.clone()));
                 self.cells.push(Counters::default());
-                self.skus.insert(sku.clone());
+                self.skus.entry(sku.clone()).or_default().push(handle);
                 let skus = self.by_warehouse.entry(warehouse.clone()).or_default();
                 skus.insert(sku.clone(), handle);
                 self.touched.insert(handle);
@@ -410,7 +417,8 @@ impl Model {
             Ok(cell) => cell,
             Err(code) => return Expected { code, detail: 0, body: Body::Exact(vec![0, 0]) },
         };
-        if self.counters(cell).on_hand + i64::from(quantity) > COUNTER_MAX {
+        let most = self.counters(cell).on_hand.max(self.total_on_hand(cell));
+        if most + i64::from(quantity) > COUNTER_MAX {
             return plain(Code::OVERFLOW, 0);
         }
         self.cell(cell).on_hand += i64::from(quantity);

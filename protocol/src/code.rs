@@ -83,7 +83,7 @@ codes! {
     /// The reservation has reached its longest life.
     MAX_LIFE = 120, "the reservation has reached its longest life; confirm or release it";
     /// A counter would leave its range.
-    OVERFLOW = 121, "a counter would leave ±(2^53 − 1)";
+    OVERFLOW = 121, "a counter, or its sum over the warehouses, would leave ±(2^53 − 1)";
     /// Another operation of the linked batch failed.
     LINKED_FAILED = 122, "another operation of the linked batch was refused";
     /// `not_after` has passed. (What was done before it passed is still answered with REPLAY.)

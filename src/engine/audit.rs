@@ -1,8 +1,9 @@
 //! The full check of the state's invariants: every reference, every chain, every sum. Walks
 //! everything; for restores and tests.
 
-use crate::protocol::ReservationState;
+use crate::protocol::{CellCounters, ReservationState};
 
+use super::names::SkuId;
 use super::record::{LineAt, LineRef};
 use super::restore::MILLIS_MAX;
 use super::ring::NIL;
@@ -24,7 +25,27 @@ impl StockState {
         let mut seen = vec![Seen::default(); self.holds.records.len() as usize];
         self.audit_groups(&mut seen)?;
         self.audit_buckets(&mut seen)?;
-        self.audit_records(&seen)
+        self.audit_records(&seen)?;
+        self.audit_totals()
+    }
+
+    /// Adds up the cells of each SKU.
+    fn audit_totals(&self) -> Result<(), &'static str> {
+        let table = self.cells.table();
+        let mut chained = 0;
+        for sku in 0..table.skus.count() {
+            let mut sum = CellCounters::default();
+            for cell in table.cells_of(SkuId(sku), None) {
+                let counters = table.read(cell).ok_or("a chained cell exists")?.counters();
+                sum.on_hand += counters.on_hand;
+                sum.reserved += counters.reserved;
+                sum.committed += counters.committed;
+                sum.available += counters.available;
+                chained += 1;
+            }
+            check(table.total(SkuId(sku)) == sum, "a SKU's total is the sum of its cells")?;
+        }
+        check(chained == table.count(), "each cell is in the chain of its SKU")
     }
 
     /// Walks the wheel: each group once, each line in the group of its cell.

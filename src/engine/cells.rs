@@ -1,14 +1,16 @@
 //! Cells and their counters: one writer, any number of readers, no locks.
 //!
 //! ```text
-//! slot (40 bytes)   seq u32 · 0 u32 · earliest_due u64 · on_hand i64 · reserved i64 · committed i64
-//! key  (12 bytes)   warehouse u32 · sku u32 · next cell of the same SKU u32
+//! slot  (40 bytes)   seq u32 · sku u32 · earliest_due u64 · on_hand i64 · reserved i64 · committed i64
+//! key   (12 bytes)   warehouse u32 · sku u32 · next cell of the same SKU u32
+//! total (40 bytes)   seq u32 · first cell u32 · last cell u32 · 0 u32 · on_hand, reserved, committed i64
 //! ```
 //!
-//! A slot is a seqlock: `seq` is odd while the writer changes the counters, and a reader that saw it
-//! change reads again. Cells are never removed and never move.
+//! Slots and totals are seqlocks: `seq` is odd while the writer changes the counters, and a reader that
+//! saw it change reads again. Cells are never removed and never move.
 //!
 //! Invariants:
+//! - A SKU's total is the sum over its cells, but for the moment between the two stores of a change.
 //! - `reserved` and `committed` are never negative; no counter leaves ±[`COUNTER_MAX`].
 //! - No line of the cell that is due and unswept is in a tick before `max(front, earliest_due)`.
 //! - A SKU's cells are chained in the order of their handles.
@@ -33,15 +35,14 @@ use super::time::{HoldClock, Tick};
 #[derive(Default)]
 struct Slot {
     seq: Sequence,
-    /// Room for a cell's policy.
-    _spare: AtomicU32,
+    sku: AtomicU32,
     earliest_due: AtomicU64,
     on_hand: AtomicI64,
     reserved: AtomicI64,
     committed: AtomicI64,
 }
 
-const _: () = assert!(size_of::<Slot>() == 40);
+const _: () = assert!(size_of::<Slot>() == 40 && size_of::<Total>() == 40);
 
 struct Key {
     warehouse: AtomicU32,
@@ -55,15 +56,21 @@ impl Default for Key {
     }
 }
 
-/// First and last cell of a SKU.
-struct Chain {
+/// A SKU over all warehouses: the chain of its cells, and their sums.
+struct Total {
+    seq: Sequence,
     first: AtomicU32,
     last: AtomicU32,
+    on_hand: AtomicI64,
+    reserved: AtomicI64,
+    committed: AtomicI64,
 }
 
-impl Default for Chain {
+impl Default for Total {
     fn default() -> Self {
-        Self { first: AtomicU32::new(NIL), last: AtomicU32::new(NIL) }
+        let [on_hand, reserved, committed] = [const { AtomicI64::new(0) }; 3];
+        let [first, last] = [const { AtomicU32::new(NIL) }; 2];
+        Self { seq: Sequence::default(), first, last, on_hand, reserved, committed }
     }
 }
 
@@ -106,7 +113,7 @@ pub(super) enum Missing {
 pub(super) struct CellTable {
     slots: Chunked<Slot>,
     keys: Chunked<Key>,
-    chains: Chunked<Chain>,
+    totals: Chunked<Total>,
     pairs: SharedIndex,
     pub warehouses: Names,
     pub skus: Names,
@@ -124,7 +131,7 @@ impl CellTable {
         Self {
             slots: Chunked::new(),
             keys: Chunked::new(),
-            chains: Chunked::new(),
+            totals: Chunked::new(),
             pairs: SharedIndex::new(),
             warehouses: Names::new(seed),
             skus: Names::new(seed),
@@ -188,12 +195,23 @@ impl CellTable {
         Some(slot.seq.read(|| slot.load()))
     }
 
+    /// A SKU's counters over all its cells, of one moment.
+    pub fn total(&self, sku: SkuId) -> CellCounters {
+        self.totals
+            .get(sku.0)
+            .map_or(CellCounters::default(), |total| total.seq.read(|| total.load()).counters())
+    }
+
     /// The cells of a SKU, in the order of their handles, after `after`.
     pub fn cells_of(&self, sku: SkuId, after: Option<u32>) -> impl Iterator<Item = u32> + '_ {
-        let first = self.chains.get(sku.0).map_or(NIL, |c| c.first.load(Ordering::Acquire));
         // Acquire: pairs with the writer's Release when it links a cell.
         let next = |cell: &u32| self.keys.get(*cell).map(|key| key.next.load(Ordering::Acquire));
-        std::iter::successors(Some(first), next)
+        let is_of = |cell: &u32| self.key(*cell).is_some_and(|(_, of)| of == sku);
+        let begin = match after.filter(|after| *after < self.count() && is_of(after)) {
+            Some(after) => next(&after),
+            None => self.totals.get(sku.0).map(|total| total.first.load(Ordering::Acquire)),
+        };
+        std::iter::successors(begin, next)
             .take_while(|cell| *cell != NIL)
             .skip_while(move |cell| after.is_some_and(|after| *cell <= after))
     }
@@ -227,7 +245,7 @@ impl CellTable {
 
     /// Bytes of memory held.
     pub fn bytes(&self) -> u64 {
-        let tables = self.slots.bytes() + self.keys.bytes() + self.chains.bytes();
+        let tables = self.slots.bytes() + self.keys.bytes() + self.totals.bytes();
         tables + self.pairs.bytes() + self.warehouses.bytes() + self.skus.bytes()
     }
 }
@@ -251,6 +269,38 @@ impl Slot {
             self.on_hand.store(cell.on_hand, Ordering::Relaxed);
             self.reserved.store(cell.reserved, Ordering::Relaxed);
             self.committed.store(cell.committed, Ordering::Relaxed);
+        });
+    }
+}
+
+impl Total {
+    /// As [`Slot::load`]; nothing is due in a total.
+    #[inline]
+    fn load(&self) -> Cell {
+        Cell {
+            earliest_due: Tick::NEVER,
+            on_hand: self.on_hand.load(Ordering::Relaxed),
+            reserved: self.reserved.load(Ordering::Relaxed),
+            committed: self.committed.load(Ordering::Relaxed),
+        }
+    }
+
+    /// A cell has changed. The sums may pass their range while a whole table is overwritten, and be
+    /// right in the end.
+    #[inline]
+    fn follow(&self, before: &Cell, after: &Cell) {
+        if (before.on_hand, before.reserved, before.committed)
+            == (after.on_hand, after.reserved, after.committed)
+        {
+            return;
+        }
+        let moved = |sum: &AtomicI64, before: i64, after: i64| {
+            sum.store(sum.load(Ordering::Relaxed).wrapping_add(after - before), Ordering::Relaxed);
+        };
+        self.seq.write(|| {
+            moved(&self.on_hand, before.on_hand, after.on_hand);
+            moved(&self.reserved, before.reserved, after.reserved);
+            moved(&self.committed, before.committed, after.committed);
         });
     }
 }
@@ -290,7 +340,22 @@ impl CellWriter {
         }
     }
 
-    /// Changes the cell.
+    /// Starts fetching the total that the cell is in. The cell itself should be there by now.
+    #[inline]
+    pub fn prefetch_total(&self, cell: u32) {
+        if let Some(slot) = self.table.slots.get(cell)
+            && let Some(total) = self.table.totals.get(slot.sku.load(Ordering::Relaxed))
+        {
+            prefetch(&total.seq);
+        }
+    }
+
+    /// The SKU of the cell has so many units over all its cells.
+    pub fn total_on_hand(&self, cell: u32) -> i64 {
+        self.total_of(self.slot(cell)).on_hand.load(Ordering::Relaxed)
+    }
+
+    /// Changes the cell, and with it the total of its SKU.
     ///
     /// # Panics
     /// A counter leaves its range.
@@ -300,11 +365,13 @@ impl CellWriter {
             cut.before_change(cell, |range| encode(&self.table, range));
         }
         let slot = self.slot(cell);
-        let mut value = slot.load();
+        let before = slot.load();
+        let mut value = before;
         change(&mut value);
         assert!(value.reserved >= 0 && value.committed >= 0, "promised units are never negative");
         assert!(value.on_hand.abs() <= COUNTER_MAX, "a counter is within its range");
         slot.store(value);
+        self.total_of(slot).follow(&before, &value);
     }
 
     /// A line of the cell falls due in `tick`.
@@ -332,18 +399,21 @@ impl CellWriter {
         let table = &*self.table;
         let cell = table.count.load(Ordering::Relaxed);
         assert!(cell < NIL - 1, "cells have 32-bit handles");
-        table.slots.make(cell).store(value);
+        let slot = table.slots.make(cell);
+        slot.sku.store(sku.0, Ordering::Relaxed);
+        slot.store(value);
         let key = table.keys.make(cell);
         key.warehouse.store(warehouse.0, Ordering::Relaxed);
         key.sku.store(sku.0, Ordering::Relaxed);
         // Release: whoever sees the count, the pair or the link sees slot and key.
         table.count.store(cell + 1, Ordering::Release);
         table.pairs.insert(table.hash(warehouse, sku), cell);
-        let chain = table.chains.make(sku.0);
-        match chain.last.swap(cell, Ordering::Relaxed) {
-            NIL => chain.first.store(cell, Ordering::Release),
+        let total = table.totals.make(sku.0);
+        match total.last.swap(cell, Ordering::Relaxed) {
+            NIL => total.first.store(cell, Ordering::Release),
             last => table.keys.make(last).next.store(cell, Ordering::Release),
         }
+        total.follow(&Cell::default(), &value);
         cell
     }
 
@@ -401,6 +471,12 @@ impl CellWriter {
     #[inline]
     fn slot(&self, cell: u32) -> &Slot {
         self.table.slots.get(cell).expect("a resolved cell has a slot")
+    }
+
+    #[inline]
+    fn total_of(&self, slot: &Slot) -> &Total {
+        let sku = slot.sku.load(Ordering::Relaxed);
+        self.table.totals.get(sku).expect("a cell's SKU has a total")
     }
 }
 

@@ -279,6 +279,15 @@ impl SnapshotLoader {
         {
             return Err(SnapshotFault::Content("counters are within range"));
         }
+        let total = table.total(sku);
+        let sums = [
+            (total.on_hand, value.on_hand),
+            (total.reserved, value.reserved),
+            (total.committed, value.committed),
+        ];
+        if sums.iter().any(|(total, more)| (total + more).abs() > COUNTER_MAX) {
+            return Err(SnapshotFault::Content("the counters of a SKU are within range"));
+        }
         self.cells.push(warehouse, sku, value);
         Ok(())
     }

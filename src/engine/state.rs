@@ -231,6 +231,20 @@ impl StockState {
         for record in likely.iter().filter(|record| **record != u32::MAX) {
             self.cells.prefetch(self.holds.records.get(*record).cell);
         }
+        for (command, _) in commands {
+            if let Command::Client(Op::Reserve { lines, .. }, ..) = command
+                && !lines.is_named()
+            {
+                for line in lines.iter() {
+                    if let CellRef::Handle(cell) = line.cell {
+                        self.cells.prefetch_total(cell.0);
+                    }
+                }
+            }
+        }
+        for record in likely.iter().filter(|record| **record != u32::MAX) {
+            self.cells.prefetch_total(self.holds.records.get(*record).cell);
+        }
     }
 
     #[inline]

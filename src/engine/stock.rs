@@ -60,7 +60,8 @@ impl StockState {
             }
             (Err(missing), _) => return refuse_name(missing, out),
         };
-        if self.cells.get(cell).on_hand + i64::from(quantity) > COUNTER_MAX {
+        let most = self.cells.get(cell).on_hand.max(self.cells.total_on_hand(cell));
+        if most + i64::from(quantity) > COUNTER_MAX {
             return out.plain(Code::OVERFLOW, 0);
         }
         // From here on the receipt succeeds.
@@ -109,13 +110,30 @@ mod tests {
 
     use super::super::EngineConfig;
     use super::*;
-    use crate::protocol::{Reader, take_outcome};
+    use crate::protocol::{CellHandle, Reader, take_outcome};
 
     #[test]
     fn a_counter_reaches_its_limit_and_not_beyond() {
         let mut state = StockState::new(EngineConfig::default());
         let cell = state.cells.define(b"w", b"s");
         state.cells.update(cell, |cell| cell.on_hand = COUNTER_MAX - 10);
+        fill_up(&mut state, cell);
+        assert_eq!(state.cells.get(cell).on_hand, COUNTER_MAX);
+    }
+
+    #[test]
+    fn a_sku_reaches_its_limit_over_all_warehouses_and_not_beyond() {
+        let mut state = StockState::new(EngineConfig::default());
+        let (cell, other) = (state.cells.define(b"w", b"s"), state.cells.define(b"v", b"s"));
+        state.cells.update(other, |cell| cell.on_hand = COUNTER_MAX - 10);
+        fill_up(&mut state, cell);
+        assert_eq!(state.cells.get(cell).on_hand, 10);
+        assert_eq!(state.cells.total_on_hand(other), COUNTER_MAX);
+        assert_eq!(state.audit(), Ok(()));
+    }
+
+    /// Ten units fit, and not one more.
+    fn fill_up(state: &mut StockState, cell: u32) {
         for (number, quantity, code) in [
             (1, 11, Code::OVERFLOW),
             (2, 10, Code::OK),
@@ -123,12 +141,19 @@ mod tests {
             (2, 10, Code::REPLAY),
         ] {
             let mut out = BytesMut::new();
-            let named = CellRef::Name { warehouse: b"w", sku: b"s" };
+            let by_handle = CellRef::Handle(CellHandle(cell));
             let id = OpId::from_parts(0, [number; 10]);
             let (hash, flags) = (state.holds.hash(&id.0), OpFlags::default());
-            state.receive(id, hash, quantity, named, flags, false, &mut Outcomes(Some(&mut out)));
+            state.receive(
+                id,
+                hash,
+                quantity,
+                by_handle,
+                flags,
+                false,
+                &mut Outcomes(Some(&mut out)),
+            );
             assert_eq!(take_outcome(&mut Reader::new(&out)).unwrap().code, code);
         }
-        assert_eq!(state.cells.get(cell).on_hand, COUNTER_MAX);
     }
 }

@@ -79,8 +79,7 @@ pub(super) const RECEIVE_BYTES_MAX: usize = 256 << 10;
 /// long as its connection says anything at all.
 pub(super) const SPARE_BYTES_MAX: usize = 256 << 10;
 /// Reads answer this many bytes in a row, and end the read that goes beyond, before the connection
-/// looks at its socket again. The largest page of a SKU is over it by itself and takes a tenth of a
-/// millisecond or two.
+/// looks at its socket again. The largest page of a SKU may be over it by itself.
 pub(super) const ANSWER_BYTES_PER_ROUND: usize = 64 << 10;
 /// Rounds of receive, answer and send in a row before other connections have their turn.
 pub(super) const ROUNDS_PER_TURN: u32 = 4;
