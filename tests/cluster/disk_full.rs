@@ -10,7 +10,7 @@ use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-use stockd_client::{CellRef, Client, Code, Consistency, Error, Options, Why};
+use stockd_client::{Batch, CellRef, Client, Code, Consistency, Error, Options, Why};
 
 use crate::buyers::{Buyers, Market, options, sku};
 use crate::harness::Cluster;
@@ -92,18 +92,22 @@ impl Drop for SmallDisk {
     }
 }
 
-/// Small enough that the load reaches the end of one within seconds.
+/// The smallest: its end is soon reached.
 const SEGMENT: [&str; 2] = ["--segment-bytes", "2097152"];
 
 /// Waits until the node says that its disk is full, and checks what clients are told.
 async fn refused(cluster: &Cluster, buyers: &Buyers) {
-    until("the disk to be full", async || {
-        cluster.node(1).status().await.is_some_and(|status| status.state == "disk full")
-    })
-    .await;
     let impatient =
         Options { request_timeout: Duration::from_secs(1), ..options(&cluster.clients()) };
     let client = Client::connect(impatient).await.unwrap();
+    until("the disk to be full", async || {
+        // The buyers alone may take minutes to the end of a segment on a busy machine.
+        let mut padding = Batch::new();
+        (0..1_000).for_each(|_| padding.confirm(client.new_id()).unwrap());
+        let _ = client.batch(padding).await; // refused when the disk is full
+        cluster.node(1).status().await.is_some_and(|status| status.state == "disk full")
+    })
+    .await;
     // What came before the gate was shut still has its place.
     until("a write to be refused", async || {
         let refused = client.receive(client.new_op_id(), CellRef::name("W", "other"), 1).await;
