@@ -7,19 +7,24 @@
 //!
 //! The victims are a few buyers that share a client and reserve and release, one call at a time. Latency
 //! counts from when a call was due; they are due so seldom that a call that takes ten times as long does
-//! not delay the next, or the ratio would be that of a queue. The attackers run in this process, on a thread of their own:
-//! on two cores their own work is part of what the victim suffers.
+//! not delay the next, or the ratio would be that of a queue. The attackers are a process of their own
+//! (this program, as `abuse --attack NAME ADDRESS`) of the lowest priority: elsewhere they would have a
+//! processor of their own, here they are to compete for the server and not for the victims' processor. What
+//! the kernel does for them is still in the figure.
 #![expect(clippy::unwrap_used, reason = "it measures or it stops")]
 
 #[path = "../tests/abuse/attacks.rs"]
 mod attacks;
 
+use std::io::Read;
+use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::time::Duration;
 
 use attacks::{Attack, greet};
 use stockd_client::{Batch, CellRef, Client, Options, Reserve};
 use tokio::net::TcpStream;
+use tokio::runtime::Runtime;
 use tokio::time::{Instant, sleep, sleep_until};
 
 /// Buyers at once.
@@ -27,7 +32,7 @@ const BUYERS: u32 = 8;
 /// Each buyer's calls are due this often.
 const PACE: Duration = Duration::from_millis(24);
 /// Turns with and without the attack.
-const TURNS: u32 = 3;
+const TURNS: usize = 5;
 /// Warehouses of the SKU that is scanned.
 const WAREHOUSES: usize = 4_000;
 /// Idle connections of the largest crowd.
@@ -46,20 +51,52 @@ const ATTACKS: [Attack; 9] = [
 ];
 
 fn main() {
-    let mut arguments = std::env::args().skip(1);
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let mut builder = tokio::runtime::Builder::new_multi_thread();
+    let runtime = builder.worker_threads(1).enable_all().build().unwrap();
+    if let [flag, name, address] = &arguments[..]
+        && flag == "--attack"
+    {
+        let attack = ATTACKS.into_iter().find(|attack| format!("{attack:?}") == *name).unwrap();
+        return attack_until_told(attack, address, &runtime);
+    }
+    let mut arguments = arguments.into_iter();
     let address = arguments.next().unwrap_or_else(|| "127.0.0.1:7400".to_owned());
     let seconds = arguments.next().and_then(|text| text.parse().ok()).unwrap_or(5);
     let names: Vec<String> = arguments.collect();
-    let runtime = |threads| {
-        let mut builder = tokio::runtime::Builder::new_multi_thread();
-        builder.worker_threads(threads).enable_all().build().unwrap()
-    };
-    let attackers = runtime(1);
-    runtime(1).block_on(run(&address, Duration::from_secs(seconds), &names, attackers.handle()));
-    attackers.shutdown_background();
+    runtime.block_on(run(&address, Duration::from_secs(seconds), &names));
 }
 
-async fn run(address: &str, turn: Duration, names: &[String], attackers: &tokio::runtime::Handle) {
+/// Attacks until the standard input ends, and says how often.
+fn attack_until_told(attack: Attack, address: &str, runtime: &Runtime) {
+    let inside = runtime.enter();
+    let running = attack.start(address);
+    drop(inside);
+    std::io::stdin().read_to_end(&mut Vec::new()).unwrap();
+    assert!(running.done() > 0, "an idle attack measures nothing");
+    println!("{}", runtime.block_on(running.stop()));
+}
+
+/// An attack by a process of the lowest priority.
+struct Attackers(Child);
+
+impl Attackers {
+    fn start(attack: Attack, address: &str) -> Self {
+        let program = std::env::current_exe().unwrap();
+        let mut command = Command::new("nice");
+        command.args(["-n", "19"]).arg(program).args(["--attack", &format!("{attack:?}"), address]);
+        Self(command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap())
+    }
+
+    /// Ends it and says how often it did what it does.
+    fn stop(mut self) -> u64 {
+        drop(self.0.stdin.take());
+        let said = self.0.wait_with_output().unwrap().stdout;
+        String::from_utf8(said).unwrap().trim().parse().unwrap()
+    }
+}
+
+async fn run(address: &str, turn: Duration, names: &[String]) {
     let client = Arc::new(Client::connect(Options::new([address])).await.unwrap());
     stock(&client).await;
     println!(
@@ -70,18 +107,14 @@ async fn run(address: &str, turn: Duration, names: &[String], attackers: &tokio:
     for attack in ATTACKS.into_iter().filter(|attack| wanted(&format!("{attack:?}"))) {
         let (mut quiet, mut under, mut done) = (Vec::new(), Vec::new(), 0);
         for _ in 0..TURNS {
-            buy(&client, turn, &mut quiet).await;
-            let running = {
-                let _attackers = attackers.enter();
-                attack.start(address)
-            };
-            sleep(Duration::from_millis(200)).await;
-            buy(&client, turn, &mut under).await;
-            assert!(running.done() > 0, "an idle attack measures nothing");
-            done += running.stop().await;
+            quiet.push(buy(&client, turn).await);
+            let attackers = Attackers::start(attack, address);
+            sleep(Duration::from_millis(500)).await;
+            under.push(buy(&client, turn).await);
+            done += attackers.stop();
             sleep(Duration::from_millis(500)).await;
         }
-        print(&format!("{attack:?}"), &mut quiet, &mut under, done);
+        print(&format!("{attack:?}"), &quiet, &under, done);
     }
     if wanted("Crowd") {
         crowd(address, &client, turn).await;
@@ -91,7 +124,9 @@ async fn run(address: &str, turn: Duration, names: &[String], attackers: &tokio:
 /// As many connections as there may be, and what they cost.
 async fn crowd(address: &str, client: &Arc<Client>, turn: Duration) {
     let (mut quiet, mut under, mut held) = (Vec::new(), Vec::new(), Vec::new());
-    buy(client, turn, &mut quiet).await;
+    for _ in 0..TURNS {
+        quiet.push(buy(client, turn).await);
+    }
     while held.len() < CROWD - 1 {
         let Ok(mut stream) = TcpStream::connect(address).await else { break };
         match greet(&mut stream).await {
@@ -99,8 +134,10 @@ async fn crowd(address: &str, client: &Arc<Client>, turn: Duration) {
             Err(_) => break,
         }
     }
-    buy(client, turn, &mut under).await;
-    print("Crowd", &mut quiet, &mut under, held.len() as u64);
+    for _ in 0..TURNS {
+        under.push(buy(client, turn).await);
+    }
+    print("Crowd", &quiet, &under, held.len() as u64);
 }
 
 /// A cell to buy from, and a SKU to scan.
@@ -114,8 +151,15 @@ async fn stock(client: &Client) {
     client.batch(batch).await.unwrap();
 }
 
-/// Reserves and releases, and notes how long after it was due each reserve was answered.
-async fn buy(client: &Arc<Client>, turn: Duration, micros: &mut Vec<u64>) {
+/// What a turn showed, in microseconds.
+#[derive(Clone, Copy)]
+struct Latency {
+    p50: u64,
+    p99: u64,
+}
+
+/// Reserves and releases; how long after it was due each reserve was answered.
+async fn buy(client: &Arc<Client>, turn: Duration) -> Latency {
     let begin = Instant::now();
     let buyers = (0..BUYERS).map(|buyer| {
         let (client, mut micros) = (Arc::clone(client), Vec::new());
@@ -132,18 +176,24 @@ async fn buy(client: &Arc<Client>, turn: Duration, micros: &mut Vec<u64>) {
             micros
         })
     });
+    let mut micros = Vec::new();
     for buyer in buyers.collect::<Vec<_>>() {
         micros.extend(buyer.await.unwrap());
     }
+    micros.sort_unstable();
+    let of = |percent: usize| micros[(micros.len() - 1) * percent / 100];
+    Latency { p50: of(50), p99: of(99) }
 }
 
-fn print(name: &str, quiet: &mut [u64], under: &mut [u64], done: u64) {
-    let of = |micros: &mut [u64], percent: usize| {
-        micros.sort_unstable();
-        micros[(micros.len() - 1) * percent / 100]
+/// Medians of the turns: one stall of a disk that others share is not the attack's.
+fn print(name: &str, quiet: &[Latency], under: &[Latency], done: u64) {
+    let median = |turns: &[Latency], of: fn(&Latency) -> u64| {
+        let mut all: Vec<u64> = turns.iter().map(of).collect();
+        all.sort_unstable();
+        all[all.len() / 2]
     };
-    let (p50, p50_under) = (of(quiet, 50), of(under, 50));
-    let (p99, p99_under) = (of(quiet, 99), of(under, 99));
+    let (p50, p50_under) = (median(quiet, |l| l.p50), median(under, |l| l.p50));
+    let (p99, p99_under) = (median(quiet, |l| l.p99), median(under, |l| l.p99));
     let ratio = p99_under as f64 / p99.max(1) as f64;
     println!("{name:16} {p50:>11} {p50_under:>12} {p99:>11} {p99_under:>12} {ratio:>12.1}  {done}");
 }

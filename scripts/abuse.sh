@@ -1,8 +1,9 @@
 #!/usr/bin/env bash
 # What attacks cost everybody else, on this machine: for each attack a victim's p50 and p99 without and
-# with it, in turns, and the ratio; then 10,000 connections at once; then the server's memory.
+# with it, in turns, the medians of the turns, and their ratio; then 10,000 connections at once; then the
+# server's memory.
 #
-#   scripts/abuse.sh                        every attack, three turns of 5 seconds each way
+#   scripts/abuse.sh                        every attack, five turns of 5 seconds each way
 #   scripts/abuse.sh --seconds 2 Giant      one of them, shorter
 #
 # PORT (7480) and the two after it must be free. A benchmark, not a test: `cargo test --test abuse` asserts
@@ -11,7 +12,7 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 
 seconds=5 port=${PORT:-7480}
-if [ "${1:-}" = --help ]; then sed -n '2,9s/^# \{0,1\}//p' "$0"; exit 0; fi
+if [ "${1:-}" = --help ]; then sed -n '2,10s/^# \{0,1\}//p' "$0"; exit 0; fi
 if [ "${1:-}" = --seconds ]; then seconds=$2; shift 2; fi
 
 wanted=25000

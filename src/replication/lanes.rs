@@ -31,6 +31,7 @@ use bytes::{Buf, BytesMut};
 
 use super::api::{ReplyTo, RequestTag};
 use crate::protocol::limits;
+use crate::world::Pace;
 
 /// Most bytes that wait in a lane: eight full batches. What comes later would wait for tens of
 /// milliseconds; BUSY tells the client instead.
@@ -228,8 +229,8 @@ pub struct Lanes {
     /// Bulk waited for the last entry in vain.
     bulk_first: bool,
     entries_since_short: u32,
-    /// When bulk may go again while short requests come, by the monotonic clock.
-    bulk_at: Duration,
+    /// How fast bulk goes while short requests come.
+    bulk_pace: Pace,
 }
 
 impl Lanes {
@@ -240,7 +241,7 @@ impl Lanes {
             bulk_ops_in_flight: 0,
             bulk_first: false,
             entries_since_short: ALONE_AFTER_ENTRIES,
-            bulk_at: Duration::ZERO,
+            bulk_pace: Pace::new(BULK_BYTES_PER_SECOND, BULK_PACE_SLACK),
         }
     }
 
@@ -292,7 +293,7 @@ impl Lanes {
 
     /// Adds the share of bulk while short requests come.
     fn add_bulk(&mut self, now: Duration, parcel: &mut Parcel) {
-        if now < self.bulk_at {
+        if now < self.bulk_pace.free_at() {
             return;
         }
         let bytes_before = parcel.bytes.len();
@@ -303,15 +304,14 @@ impl Lanes {
             let first = self.bulk.requests.front().map_or(0, |(request, _)| request.tag.ops);
             parcel.bulk_ops = self.bulk.take(first, parcel);
         }
-        let bytes = (parcel.bytes.len() - bytes_before) as u64;
-        self.bulk_at = self.bulk_at.max(now.saturating_sub(BULK_PACE_SLACK))
-            + Duration::from_nanos(bytes * 1_000_000_000 / BULK_BYTES_PER_SECOND);
+        self.bulk_pace.book(now, (parcel.bytes.len() - bytes_before) as u64);
     }
 
     /// How long bulk that waits is still kept back by its pace; `None` if it is not.
     pub fn pause(&self, now: Duration) -> Option<Duration> {
-        let paced = self.entries_since_short < ALONE_AFTER_ENTRIES && now < self.bulk_at;
-        (paced && !self.bulk.requests.is_empty()).then(|| self.bulk_at - now)
+        let free_at = self.bulk_pace.free_at();
+        let paced = self.entries_since_short < ALONE_AFTER_ENTRIES && now < free_at;
+        (paced && !self.bulk.requests.is_empty()).then(|| free_at - now)
     }
 
     /// Bulk operations that were in flight are answered. True: more may go now.
@@ -356,7 +356,7 @@ mod tests {
     /// The ids of the next entry's requests, and how much bulk is in it.
     fn next(lanes: &mut Lanes) -> Option<(Vec<u64>, u32)> {
         // A second later than the last: the pace keeps nothing back.
-        next_at(lanes, lanes.bulk_at + Duration::from_secs(1))
+        next_at(lanes, lanes.bulk_pace.free_at() + Duration::from_secs(1))
     }
 
     fn next_at(lanes: &mut Lanes, now: Duration) -> Option<(Vec<u64>, u32)> {

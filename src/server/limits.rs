@@ -81,6 +81,18 @@ pub(super) const SPARE_BYTES_MAX: usize = 256 << 10;
 /// Reads answer this many bytes in a row, and end the read that goes beyond, before the connection
 /// looks at its socket again. The largest page of a SKU may be over it by itself.
 pub(super) const ANSWER_BYTES_PER_ROUND: usize = 64 << 10;
+/// A reply of more bytes is a large one, which is paced.
+pub(super) const LARGE_REPLY_BYTES: usize = 4 << 10;
+/// Large replies of all connections together, in a second: about a quarter of what one thread could make
+/// and send. Sixteen clients that ask for the largest replies made everybody else wait for 50 ms.
+pub(super) const LARGE_REPLY_BYTES_PER_SECOND: u64 = 128_000_000;
+/// A timer wakes up to a millisecond late; as much as that may be made up for.
+pub(super) const LARGE_REPLY_SLACK: Duration = Duration::from_millis(2);
+/// Connections accepted in a second, and at once: ten thousand clients come back from another node
+/// within a second, and a flood of connections leaves most of the thread to others.
+pub(super) const ACCEPTS_PER_SECOND: u64 = 10_000;
+/// What of that may come at once, as time.
+pub(super) const ACCEPTS_SLACK: Duration = Duration::from_millis(50);
 /// Rounds of receive, answer and send in a row before other connections have their turn.
 pub(super) const ROUNDS_PER_TURN: u32 = 4;
 /// A turn ends after the round that brings it to so many operations: decoding them takes about a

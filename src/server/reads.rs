@@ -14,17 +14,21 @@
 //! - A read is answered from a state at least as new as a barrier that began after it arrived.
 //! - A sold-out reserve is refused only when the cells are short after such a barrier.
 //! - Replies stop while the connection has too much unsent.
+//! - Large replies of all connections are made one after the other, at a pace. What the request does not
+//!   tell, how large a SKU's page becomes, the connection waits for afterwards.
 
 use std::future::Future;
 use std::ops::Range;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use bytes::BytesMut;
+use tokio::time::{Sleep, sleep};
 
 use super::admission::records_full;
-use super::limits::{ANSWER_BYTES_PER_ROUND, SPARE_BYTES_MAX, emptied};
+use super::limits::{ANSWER_BYTES_PER_ROUND, LARGE_REPLY_BYTES, SPARE_BYTES_MAX, emptied};
 use super::metrics;
 use super::outbox::{Outbox, Ticket};
 use super::shared::Shared;
@@ -36,6 +40,9 @@ use crate::protocol::{
 };
 use crate::replication::{ReadPoint, Refusal, ReplyTo, RequestTag};
 use crate::world::UnixMicros;
+
+/// A cell of READ_CELLS takes four bytes or more, and 40 in the reply.
+const CELL_REPLY_BYTES_PER_BYTE: usize = 10;
 
 /// What a request that is no plain write waits for.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -91,6 +98,49 @@ struct Ready {
 
 type Barrier = Pin<Box<dyn Future<Output = Result<ReadPoint, Refusal>> + Send>>;
 
+/// A connection's place among those that wait to make large replies.
+#[derive(Default)]
+struct Place {
+    wait: Option<Pin<Box<Sleep>>>,
+    /// The next reply's time has been booked.
+    booked: bool,
+}
+
+impl Place {
+    /// Its turn has not come.
+    fn is_pending(&mut self, cx: &mut Context<'_>) -> bool {
+        let pending = self.wait.as_mut().is_some_and(|wait| wait.as_mut().poll(cx).is_pending());
+        if !pending {
+            self.wait = None;
+        }
+        pending
+    }
+
+    /// Before a reply of up to `bytes` is made. True: it must wait.
+    fn before(&mut self, bytes: usize, shared: &Shared) -> bool {
+        if bytes > LARGE_REPLY_BYTES && !self.booked {
+            self.booked = true;
+            let begin = shared.book_large_reply(bytes).begin;
+            self.wait_until(begin, shared);
+        }
+        self.wait.is_some()
+    }
+
+    /// After a reply of `bytes` was made.
+    fn after(&mut self, bytes: usize, shared: &Shared) {
+        if bytes > LARGE_REPLY_BYTES && !self.booked {
+            let end = shared.book_large_reply(bytes).end;
+            self.wait_until(end, shared);
+        }
+        self.booked = false;
+    }
+
+    fn wait_until(&mut self, then: Duration, shared: &Shared) {
+        let early = then.checked_sub(shared.world.clock.monotonic());
+        self.wait = early.filter(|early| !early.is_zero()).map(|early| Box::pin(sleep(early)));
+    }
+}
+
 /// See the module.
 #[derive(Default)]
 pub(super) struct Reads {
@@ -100,6 +150,7 @@ pub(super) struct Reads {
     fresh: Ready,
     local: Ready,
     scratch: BytesMut,
+    place: Place,
 }
 
 impl Reads {
@@ -136,11 +187,13 @@ impl Reads {
 
     /// Answers what can be answered. True: something was, look again.
     pub fn poll(&mut self, cx: &mut Context<'_>, shared: &Shared, outbox: &Arc<Outbox>) -> bool {
-        let mut answering =
-            Answering { shared, outbox, scratch: &mut self.scratch, pushes: Vec::new() };
-        let mut progress = answering.answer(&mut self.local);
-        progress |= answering.answer(&mut self.fresh);
-        progress |= self.poll_barrier(cx, shared, outbox);
+        let mut progress = self.poll_barrier(cx, shared, outbox);
+        if !self.place.is_pending(cx) {
+            let (scratch, place) = (&mut self.scratch, &mut self.place);
+            let mut answering = Answering { shared, outbox, scratch, place, pushes: Vec::new() };
+            progress |= answering.answer(&mut self.local);
+            progress |= answering.answer(&mut self.fresh);
+        }
         progress
     }
 
@@ -184,6 +237,7 @@ struct Answering<'a> {
     shared: &'a Shared,
     outbox: &'a Arc<Outbox>,
     scratch: &'a mut BytesMut,
+    place: &'a mut Place,
     /// Entries that must go through the log after all.
     pushes: Vec<usize>,
 }
@@ -207,11 +261,14 @@ impl Answering<'_> {
         let now = ready.now.max(self.shared.replica.now());
         let mut bytes_left = ANSWER_BYTES_PER_ROUND;
         while let Some(entry) = ready.list.entries.get(ready.next) {
-            if bytes_left == 0 {
+            let ops = &ready.list.bytes[entry.ops.clone()];
+            // A refusal costs no more than any other operation, and admission counts those.
+            let paced = |bytes| if entry.sold_out { 0 } else { bytes };
+            let expected = paced(CELL_REPLY_BYTES_PER_BYTE * ops.len());
+            if bytes_left == 0 || self.place.before(expected, self.shared) {
                 break;
             }
             self.scratch.clear();
-            let ops = &ready.list.bytes[entry.ops.clone()];
             if entry.sold_out && !self.refuse_sold_out(ops, now) {
                 self.pushes.push(ready.next);
             } else if entry.sold_out || self.read(ops) {
@@ -221,6 +278,7 @@ impl Answering<'_> {
             }
             // What was read in vain has taken its time too.
             bytes_left = bytes_left.saturating_sub(self.scratch.len());
+            self.place.after(paced(self.scratch.len()), self.shared);
             ready.next += 1;
         }
         *self.scratch = emptied(std::mem::take(self.scratch));

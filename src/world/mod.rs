@@ -12,12 +12,14 @@
 
 mod clock;
 pub mod net;
+mod pace;
 mod random;
 mod threads;
 
 use std::sync::Arc;
 
 pub use clock::{Clock, RealClock, UnixMicros};
+pub use pace::{Pace, Turn};
 pub use random::{Random, RealRandom};
 pub use threads::{RealThreads, TaskThreads, Threads};
 

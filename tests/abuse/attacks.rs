@@ -27,7 +27,7 @@ pub enum Attack {
     HalfOpen,
     /// Announce the largest frame and send nothing of it.
     HeaderOnly,
-    /// Ask for the largest replies and never read one.
+    /// Ask for the largest replies and never read one; begin anew when the server takes no more.
     NeverRead,
     /// As many small frames as the server takes, read as fast as they come.
     PipelineFlood,
@@ -36,6 +36,9 @@ pub enum Attack {
     /// Ask for a SKU of many warehouses, page by page, all the time.
     SkuScan,
 }
+
+/// A connection that the server takes nothing from for so long has had all that it will get.
+const NOT_READ_FROM: Duration = Duration::from_millis(500);
 
 impl Attack {
     /// Connections that it has open at a time.
@@ -110,7 +113,8 @@ impl Attack {
                 let cells = vec![CellRef::Handle(CellHandle(0)); limits::READ_CELLS_MAX.into()];
                 let ask = frame(|out| Op::encode_read_cells(out, OpFlags::STALE, &cells));
                 while !shared.stopped.load(Ordering::Relaxed) {
-                    stream.write_all(&ask).await?;
+                    let write = stream.write_all(&ask);
+                    tokio::time::timeout(NOT_READ_FROM, write).await??;
                     shared.did();
                 }
             }
