@@ -588,6 +588,40 @@ async fn reads_that_are_refused_as_too_large_do_not_keep_others_waiting() {
 }
 
 #[tokio::test]
+async fn large_reads_wait_their_turn_and_hold_up_nobody() {
+    let node = Node::start(Limits::default()).await;
+    let (mut first, mut second) = (node.greeted().await, node.greeted().await);
+    let (gone, mut modest) = (node.greeted().await, node.greeted().await);
+    first.send(&frame(1, Kind::Op, |out| receive(out, 1, 5))).await;
+    assert_eq!(first.codes().await, (1, vec![Code::OK]));
+    let handle = node.replica.cells().handle(b"BER", b"shirt").unwrap();
+    let cells = vec![CellRef::Handle(handle); usize::from(limits::READ_CELLS_MAX)];
+    let asks = |flags| {
+        let ask = |id| frame(id, Kind::Op, |out| Op::encode_read_cells(out, flags, &cells));
+        (0..6).flat_map(ask).collect::<BytesMut>()
+    };
+    let mut wires = [gone, first, second];
+    let plain = OpFlags::default();
+    for (wire, flags) in wires.iter_mut().zip([plain, plain, OpFlags::STALE]) {
+        wire.send(&asks(flags)).await;
+    }
+    let [gone, mut first, mut second] = wires;
+    drop(gone);
+    modest.send(&frame(1, Kind::Op, Op::encode_ping)).await;
+    assert_eq!(modest.codes().await, (1, vec![Code::OK]));
+    first.stream.shutdown().await.unwrap();
+    for wire in [&mut second, &mut first] {
+        for id in 0..6 {
+            assert_eq!(wire.codes().await, (id, vec![Code::OK]));
+        }
+    }
+    assert!(first.next().await.is_none(), "it had closed its side, and got all its answers");
+    let mut operator = node.operator().await;
+    while !operator.ask("top").await.contains("read_bytes_waiting    0\n") {}
+    node.stop().await;
+}
+
+#[tokio::test]
 async fn one_connection_too_many_is_busy_and_operators_still_get_in() {
     let node = Node::start(Limits { connections_max: 1, ..Limits::default() }).await;
     let _first = node.greeted().await;

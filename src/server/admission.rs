@@ -32,6 +32,9 @@ use crate::protocol::{
 use crate::replication::{IngressGuard, Refusal, ReplyTo, RequestTag, Role};
 use crate::world::UnixMicros;
 
+/// What a READ_SKU is taken to read until it is known: most have fewer warehouses.
+const CELLS_OF_A_SKU: u32 = 32;
+
 /// Where a frame goes.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Route {
@@ -72,18 +75,23 @@ impl fmt::Display for BadOps {
     }
 }
 
-/// Checks the syntax of `count` operations and says where they go. `sold_out` is asked about
-/// reserves as long as it says yes.
+/// Checks the syntax of `count` operations and says where they go, and about how many cells they
+/// read. `sold_out` is asked about reserves as long as it says yes.
 pub(super) fn route(
     ops: &[u8],
     count: u32,
     mut sold_out: impl FnMut(&Op<'_>, OpFlags, Option<UnixMillis>) -> bool,
-) -> Result<Route, BadOps> {
+) -> Result<(Route, u32), BadOps> {
     let mut reader = Reader::new(ops);
-    let mut route = None;
+    let (mut route, mut cells_read) = (None, 0);
     for position in 0..count {
         let (op, flags, not_after) =
             take_op(&mut reader).map_err(|error| BadOps::Op { position, error })?;
+        cells_read += match &op {
+            Op::ReadCells { cells } => cells.len() as u32,
+            Op::ReadSku { .. } => CELLS_OF_A_SKU,
+            _ => 0,
+        };
         let own = match op {
             Op::Ping | Op::ClusterStatus => Route::Local,
             _ if op.opcode().is_write() => {
@@ -105,7 +113,8 @@ pub(super) fn route(
     if !reader.is_empty() {
         return Err(BadOps::Trailing);
     }
-    route.ok_or(BadOps::Count(0))
+    let route = route.ok_or(BadOps::Count(0))?;
+    Ok((route, cells_read))
 }
 
 /// One of the checked operations makes the state remember one more id: a new reservation, a stock
@@ -206,8 +215,8 @@ impl<'a> Burst<'a> {
         let routed = route(ops, tag.ops, |op, flags, not_after| {
             shared.looks_sold_out(op, flags, not_after, now, scratch)
         });
-        let route = match routed {
-            Ok(route) => route,
+        let (route, cells) = match routed {
+            Ok(routed) => routed,
             Err(bad) => return self.refuse_bad(tag.request_id, bad),
         };
         if let Some(refusal) = self.gate(route, ops) {
@@ -224,9 +233,12 @@ impl<'a> Burst<'a> {
         *counter += u64::from(tag.ops);
         match route {
             Route::Log => self.push(tag, ops),
-            Route::SoldOut => self.reads.add(Want::SoldOut, tag, ops),
-            Route::Fresh => self.reads.add(Want::Fresh, tag, ops),
-            Route::Local => self.reads.add(Want::Local, tag, ops),
+            Route::SoldOut => self.reads.add(Want::SoldOut, tag, cells, ops),
+            Route::Fresh => self.reads.add(Want::Fresh, tag, cells, ops),
+            Route::Local => self.reads.add(Want::Local, tag, cells, ops),
+        }
+        if route != Route::Log {
+            self.outbox.hold_read_bytes(ops.len() as u64);
         }
     }
 
@@ -245,6 +257,8 @@ impl<'a> Burst<'a> {
         let limits = &self.shared.limits;
         let request_bytes = ops.len() as u64;
         let write = matches!(route, Route::Log | Route::SoldOut);
+        let unsent_bytes_max = limits.unsent_bytes_all_max * if write { 2 } else { 1 };
+        let read_bytes = metrics::read(&self.shared.metrics.read_bytes_waiting);
         let (retry_ms, message) = if self.shared.phase() != Phase::Running {
             (LEAVING_RETRY_MS, "this node is shutting down; connect to another one")
         } else if write && self.shared.is_draining() && self.leads() {
@@ -253,8 +267,10 @@ impl<'a> Burst<'a> {
             (BUSY_RETRY_MS, "too many frames of this connection wait for a reply")
         } else if self.owed.request_bytes + request_bytes > limits.request_bytes_in_flight_max {
             (BUSY_RETRY_MS, "too many bytes of this connection wait for a reply")
-        } else if metrics::read(&self.shared.metrics.bytes_unsent) > limits.unsent_bytes_all_max {
+        } else if metrics::read(&self.shared.metrics.bytes_unsent) > unsent_bytes_max {
             (BUSY_RETRY_MS, "too many replies wait for clients to read them")
+        } else if route != Route::Log && read_bytes + request_bytes > limits.read_bytes_all_max {
+            (BUSY_RETRY_MS, "too many reads wait for an answer")
         } else if route == Route::Log && self.shared.replica.records_full() && self.fills(ops) {
             return Some(records_full());
         } else if route == Route::Log && self.makes_cells_over_limit(ops) {
@@ -318,9 +334,10 @@ mod tests {
     fn routed(build: impl FnOnce(&mut BytesMut), count: u32) -> Result<Route, BadOps> {
         let mut ops = BytesMut::new();
         build(&mut ops);
-        route(&ops, count, |op, flags, _| {
+        let routed = route(&ops, count, |op, flags, _| {
             matches!(op, Op::Reserve { .. }) && !flags.contains(OpFlags::RETRY)
-        })
+        });
+        routed.map(|(route, _)| route)
     }
 
     #[test]

@@ -30,9 +30,13 @@ pub struct Limits {
     /// A connection with this many reply bytes unsent is not read from until the client has taken
     /// them. One largest reply and a bit.
     pub unsent_bytes_pause: usize,
-    /// While all connections together have this many reply bytes unsent, requests are answered
-    /// BUSY: it bounds the memory that clients who do not read can hold.
+    /// While all connections together have this many reply bytes unsent, reads are answered BUSY, and
+    /// writes, whose replies are small, at twice as many: it bounds the memory that clients who do not
+    /// read can hold, and those who only ask for much do not keep others from buying.
     pub unsent_bytes_all_max: u64,
+    /// While reads of all connections together that wait for an answer have this many bytes, more are
+    /// answered BUSY.
+    pub read_bytes_all_max: u64,
     /// The hello must be there within this time: a stranger holds a slot no longer.
     pub hello_timeout: Duration,
     /// A frame that has begun must end within this time, which is 100 KiB/s for the largest.
@@ -60,6 +64,7 @@ impl Default for Limits {
             request_bytes_in_flight_max: 8 * FRAME_BYTES_MAX as u64,
             unsent_bytes_pause: 4 << 20,
             unsent_bytes_all_max: 512 << 20,
+            read_bytes_all_max: 256 << 20,
             hello_timeout: Duration::from_secs(2),
             frame_timeout: Duration::from_secs(10),
             idle_timeout: Duration::from_secs(5 * 60),
@@ -81,18 +86,17 @@ pub(super) const SPARE_BYTES_MAX: usize = 256 << 10;
 /// Reads answer this many bytes in a row, and end the read that goes beyond, before the connection
 /// looks at its socket again. The largest page of a SKU may be over it by itself.
 pub(super) const ANSWER_BYTES_PER_ROUND: usize = 64 << 10;
-/// A reply of more bytes is a large one, which is paced.
-pub(super) const LARGE_REPLY_BYTES: usize = 4 << 10;
-/// Large replies of all connections together, in a second: about a quarter of what one thread could make
-/// and send. Sixteen clients that ask for the largest replies made everybody else wait for 50 ms.
-pub(super) const LARGE_REPLY_BYTES_PER_SECOND: u64 = 128_000_000;
+/// A read of more cells is a large one, and waits in line for its turn ([`Line`](super::line::Line)):
+/// about as much as answers of one round and one page of a SKU have.
+pub(super) const LARGE_READ_CELLS: u32 = 1_024;
+/// Cells in large reads of all connections together, in a second: about a quarter of what the one
+/// thread could answer.
+pub(super) const LARGE_READ_CELLS_PER_SECOND: u64 = 3_200_000;
 /// A timer wakes up to a millisecond late; as much as that may be made up for.
-pub(super) const LARGE_REPLY_SLACK: Duration = Duration::from_millis(2);
-/// Connections accepted in a second, and at once: ten thousand clients come back from another node
-/// within a second, and a flood of connections leaves most of the thread to others.
-pub(super) const ACCEPTS_PER_SECOND: u64 = 10_000;
-/// What of that may come at once, as time.
-pub(super) const ACCEPTS_SLACK: Duration = Duration::from_millis(50);
+pub(super) const LARGE_READ_SLACK: Duration = Duration::from_millis(2);
+/// Most connections in that line: the last one waits for about a second, with reads of the largest
+/// size before it. One more is answered BUSY.
+pub(super) const LARGE_READS_WAITING_MAX: usize = 400;
 /// Rounds of receive, answer and send in a row before other connections have their turn.
 pub(super) const ROUNDS_PER_TURN: u32 = 4;
 /// A turn ends after the round that brings it to so many operations: decoding them takes about a

@@ -1,7 +1,7 @@
 //! Counters of what the server has done.
 //!
-//! All are relaxed atomics: they are sums for people, nothing is decided by them but the bound on
-//! unsent bytes, which may be a moment late.
+//! All are relaxed atomics: they are sums for people, nothing is decided by them but the bounds on
+//! unsent bytes and on reads that wait, which may be a moment late.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -23,6 +23,8 @@ pub(super) struct Metrics {
     pub bytes_sent: AtomicU64,
     /// Reply bytes that clients have not taken yet.
     pub bytes_unsent: AtomicU64,
+    /// Bytes of reads that wait for an answer.
+    pub read_bytes_waiting: AtomicU64,
     codes: [AtomicU64; 4 * CODES_PER_HUNDRED],
 }
 
@@ -38,6 +40,7 @@ impl Metrics {
             bytes_received: AtomicU64::new(0),
             bytes_sent: AtomicU64::new(0),
             bytes_unsent: AtomicU64::new(0),
+            read_bytes_waiting: AtomicU64::new(0),
             codes: [const { AtomicU64::new(0) }; 4 * CODES_PER_HUNDRED],
         }
     }

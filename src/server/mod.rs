@@ -24,6 +24,7 @@ mod admission;
 mod answer;
 mod commands;
 mod limits;
+mod line;
 mod metrics;
 mod outbox;
 mod reads;
@@ -44,13 +45,13 @@ use tokio::time::timeout;
 pub use limits::Limits;
 pub use words::{escape, split_words};
 
-use self::limits::{ACCEPT_PAUSE, ACCEPTS_PER_SECOND, ACCEPTS_SLACK, BUSY_RETRY_MS};
+use self::limits::{ACCEPT_PAUSE, BUSY_RETRY_MS};
 use self::outbox::Outbox;
 use self::session::Session;
 use self::shared::{Phase, Shared};
 use crate::replication::{Refusal, Replica};
+use crate::world::World;
 use crate::world::net::{TcpListener, TcpStream};
-use crate::world::{Pace, World};
 
 /// An address cannot be listened on.
 #[derive(Debug)]
@@ -166,12 +167,7 @@ async fn until(condition: impl Fn() -> bool) {
 /// Accepts clients as long as the node runs.
 async fn accept_clients(shared: Arc<Shared>, listener: TcpListener) {
     let strangers = Arc::new(Semaphore::new(shared.limits.connections_before_hello_max as usize));
-    let mut pace = Pace::new(ACCEPTS_PER_SECOND, ACCEPTS_SLACK);
     loop {
-        let now = shared.world.clock.monotonic();
-        if let Some(early) = pace.book(now, 1).begin.checked_sub(now) {
-            tokio::time::sleep(early).await;
-        }
         // Beyond the bound, strangers wait in the operating system's queue.
         let permit = Arc::clone(&strangers).acquire_owned().await;
         let permit = permit.expect("the semaphore is never closed");

@@ -129,6 +129,17 @@ impl Outbox {
         self.request_bytes_owed.fetch_sub(request_bytes, Ordering::Relaxed);
     }
 
+    /// A read is owed a reply: its bytes wait here and count for the whole node.
+    pub fn hold_read_bytes(&self, request_bytes: u64) {
+        metrics::add(&self.metrics.read_bytes_waiting, request_bytes);
+    }
+
+    /// Bytes of reads that are answered.
+    pub fn release_read_bytes(&self, request_bytes: u64) {
+        self.release_bytes(request_bytes);
+        self.metrics.read_bytes_waiting.fetch_sub(request_bytes, Ordering::Relaxed);
+    }
+
     /// Reply bytes that the socket has not taken.
     pub fn unsent(&self) -> usize {
         self.lock().unsent

@@ -14,21 +14,22 @@
 //! - A read is answered from a state at least as new as a barrier that began after it arrived.
 //! - A sold-out reserve is refused only when the cells are short after such a barrier.
 //! - Replies stop while the connection has too much unsent.
-//! - Large replies of all connections are made one after the other, at a pace. What the request does not
-//!   tell, how large a SKU's page becomes, the connection waits for afterwards.
+//! - A read of many cells waits for its turn among those of all connections ([`Line`](super::line::Line)),
+//!   and what came after it on this way waits behind it.
 
 use std::future::Future;
 use std::ops::Range;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
-use std::time::Duration;
 
 use bytes::BytesMut;
-use tokio::time::{Sleep, sleep};
 
 use super::admission::records_full;
-use super::limits::{ANSWER_BYTES_PER_ROUND, LARGE_REPLY_BYTES, SPARE_BYTES_MAX, emptied};
+use super::limits::{
+    ANSWER_BYTES_PER_ROUND, BUSY_RETRY_MS, LARGE_READ_CELLS, SPARE_BYTES_MAX, emptied,
+};
+use super::line::{Line, Turn, Waiting};
 use super::metrics;
 use super::outbox::{Outbox, Ticket};
 use super::shared::Shared;
@@ -41,8 +42,8 @@ use crate::protocol::{
 use crate::replication::{ReadPoint, Refusal, ReplyTo, RequestTag};
 use crate::world::UnixMicros;
 
-/// A cell of READ_CELLS takes four bytes or more, and 40 in the reply.
-const CELL_REPLY_BYTES_PER_BYTE: usize = 10;
+/// A cell in the reply to READ_CELLS; one of a SKU has its warehouse's name instead of its handle.
+const CELL_REPLY_BYTES: usize = 40;
 
 /// What a request that is no plain write waits for.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -58,6 +59,8 @@ pub(super) enum Want {
 struct Entry {
     tag: RequestTag,
     sold_out: bool,
+    /// Cells that it reads, about.
+    cells: u32,
     ops: Range<usize>,
 }
 
@@ -69,10 +72,10 @@ struct List {
 }
 
 impl List {
-    fn add(&mut self, tag: RequestTag, sold_out: bool, ops: &[u8]) {
+    fn add(&mut self, tag: RequestTag, sold_out: bool, cells: u32, ops: &[u8]) {
         let start = self.bytes.len();
         self.bytes.extend_from_slice(ops);
-        self.entries.push(Entry { tag, sold_out, ops: start..self.bytes.len() });
+        self.entries.push(Entry { tag, sold_out, cells, ops: start..self.bytes.len() });
     }
 
     fn is_empty(&self) -> bool {
@@ -80,7 +83,7 @@ impl List {
     }
 
     fn clear(&mut self, outbox: &Outbox) {
-        outbox.release_bytes(self.bytes.len() as u64);
+        outbox.release_read_bytes(self.bytes.len() as u64);
         self.entries.clear();
         self.bytes.clear();
         self.bytes.shrink_to(SPARE_BYTES_MAX);
@@ -94,52 +97,29 @@ struct Ready {
     next: usize,
     prefix: Option<ReplyPrefix>,
     now: UnixMicros,
+    place: Place,
+}
+
+/// A place in the line, if there is one.
+#[derive(Default)]
+struct Place(Option<Waiting>);
+
+impl Place {
+    /// Waits for a turn; `None`: the line is full.
+    fn poll(&mut self, cx: &mut Context<'_>, line: &Arc<Line>) -> Poll<Option<Turn>> {
+        if self.0.is_none() {
+            self.0 = line.join();
+        }
+        let Some(waiting) = &mut self.0 else { return Poll::Ready(None) };
+        let turn = waiting.as_mut().poll(cx);
+        if turn.is_ready() {
+            self.0 = None;
+        }
+        turn.map(Some)
+    }
 }
 
 type Barrier = Pin<Box<dyn Future<Output = Result<ReadPoint, Refusal>> + Send>>;
-
-/// A connection's place among those that wait to make large replies.
-#[derive(Default)]
-struct Place {
-    wait: Option<Pin<Box<Sleep>>>,
-    /// The next reply's time has been booked.
-    booked: bool,
-}
-
-impl Place {
-    /// Its turn has not come.
-    fn is_pending(&mut self, cx: &mut Context<'_>) -> bool {
-        let pending = self.wait.as_mut().is_some_and(|wait| wait.as_mut().poll(cx).is_pending());
-        if !pending {
-            self.wait = None;
-        }
-        pending
-    }
-
-    /// Before a reply of up to `bytes` is made. True: it must wait.
-    fn before(&mut self, bytes: usize, shared: &Shared) -> bool {
-        if bytes > LARGE_REPLY_BYTES && !self.booked {
-            self.booked = true;
-            let begin = shared.book_large_reply(bytes).begin;
-            self.wait_until(begin, shared);
-        }
-        self.wait.is_some()
-    }
-
-    /// After a reply of `bytes` was made.
-    fn after(&mut self, bytes: usize, shared: &Shared) {
-        if bytes > LARGE_REPLY_BYTES && !self.booked {
-            let end = shared.book_large_reply(bytes).end;
-            self.wait_until(end, shared);
-        }
-        self.booked = false;
-    }
-
-    fn wait_until(&mut self, then: Duration, shared: &Shared) {
-        let early = then.checked_sub(shared.world.clock.monotonic());
-        self.wait = early.filter(|early| !early.is_zero()).map(|early| Box::pin(sleep(early)));
-    }
-}
 
 /// See the module.
 #[derive(Default)]
@@ -150,16 +130,15 @@ pub(super) struct Reads {
     fresh: Ready,
     local: Ready,
     scratch: BytesMut,
-    place: Place,
 }
 
 impl Reads {
     /// Takes a request in. A reply to it is owed already.
-    pub fn add(&mut self, want: Want, tag: RequestTag, ops: &[u8]) {
+    pub fn add(&mut self, want: Want, tag: RequestTag, cells: u32, ops: &[u8]) {
         match want {
-            Want::Local => self.local.list.add(tag, false, ops),
-            Want::Fresh => self.arriving.add(tag, false, ops),
-            Want::SoldOut => self.arriving.add(tag, true, ops),
+            Want::Local => self.local.list.add(tag, false, cells, ops),
+            Want::Fresh => self.arriving.add(tag, false, cells, ops),
+            Want::SoldOut => self.arriving.add(tag, true, cells, ops),
         }
     }
 
@@ -178,6 +157,19 @@ impl Reads {
         lists.into_iter().all(List::is_empty)
     }
 
+    /// A large read waits for its turn.
+    pub const fn stands_in_line(&self) -> bool {
+        self.fresh.place.0.is_some() || self.local.place.0.is_some()
+    }
+
+    /// Forgets everything: the connection is gone.
+    pub fn clear(&mut self, outbox: &Outbox) {
+        let Self { arriving, waiting, fresh, local, .. } = self;
+        for list in [arriving, waiting, &mut fresh.list, &mut local.list] {
+            list.clear(outbox);
+        }
+    }
+
     /// Gives memory back while nothing waits.
     pub fn tidy(&mut self) {
         if self.is_empty() {
@@ -187,13 +179,11 @@ impl Reads {
 
     /// Answers what can be answered. True: something was, look again.
     pub fn poll(&mut self, cx: &mut Context<'_>, shared: &Shared, outbox: &Arc<Outbox>) -> bool {
-        let mut progress = self.poll_barrier(cx, shared, outbox);
-        if !self.place.is_pending(cx) {
-            let (scratch, place) = (&mut self.scratch, &mut self.place);
-            let mut answering = Answering { shared, outbox, scratch, place, pushes: Vec::new() };
-            progress |= answering.answer(&mut self.local);
-            progress |= answering.answer(&mut self.fresh);
-        }
+        let mut answering =
+            Answering { shared, outbox, scratch: &mut self.scratch, pushes: Vec::new() };
+        let mut progress = answering.answer(cx, &mut self.local);
+        progress |= answering.answer(cx, &mut self.fresh);
+        progress |= self.poll_barrier(cx, shared, outbox);
         progress
     }
 
@@ -237,14 +227,13 @@ struct Answering<'a> {
     shared: &'a Shared,
     outbox: &'a Arc<Outbox>,
     scratch: &'a mut BytesMut,
-    place: &'a mut Place,
     /// Entries that must go through the log after all.
     pushes: Vec<usize>,
 }
 
 impl Answering<'_> {
     /// Answers entries until the list ends or the round has had its share. True: some were.
-    fn answer(&mut self, ready: &mut Ready) -> bool {
+    fn answer(&mut self, cx: &mut Context<'_>, ready: &mut Ready) -> bool {
         if ready.list.is_empty() || self.outbox.unsent() > self.shared.limits.unsent_bytes_pause {
             return false;
         }
@@ -259,16 +248,25 @@ impl Answering<'_> {
         };
         // A reservation may have fallen due since the barrier: what is refused now must be short now.
         let now = ready.now.max(self.shared.replica.now());
-        let mut bytes_left = ANSWER_BYTES_PER_ROUND;
+        let (mut bytes_left, first) = (ANSWER_BYTES_PER_ROUND, ready.next);
         while let Some(entry) = ready.list.entries.get(ready.next) {
-            let ops = &ready.list.bytes[entry.ops.clone()];
-            // A refusal costs no more than any other operation, and admission counts those.
-            let paced = |bytes| if entry.sold_out { 0 } else { bytes };
-            let expected = paced(CELL_REPLY_BYTES_PER_BYTE * ops.len());
-            if bytes_left == 0 || self.place.before(expected, self.shared) {
+            if bytes_left == 0 {
                 break;
             }
+            let mut turn = None;
+            if entry.cells > LARGE_READ_CELLS {
+                match ready.place.poll(cx, &self.shared.large_reads) {
+                    Poll::Pending => break,
+                    Poll::Ready(None) => {
+                        self.outbox.refuse(entry.tag, &line_is_full());
+                        ready.next += 1;
+                        continue;
+                    }
+                    Poll::Ready(next) => turn = next,
+                }
+            }
             self.scratch.clear();
+            let ops = &ready.list.bytes[entry.ops.clone()];
             if entry.sold_out && !self.refuse_sold_out(ops, now) {
                 self.pushes.push(ready.next);
             } else if entry.sold_out || self.read(ops) {
@@ -278,16 +276,19 @@ impl Answering<'_> {
             }
             // What was read in vain has taken its time too.
             bytes_left = bytes_left.saturating_sub(self.scratch.len());
-            self.place.after(paced(self.scratch.len()), self.shared);
+            if let Some(turn) = turn {
+                turn.end(self.scratch.len() / CELL_REPLY_BYTES);
+            }
             ready.next += 1;
         }
+        let progress = ready.next > first;
         *self.scratch = emptied(std::mem::take(self.scratch));
         self.push_rest(&ready.list);
         if ready.next == ready.list.entries.len() {
             ready.list.clear(self.outbox);
             ready.next = 0;
         }
-        true
+        progress
     }
 
     fn stale_prefix(&self) -> ReplyPrefix {
@@ -366,6 +367,11 @@ impl Answering<'_> {
             }
         }
     }
+}
+
+fn line_is_full() -> Refusal {
+    let message = "too many large reads wait for their turn; ask for fewer cells at once, or later";
+    Refusal::busy(BUSY_RETRY_MS, message)
 }
 
 fn too_large() -> Refusal {

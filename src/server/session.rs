@@ -13,7 +13,8 @@
 //!
 //! Invariants:
 //! - The receive buffer grows with the bytes that came, never with a length that was declared.
-//! - Nothing is received while the client leaves too many reply bytes unread.
+//! - Nothing is received while the client leaves too many reply bytes unread, or a large read of it
+//!   waits for its turn.
 //! - A closing session has answered what it had admitted, unless the client does not take it in time.
 //!
 //! Left out on purpose: encryption and authentication, which belong in front of the hello.
@@ -176,7 +177,7 @@ impl Session {
         if matches!(self.stage, Stage::Closing { .. }) {
             return Ok(false);
         }
-        if self.unsent() > self.shared.limits.unsent_bytes_pause {
+        if self.unsent() > self.shared.limits.unsent_bytes_pause || self.reads.stands_in_line() {
             // We keep the client from finishing its frame, so its time does not run.
             self.frame_began_at = None;
             return Ok(false);
@@ -376,6 +377,12 @@ impl Session {
             self.outbox.tidy();
         }
         self.reads.tidy();
+    }
+}
+
+impl Drop for Session {
+    fn drop(&mut self) {
+        self.reads.clear(&self.outbox);
     }
 }
 

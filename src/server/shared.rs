@@ -7,13 +7,14 @@ use std::time::Duration;
 
 use bytes::BytesMut;
 
-use super::limits::{LARGE_REPLY_BYTES_PER_SECOND, LARGE_REPLY_SLACK, Limits};
+use super::limits::Limits;
+use super::line::Line;
 use super::metrics::Metrics;
 use super::outbox::Outbox;
 use crate::protocol::limits::{TTL_MS_MAX, TTL_MS_MIN};
 use crate::protocol::{Op, OpFlags, UnixMillis};
 use crate::replication::Replica;
-use crate::world::{Pace, Turn, UnixMicros, World};
+use crate::world::{UnixMicros, World};
 
 /// How far a server is from its end.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
@@ -36,7 +37,7 @@ pub(super) struct Shared {
     pub started: Duration,
     phase: AtomicU8,
     draining: AtomicBool,
-    large_replies: Mutex<Pace>,
+    pub large_reads: Arc<Line>,
     sessions: Mutex<BTreeMap<u64, Arc<Outbox>>>,
     sessions_next: AtomicU64,
     /// Told when a session ends.
@@ -48,12 +49,12 @@ impl Shared {
         Self {
             replica,
             started: world.clock.monotonic(),
+            large_reads: Line::new(Arc::clone(&world.clock)),
             world,
             limits,
             metrics: Arc::new(Metrics::new()),
             phase: AtomicU8::new(Phase::Running as u8),
             draining: AtomicBool::new(false),
-            large_replies: Mutex::new(Pace::new(LARGE_REPLY_BYTES_PER_SECOND, LARGE_REPLY_SLACK)),
             sessions: Mutex::default(),
             sessions_next: AtomicU64::new(0),
             session_ended: tokio::sync::Notify::new(),
@@ -100,12 +101,6 @@ impl Shared {
         let number = self.sessions_next.fetch_add(1, Ordering::Relaxed);
         self.sessions().insert(number, outbox);
         Registered { shared: Arc::clone(self), number }
-    }
-
-    /// When a large reply may be made, and when the next.
-    pub fn book_large_reply(&self, bytes: usize) -> Turn {
-        let mut pace = self.large_replies.lock().unwrap_or_else(PoisonError::into_inner);
-        pace.book(self.world.clock.monotonic(), bytes as u64)
     }
 
     /// Frames of all sessions that wait for a reply.

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use super::answer::Value;
+use super::limits::{LARGE_READ_CELLS, LARGE_READ_CELLS_PER_SECOND, LARGE_READS_WAITING_MAX};
 use super::metrics::read;
 use super::outbox::Outbox;
 use super::shared::{Phase, Shared};
@@ -143,6 +144,7 @@ pub(super) fn top(shared: &Shared, before: &mut Before) -> Value {
         ("bytes_received", read(&metrics.bytes_received).into()),
         ("bytes_sent", read(&metrics.bytes_sent).into()),
         ("bytes_unsent", read(&metrics.bytes_unsent).into()),
+        ("read_bytes_waiting", read(&metrics.read_bytes_waiting).into()),
         ("connections", shared.session_count().into()),
         ("connections_ever", read(&metrics.connections).into()),
         ("connections_refused", read(&metrics.connections_refused).into()),
@@ -191,6 +193,10 @@ pub(super) fn limits(shared: &Shared) -> Value {
         ("request_bytes_in_flight_max", limits.request_bytes_in_flight_max.into()),
         ("unsent_bytes_pause", limits.unsent_bytes_pause.into()),
         ("unsent_bytes_all_max", limits.unsent_bytes_all_max.into()),
+        ("read_bytes_all_max", limits.read_bytes_all_max.into()),
+        ("large_read_cells", LARGE_READ_CELLS.into()),
+        ("large_read_cells_per_second", LARGE_READ_CELLS_PER_SECOND.into()),
+        ("large_reads_waiting_max", LARGE_READS_WAITING_MAX.into()),
         ("hello_timeout_ms", ms(limits.hello_timeout)),
         ("frame_timeout_ms", ms(limits.frame_timeout)),
         ("idle_timeout_ms", ms(limits.idle_timeout)),

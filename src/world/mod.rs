@@ -19,7 +19,7 @@ mod threads;
 use std::sync::Arc;
 
 pub use clock::{Clock, RealClock, UnixMicros};
-pub use pace::{Pace, Turn};
+pub use pace::Pace;
 pub use random::{Random, RealRandom};
 pub use threads::{RealThreads, TaskThreads, Threads};
 

@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-/// Something that is given out at a pace, such as bytes of a disk. Who wants some books them, waits
-/// until their turn begins, and nobody else's begins before theirs has ended.
+/// Something that is given out at a pace, such as bytes of a disk. Who wants some waits until
+/// [`free_at`](Self::free_at), and books what was taken.
 ///
 /// Times are monotonic ([`Clock::monotonic`](super::Clock::monotonic)).
 #[derive(Debug)]
@@ -13,15 +13,6 @@ pub struct Pace {
     free_at: Duration,
 }
 
-/// When somebody may begin, and when what they booked is used up.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Turn {
-    /// Not before.
-    pub begin: Duration,
-    /// From then on the next may begin.
-    pub end: Duration,
-}
-
 impl Pace {
     /// `per_second` units in a second. What is not used is lost after `slack`, so that much may come
     /// at once.
@@ -29,17 +20,16 @@ impl Pace {
         Self { per_second, slack, free_at: Duration::ZERO }
     }
 
-    /// When somebody who books now may begin.
+    /// When what has been booked is used up.
     pub const fn free_at(&self) -> Duration {
         self.free_at
     }
 
-    /// Books `units` behind everybody who has booked before.
-    pub fn book(&mut self, now: Duration, units: u64) -> Turn {
+    /// Books `units` behind what has been booked.
+    pub fn book(&mut self, now: Duration, units: u64) {
         let begin = self.free_at.max(now.saturating_sub(self.slack));
         let nanos = u128::from(units) * 1_000_000_000 / u128::from(self.per_second);
         self.free_at = begin + Duration::from_nanos(nanos.min(u64::MAX.into()) as u64);
-        Turn { begin, end: self.free_at }
     }
 }
 
@@ -51,20 +41,25 @@ mod tests {
         Duration::from_millis(ms)
     }
 
+    fn booked(pace: &mut Pace, now: Duration, units: u64) -> Duration {
+        pace.book(now, units);
+        pace.free_at()
+    }
+
     #[test]
-    fn turns_follow_each_other_at_the_pace() {
+    fn what_is_booked_comes_one_after_the_other() {
         let mut pace = Pace::new(1_000, Duration::ZERO);
-        assert_eq!(pace.book(ms(50), 10), Turn { begin: ms(50), end: ms(60) });
-        assert_eq!(pace.book(ms(50), 5), Turn { begin: ms(60), end: ms(65) });
-        assert_eq!(pace.book(ms(64), 1), Turn { begin: ms(65), end: ms(66) });
-        assert_eq!(pace.book(ms(90), 1), Turn { begin: ms(90), end: ms(91) });
+        assert_eq!(booked(&mut pace, ms(50), 10), ms(60));
+        assert_eq!(booked(&mut pace, ms(50), 5), ms(65));
+        assert_eq!(booked(&mut pace, ms(64), 1), ms(66));
+        assert_eq!(booked(&mut pace, ms(90), 1), ms(91));
     }
 
     #[test]
     fn what_is_not_used_is_lost_after_the_slack() {
         let mut pace = Pace::new(1_000, ms(8));
-        assert_eq!(pace.book(ms(100), 8), Turn { begin: ms(92), end: ms(100) });
-        assert_eq!(pace.book(ms(100), 1).begin, ms(100));
-        assert_eq!(pace.book(ms(200), 1).begin, ms(192));
+        assert_eq!(booked(&mut pace, ms(100), 8), ms(100));
+        assert_eq!(booked(&mut pace, ms(100), 1), ms(101));
+        assert_eq!(booked(&mut pace, ms(200), 1), ms(193));
     }
 }
