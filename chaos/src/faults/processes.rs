@@ -1,5 +1,7 @@
 //! Processes that die, stand still, or are asked to go.
 
+use std::time::Duration;
+
 use tokio::time::sleep;
 
 use super::{Attack, Kind, seconds, some_voters};
@@ -51,9 +53,10 @@ async fn kill_several(attack: &Attack, dice: &mut Dice, kind: Kind, ids: &[u64])
 pub async fn pause(attack: &Attack, dice: &mut Dice) -> Done {
     let (id, machine) = attack.victim_machine(dice).await;
     let times = 1 + dice.roll(3);
-    for _ in 0..times {
-        let still = dice.millis(200, 4_000);
-        attack.strike(Kind::Pause, &format!("node {id} stands still for {}", seconds(still)));
+    let stills: Vec<Duration> = (0..times).map(|_| dice.millis(200, 4_000)).collect();
+    let words: Vec<String> = stills.iter().map(|still| seconds(*still)).collect();
+    attack.strike(Kind::Pause, &format!("node {id} stands still for {}", words.join(", for ")));
+    for still in stills {
         machine.pause();
         sleep(still).await;
         machine.resume();
