@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use stockd_check::Report;
 
-use crate::faults::Kind;
+use crate::faults::{Kind, Tally};
 use crate::network::Counts;
 
 /// A run that does less than this is a failure, because it shows nothing.
@@ -29,7 +29,7 @@ pub struct Summary {
     pub seed: u64,
     pub attacked: Duration,
     pub rounds: u64,
-    pub faults: BTreeMap<Kind, u64>,
+    pub faults: Tally,
     /// What might have happened.
     pub kinds: Vec<Kind>,
     pub asides: BTreeMap<String, u64>,
@@ -49,7 +49,7 @@ pub struct Summary {
 impl Summary {
     /// Adds to what is wrong what the figures say; true if nothing is.
     pub fn judge(&mut self) -> bool {
-        let faults: u64 = self.faults.values().sum();
+        let faults: u64 = self.faults.struck.values().sum();
         let minutes = self.attacked.as_secs_f64() / 60.0;
         let operations_min = self.attacked.as_secs_f64() * OPERATIONS_PER_S_MIN;
         if (self.operations as f64) < operations_min {
@@ -62,10 +62,10 @@ impl Summary {
             self.wrong.push(format!("only {faults} faults in {minutes:.1} minutes"));
         }
         let kinds_min = self.kinds.len() * KINDS_PERCENT_MIN / 100;
-        if self.attacked >= ALL_KINDS && self.faults.len() < kinds_min {
+        if self.attacked >= ALL_KINDS && self.faults.struck.len() < kinds_min {
             self.wrong.push(format!(
                 "only {} kinds of faults, of {}",
-                self.faults.len(),
+                self.faults.struck.len(),
                 self.kinds.len()
             ));
         }
@@ -93,10 +93,13 @@ impl fmt::Display for Summary {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(f, "\nfaults by kind")?;
         for kind in &self.kinds {
-            writeln!(f, "  {:<18} {:>6}", kind.name(), self.faults.get(kind).unwrap_or(&0))?;
+            writeln!(f, "  {:<18} {:>6}", kind.name(), self.faults.struck.get(kind).unwrap_or(&0))?;
         }
-        let faults: u64 = self.faults.values().sum();
-        writeln!(f, "  {:<18} {faults:>6}  of {} kinds", "all", self.faults.len())?;
+        let faults: u64 = self.faults.struck.values().sum();
+        writeln!(f, "  {:<18} {faults:>6}  of {} kinds", "all", self.faults.struck.len())?;
+        for ((kind, why), count) in &self.faults.missed {
+            writeln!(f, "  not counted: {} ({why}) {count}", kind.name())?;
+        }
         if let Some(packets) = &self.packets {
             let read = |count: &std::sync::atomic::AtomicU64| count.load(Ordering::Relaxed);
             writeln!(
@@ -129,7 +132,7 @@ impl fmt::Display for Summary {
             self.seed,
             self.attacked.as_secs_f64(),
             self.rounds,
-            self.faults.len(),
+            self.faults.struck.len(),
             self.operations,
             self.longest_pause.as_secs_f64(),
             self.clock_ahead.as_millis()

@@ -53,8 +53,8 @@ pub async fn run(plan: &Plan) -> Result<Summary, String> {
         let words = cluster.node(1).machine().await.last_words();
         return Err(format!("{what}; node 1 said:\n    {words}"));
     }
-    let attack = Attack::new(Arc::clone(&cluster));
     let (market, ledger) = (Arc::new(Market::default()), Arc::new(Ledger::default()));
+    let attack = Attack::new(Arc::clone(&cluster), Arc::clone(&ledger));
     let begun = Instant::now();
     let mut rounds = 0;
     if let Err(what) = fight(plan, &attack, &market, &ledger, &mut rounds).await {
@@ -67,7 +67,7 @@ pub async fn run(plan: &Plan) -> Result<Summary, String> {
         seed: plan.seed,
         attacked,
         rounds,
-        faults: attack.done(),
+        faults: attack.tally(),
         kinds: plan.kinds.clone(),
         asides: ledger.asides(),
         longest_pause: ledger.longest_pause(),

@@ -2,11 +2,12 @@
 
 use std::time::Duration;
 
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep};
 
 use super::{Attack, Kind, seconds};
 use crate::cluster::VOTERS;
 use crate::dice::Dice;
+use crate::load::Padding;
 use crate::network::{Hosts, Rule};
 use crate::node::{Clock, Machine};
 
@@ -15,6 +16,14 @@ type Done = Result<(), String>;
 /// How long to wait for a node whose disk fails to stop. One that nobody sends anything to writes
 /// nothing, and does not notice.
 const STOP_LIMIT: Duration = Duration::from_secs(8);
+/// How long a node's log is made longer until it has no space. Nothing gets there while the node is
+/// cut off or nobody leads.
+const FULL_LIMIT: Duration = Duration::from_secs(20);
+/// A node that follows is sent so many carts more after it said that it is full, which is more than it
+/// keeps in reserve (half a segment): then its writer waits, too.
+const CARTS_TOO_MANY: u32 = 16;
+/// How long a node may take to notice that there is space again. It looks ten times a second.
+const SPACE_LIMIT: Duration = Duration::from_secs(20);
 
 pub async fn cut_one(attack: &Attack, dice: &mut Dice) -> Done {
     let (id, mut machine) = attack.victim_machine(dice).await;
@@ -72,20 +81,76 @@ pub async fn fail(attack: &Attack, dice: &mut Dice) -> Done {
 }
 
 /// Writes are refused, nothing ends, and all goes on when there is space.
+///
+/// A log that was made ahead hides a full disk for as long as it is not used up, which takes twelve
+/// buyers minutes; so it is used up on purpose.
 pub async fn fill(attack: &Attack, dice: &mut Dice) -> Done {
     let (id, mut machine) = attack.victim_machine(dice).await;
     let full = dice.millis(2_000, 12_000);
-    attack.strike(Kind::DiskFull, &format!("node {id} for {}", seconds(full)));
+    // Nobody else names the segments of a machine that is held, and the full disk has no space for it.
+    let keep = |machine: &Machine| {
+        let kept = machine.disk.keep_segments();
+        kept.map_err(|error| format!("node {id}: keeping its segments: {error}"))
+    };
+    keep(&machine)?;
     machine.disk.fill().map_err(|error| format!("filling the disk of node {id}: {error}"))?;
-    sleep(full).await;
+    let begun = Instant::now();
+    match use_up(attack, id).await {
+        Some(how) => {
+            let (after, full_for) = (seconds(begun.elapsed()), seconds(full));
+            let what =
+                format!("node {id}, which {how}, says so after {after}; for {full_for} more");
+            attack.strike(Kind::DiskFull, &what);
+            sleep(full).await;
+        }
+        None => attack.miss(Kind::DiskFull, "not reached", &format!("node {id}")),
+    }
     machine.disk.free().map_err(|error| format!("freeing the disk of node {id}: {error}"))?;
-    match machine.ended_by_itself() {
+    keep(&machine)?;
+    let mut ended = None;
+    let what = format!("node {id} to find that its disk has space again");
+    let goes_on = attack.cluster.within(SPACE_LIMIT, &what, async || {
+        ended = machine.ended_by_itself();
+        ended.is_some() || is_full(attack, id).await.is_some_and(|(full, _)| !full)
+    });
+    goes_on.await?;
+    match ended {
         None => Ok(()),
         Some(status) => {
             let words = machine.last_words();
             Err(format!("node {id} ended with {status} when its disk was full:\n    {words}"))
         }
     }
+}
+
+/// Makes the cluster's log longer until the node says that it has no space for it. Returns what the
+/// node is; `None` if it did not come to that.
+async fn use_up(attack: &Attack, id: u64) -> Option<&'static str> {
+    let end = Instant::now() + FULL_LIMIT;
+    let mut padding = None;
+    while Instant::now() < end && !attack.ledger.is_full() {
+        let Some(padding) = &padding else {
+            padding = Padding::connect(&attack.cluster.clients(), &attack.ledger).await;
+            continue;
+        };
+        match is_full(attack, id).await {
+            Some((true, true)) => return Some("leads"),
+            Some((true, false)) => {
+                for _ in 0..CARTS_TOO_MANY {
+                    padding.add().await;
+                }
+                return Some("follows");
+            }
+            _ => padding.add().await,
+        }
+    }
+    None
+}
+
+/// Whether the node says that its disk is full, and whether it leads; `None`: it says nothing.
+async fn is_full(attack: &Attack, id: u64) -> Option<(bool, bool)> {
+    let status = attack.cluster.node(id).status().await?;
+    Some((status.disk_full, status.leads))
 }
 
 pub async fn kill_in_snapshot(attack: &Attack, dice: &mut Dice) -> Done {

@@ -13,20 +13,35 @@ type Done = Result<(), String>;
 
 /// How long a change of members may take that other faults hold up.
 const CHANGE_LIMIT: Duration = Duration::from_secs(20);
+/// How long a hand-over waits for somebody who could do it.
+const LEADER_LIMIT: Duration = Duration::from_secs(5);
 /// The fourth node.
 const GUEST: u64 = 4;
 
 pub async fn transfer(attack: &Attack, dice: &mut Dice) -> Done {
-    let Some((leader, _)) = attack.cluster.leader().await else { return Ok(()) };
-    let to = *dice.pick(&VOTERS);
+    let mut leader = None;
+    let elected = attack.cluster.within(LEADER_LIMIT, "a leader", async || {
+        leader = attack.cluster.leader().await.map(|(id, _)| id);
+        leader.is_some()
+    });
+    let Some(leader) = elected.await.ok().and(leader) else {
+        attack.miss(Kind::Transfer, "nobody led", "of nobody");
+        return Ok(());
+    };
+    // To itself it would be no hand-over, and answered as if it were one.
+    let others: Vec<u64> = VOTERS.into_iter().filter(|id| *id != leader).collect();
+    let to = *dice.pick(&others);
     let line = if dice.chance(50) { "transfer".to_owned() } else { format!("transfer {to}") };
     // It may be refused, or fail: somebody leads afterwards, or nobody does for a while.
-    let done = attack.cluster.node(leader).ask(&line, Duration::from_secs(5)).await;
-    let what = match done {
-        Ok(_) => format!("node {leader} was told to {line}, and did"),
-        Err(why) => format!("node {leader} was told to {line}: {why}"),
-    };
-    attack.strike(Kind::Transfer, &what);
+    match attack.cluster.node(leader).ask(&line, Duration::from_secs(5)).await {
+        Ok(_) => {
+            attack.strike(Kind::Transfer, &format!("node {leader} was told to {line}, and did"));
+        }
+        Err(why) => {
+            let what = format!("node {leader} was told to {line}: {why}");
+            attack.miss(Kind::Transfer, "not done", &what);
+        }
+    }
     Ok(())
 }
 

@@ -20,6 +20,7 @@ use tokio::time::Instant;
 use crate::cluster::{Cluster, VOTERS};
 use crate::dice::Dice;
 use crate::host::Abilities;
+use crate::load::Ledger;
 use crate::node::Machine;
 
 pub use clocks::SLOW_TENTHS;
@@ -33,7 +34,7 @@ pub enum Kind {
     Delay,
     /// Every write and sync of a node fails; it has to stop by itself.
     DiskFailure,
-    /// A node's disk has no space for a while.
+    /// A node's disk has no space for a while, and its log is made longer until it notices.
     DiskFull,
     /// A fourth node joins, votes, and is removed.
     Guest,
@@ -49,7 +50,7 @@ pub enum Kind {
     Loss,
     /// A node can send to the others and not hear them, or the other way round.
     OneWay,
-    /// A node's process stands still, for longer than a lease.
+    /// A node's process stands still for longer than a lease, up to three times.
     Pause,
     /// A node is cut off from the other nodes; clients reach it.
     PeersOnly,
@@ -130,13 +131,23 @@ impl Kind {
 #[derive(Clone)]
 pub struct Attack {
     pub cluster: Arc<Cluster>,
+    ledger: Arc<Ledger>,
     begun: Instant,
-    done: Arc<Mutex<BTreeMap<Kind, u64>>>,
+    tally: Arc<Mutex<Tally>>,
+}
+
+/// What became of the faults.
+#[derive(Clone, Default)]
+pub struct Tally {
+    /// Those that took hold, by kind.
+    pub struck: BTreeMap<Kind, u64>,
+    /// Those that did not, by kind and reason.
+    pub missed: BTreeMap<(Kind, &'static str), u64>,
 }
 
 impl Attack {
-    pub fn new(cluster: Arc<Cluster>) -> Self {
-        Self { cluster, begun: Instant::now(), done: Arc::default() }
+    pub fn new(cluster: Arc<Cluster>, ledger: Arc<Ledger>) -> Self {
+        Self { cluster, ledger, begun: Instant::now(), tally: Arc::default() }
     }
 
     /// Prints a line with the time.
@@ -146,13 +157,19 @@ impl Attack {
 
     /// Counts a fault that takes hold now, and prints it.
     fn strike(&self, kind: Kind, what: &str) {
-        *self.done.lock().expect("no holder panics").entry(kind).or_default() += 1;
+        *self.tally.lock().expect("no holder panics").struck.entry(kind).or_default() += 1;
         self.say(&format!("{:<15} {what}", kind.name()));
     }
 
-    /// How many faults took hold, by kind.
-    pub fn done(&self) -> BTreeMap<Kind, u64> {
-        self.done.lock().expect("no holder panics").clone()
+    /// Counts a fault that was tried and did not take hold, and prints it.
+    fn miss(&self, kind: Kind, why: &'static str, what: &str) {
+        *self.tally.lock().expect("no holder panics").missed.entry((kind, why)).or_default() += 1;
+        self.say(&format!("{:<15} {what} ({why})", kind.name()));
+    }
+
+    /// What became of the faults so far.
+    pub fn tally(&self) -> Tally {
+        self.tally.lock().expect("no holder panics").clone()
     }
 
     /// A voter: often the leader, because that hurts most.

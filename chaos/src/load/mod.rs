@@ -3,12 +3,13 @@
 //! ```text
 //! 12 buyers  ── stockd-client ─────▶ whoever leads    reserve, confirm, release, extend, receive, read
 //!  4 roamers ── one connection ────▶ a certain node   linearizable and stale reads
-//!       └─▶ Ledger: what was asked when, and what was answered when
+//!       └─▶ Ledger: what was asked when, and what was answered when ◀── Padding: a log that must be long
 //! ```
 
 mod buyer;
 mod ledger;
 mod market;
+mod padding;
 mod roamer;
 
 use std::sync::Arc;
@@ -21,6 +22,7 @@ use tokio::time::timeout;
 
 pub use ledger::Ledger;
 pub use market::{Market, check_sums};
+pub use padding::Padding;
 
 use crate::dice::Dice;
 
