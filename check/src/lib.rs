@@ -21,6 +21,7 @@ mod order;
 mod replay;
 mod report;
 mod search;
+mod sku;
 pub mod witness;
 
 pub use history::{Answer, Cell, Operation, Request, Verdict};

@@ -194,6 +194,11 @@ impl Model {
         self.cells[cell as usize]
     }
 
+    /// The cells of a SKU in the order of their making; none: there is no such SKU.
+    pub fn cells_of(&self, sku: &[u8]) -> &[u32] {
+        self.skus.get(sku).map_or(&[], Vec::as_slice)
+    }
+
     /// Over all cells of this one's SKU.
     fn total_on_hand(&self, cell: u32) -> i64 {
         let (_, sku) = &self.names[cell as usize];

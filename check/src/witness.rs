@@ -35,6 +35,7 @@ use crate::model::{Body, Expected};
 use crate::order::Order;
 use crate::replay::{Entry, Logged, Replay, key_of};
 use crate::report::{Report, Rule};
+use crate::sku;
 
 /// What a check must know besides log and history.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -287,6 +288,12 @@ impl<'a> Check<'a> {
                 let model = self.replay.model.read_reservation(id.0);
                 let body = Body::Exact(answer.body.clone());
                 is_true &= model == Expected { code: answer.code, detail: answer.detail, body };
+            }
+            if let Request::ReadSku { sku, after, .. } = &operation.request
+                && let Err(text) =
+                    sku::check(&self.replay.model, sku, after.map(|cell| cell.0), answer)
+            {
+                self.report.break_rule(Rule::Truth, index, &[place], text);
             }
             if !is_true {
                 let text =

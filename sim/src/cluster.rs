@@ -31,6 +31,8 @@ pub struct Node {
     pub start_at_ms: Option<u64>,
     /// Its disk has been lost since it was a voter.
     pub wiped: bool,
+    /// Bits have flipped on its disk, which it may notice at its start or later.
+    pub rotten: bool,
     /// It is being removed for good.
     pub leaving: bool,
 }
@@ -70,6 +72,7 @@ impl Cluster {
                 member: id <= plan.nodes,
                 start_at_ms: None,
                 wiped: false,
+                rotten: false,
                 leaving: false,
             }
         };
@@ -180,12 +183,18 @@ impl Cluster {
             // The disk has failed meanwhile.
             Exit::Refused(_) if node.disk.struck() > 0 => node.disk = node.disk.restart(survival),
             // The disk tells of damage: an operator gives the node an empty one.
-            Exit::Refused(_) if node.wiped => node.disk = SimStorage::new(),
+            Exit::Refused(_) if node.rotten => {
+                node.disk = SimStorage::new();
+                node.rotten = false;
+                *self.faults.entry("bit rot noticed at a start").or_default() += 1;
+            }
+            // An empty disk without space for a first segment.
+            Exit::Refused(_) if node.wiped && node.disk.is_limited() => (),
             Exit::Refused(why) => {
                 self.oracle.violation(format!("node {} does not start: {why}", at + 1));
                 return;
             }
-            Exit::Fatal(why) if node.disk.struck() == 0 && !node.wiped => {
+            Exit::Fatal(why) if node.disk.struck() == 0 && !node.rotten => {
                 self.oracle.violation(format!("node {} stops: {why}", at + 1));
                 return;
             }
@@ -277,7 +286,9 @@ impl Cluster {
     /// knows of may still be lost with it, so what all nodes agree on counts.
     fn watch(&mut self) {
         if self.nodes.iter().any(|node| node.wiped) && self.has_converged() {
-            self.nodes.iter_mut().for_each(|node| node.wiped = false);
+            for node in &mut self.nodes {
+                (node.wiped, node.rotten) = (false, false);
+            }
         }
         let Some(leaving) = self.nodes.iter().position(|node| node.leaving) else { return };
         let id = self.nodes[leaving].id;

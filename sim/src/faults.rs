@@ -124,11 +124,17 @@ impl Faults {
         }
     }
 
+    /// All kinds of faults, by name.
+    pub fn kinds() -> impl Iterator<Item = &'static str> {
+        DEEDS.iter().map(|(name, ..)| *name)
+    }
+
     /// Heals everything.
     pub fn heal_all(&mut self, cluster: &mut Cluster) {
         self.heal(cluster, u64::MAX);
         for at in 0..cluster.nodes.len() {
             cluster.nodes[at].start_at_ms = None;
+            cluster.nodes[at].disk.forget_faults();
             if cluster.nodes[at].member && !cluster.nodes[at].machine.is_up() {
                 cluster.start(at);
             }
@@ -321,7 +327,7 @@ impl Faults {
             let offset = cluster.dice.between(0, bytes - 1);
             disk.flip(&file, offset, 1 << cluster.dice.between(0, 7));
         }
-        cluster.nodes[at].wiped = true;
+        (cluster.nodes[at].wiped, cluster.nodes[at].rotten) = (true, true);
         cluster.start_later(at);
         true
     }
@@ -332,7 +338,7 @@ impl Faults {
         }
         cluster.power_off(at);
         cluster.nodes[at].disk = SimStorage::new();
-        cluster.nodes[at].wiped = true;
+        (cluster.nodes[at].wiped, cluster.nodes[at].rotten) = (true, false);
         cluster.start_later(at);
         true
     }

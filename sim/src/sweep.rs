@@ -9,10 +9,14 @@ use std::time::{Duration, Instant};
 
 use clap::{Parser, Subcommand};
 
+use crate::faults::Faults;
 use crate::run::{self, Outcome};
 
 /// A seed that takes longer hangs: usual ones take less than a second.
 const SEED_LIMIT: Duration = Duration::from_secs(120);
+
+/// In so many seeds every kind of fault happens.
+const SEEDS_MANY: u64 = 200;
 
 #[derive(Parser)]
 #[command(about = "Simulates whole stockd clusters, faults included, from seeds.")]
@@ -251,6 +255,21 @@ impl Sweep {
         for seed in &self.failed {
             println!("{}", repeat(*seed));
         }
-        self.failed.is_empty() && self.passed > 0
+        let idle = self.idle();
+        for name in &idle {
+            println!("{name}: never, in so many seeds; the sweep shows nothing of it");
+        }
+        self.failed.is_empty() && self.passed > 0 && idle.is_empty()
+    }
+
+    /// What a sweep of many seeds must have done and has not.
+    fn idle(&self) -> Vec<String> {
+        if self.passed < SEEDS_MANY {
+            return Vec::new();
+        }
+        let done = ["snapshots installed", "snapshots restored", "segments lost", "resets"];
+        let faults = Faults::kinds().map(|kind| format!("fault: {kind}"));
+        let wanted = done.into_iter().map(str::to_owned).chain(faults);
+        wanted.filter(|name| self.counters.get(name).is_none_or(|count| *count == 0)).collect()
     }
 }

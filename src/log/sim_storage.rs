@@ -135,6 +135,11 @@ impl SimStorage {
         disk.faults.extend((next..next + count).map(|operation| (operation, fault)));
     }
 
+    /// Faults that have not struck yet will not.
+    pub fn forget_faults(&self) {
+        lock(&self.disk).faults.clear();
+    }
+
     /// Takes the power away now.
     pub fn cut_power(&self) {
         lock(&self.disk).off = true;
@@ -153,6 +158,11 @@ impl SimStorage {
     /// Bytes that all files together may have; writes that would take more fail as on a full disk.
     pub fn set_bytes_max(&self, bytes_max: Option<u64>) {
         lock(&self.disk).bytes_max = bytes_max;
+    }
+
+    /// Files may not have as many bytes as they like.
+    pub fn is_limited(&self) -> bool {
+        lock(&self.disk).bytes_max.is_some()
     }
 
     /// How long the log's writer waits before each sync.
