@@ -296,6 +296,24 @@ async fn a_connection_without_hello_is_closed() {
 }
 
 #[tokio::test]
+async fn those_who_say_nothing_make_room_for_those_who_speak() {
+    let limits = Limits {
+        connections_before_hello_max: 4,
+        hello_timeout: Duration::from_secs(60 * 60),
+        hello_timeout_crowded: Duration::from_millis(20),
+        ..Limits::default()
+    };
+    let node = Node::start(limits).await;
+    let mut silent = Vec::new();
+    for _ in 0..12 {
+        silent.push(node.connect().await);
+    }
+    node.greeted().await;
+    assert!(silent[0].next().await.is_none(), "the first who came has left for others");
+    node.stop().await;
+}
+
+#[tokio::test]
 async fn a_frame_that_does_not_end_closes_the_connection() {
     let limits = Limits { frame_timeout: Duration::from_millis(50), ..Limits::default() };
     let node = Node::start(limits).await;

@@ -39,6 +39,9 @@ pub struct Limits {
     pub read_bytes_all_max: u64,
     /// The hello must be there within this time: a stranger holds a slot no longer.
     pub hello_timeout: Duration,
+    /// … or no longer than this while as many say nothing as may: they are thrown out one after the
+    /// other, so that a client that does speak soon gets in.
+    pub hello_timeout_crowded: Duration,
     /// A frame that has begun must end within this time, which is 100 KiB/s for the largest.
     pub frame_timeout: Duration,
     /// A client that has sent and taken nothing for this long is gone.
@@ -66,6 +69,7 @@ impl Default for Limits {
             unsent_bytes_all_max: 512 << 20,
             read_bytes_all_max: 256 << 20,
             hello_timeout: Duration::from_secs(2),
+            hello_timeout_crowded: Duration::from_millis(200),
             frame_timeout: Duration::from_secs(10),
             idle_timeout: Duration::from_secs(5 * 60),
             send_timeout: Duration::from_secs(10),

@@ -32,7 +32,8 @@ use tokio::time::{Instant, Sleep};
 
 use super::admission::Burst;
 use super::limits::{
-    OPS_PER_TURN, RECEIVE_BYTES_MAX, RECEIVE_BYTES_MIN, ROUNDS_PER_TURN, TIDY_AFTER, emptied,
+    Limits, OPS_PER_TURN, RECEIVE_BYTES_MAX, RECEIVE_BYTES_MIN, ROUNDS_PER_TURN, TIDY_AFTER,
+    emptied,
 };
 use super::metrics;
 use super::outbox::Outbox;
@@ -54,7 +55,7 @@ enum Stage {
     /// Waits for the hello; the permit bounds how many do.
     Greeting {
         since: Instant,
-        _permit: OwnedSemaphorePermit,
+        permit: OwnedSemaphorePermit,
     },
     Open,
     /// Sends what is owed. `linger`: the client may still be sending, and closing on unread bytes
@@ -100,11 +101,11 @@ impl Session {
         let now = Instant::now();
         Self {
             _registered: shared.register(Arc::clone(&outbox)),
-            timer: Box::pin(tokio::time::sleep_until(now + shared.limits.hello_timeout)),
+            timer: Box::pin(tokio::time::sleep_until(now)),
             shared,
             outbox,
             stream,
-            stage: Stage::Greeting { since: now, _permit: permit },
+            stage: Stage::Greeting { since: now, permit },
             received: BytesMut::new(),
             receive_bytes: RECEIVE_BYTES_MIN,
             sending: BytesMut::new(),
@@ -327,9 +328,9 @@ impl Session {
     /// The first moment at which something is overdue, and whether that ends the session.
     fn next_deadline(&self) -> (Instant, bool) {
         let limits = &self.shared.limits;
-        let mut next = match self.stage {
-            Stage::Greeting { since, .. } => (since + limits.hello_timeout, true),
-            Stage::Closing { since, .. } => (since + limits.close_timeout, true),
+        let mut next = match &self.stage {
+            Stage::Greeting { since, permit } => greeting_deadline(*since, permit, limits),
+            Stage::Closing { since, .. } => (*since + limits.close_timeout, true),
             Stage::Open if self.tidy => (self.active_at + limits.idle_timeout, true),
             Stage::Open => (self.active_at + TIDY_AFTER.min(limits.idle_timeout), false),
         };
@@ -378,6 +379,20 @@ impl Session {
         }
         self.reads.tidy();
     }
+}
+
+/// Until when the hello must be there, or until when to look again whether others wait for the place.
+fn greeting_deadline(
+    since: Instant,
+    permit: &OwnedSemaphorePermit,
+    limits: &Limits,
+) -> (Instant, bool) {
+    let (end, hurried) = (since + limits.hello_timeout, since + limits.hello_timeout_crowded);
+    if permit.semaphore().available_permits() == 0 {
+        return (end.min(hurried), true);
+    }
+    let look = Instant::now() + limits.hello_timeout_crowded;
+    (end.min(look), end <= look)
 }
 
 impl Drop for Session {

@@ -198,6 +198,7 @@ pub(super) fn limits(shared: &Shared) -> Value {
         ("large_read_cells_per_second", LARGE_READ_CELLS_PER_SECOND.into()),
         ("large_reads_waiting_max", LARGE_READS_WAITING_MAX.into()),
         ("hello_timeout_ms", ms(limits.hello_timeout)),
+        ("hello_timeout_crowded_ms", ms(limits.hello_timeout_crowded)),
         ("frame_timeout_ms", ms(limits.frame_timeout)),
         ("idle_timeout_ms", ms(limits.idle_timeout)),
         ("send_timeout_ms", ms(limits.send_timeout)),
