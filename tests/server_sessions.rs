@@ -608,7 +608,7 @@ async fn reads_that_are_refused_as_too_large_do_not_keep_others_waiting() {
 #[tokio::test]
 async fn large_reads_wait_their_turn_and_hold_up_nobody() {
     let node = Node::start(Limits::default()).await;
-    let (mut first, mut second) = (node.greeted().await, node.greeted().await);
+    let (mut first, second) = (node.greeted().await, node.greeted().await);
     let (gone, mut modest) = (node.greeted().await, node.greeted().await);
     first.send(&frame(1, Kind::Op, |out| receive(out, 1, 5))).await;
     assert_eq!(first.codes().await, (1, vec![Code::OK]));
