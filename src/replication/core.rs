@@ -410,9 +410,16 @@ impl Core {
         self.change(ChangeMembers::AddNodes([(id, node)].into()), true).await
     }
 
-    /// Removes a node, voter or not.
+    /// Removes another node, voter or not.
+    ///
+    /// A leader does not remove itself: with the entry that names the new members in its log only, it
+    /// would be the one whom the others need to elect a leader, and who may not stand.
     pub async fn remove(&self, id: u64) -> Result<(), AdminError> {
         self.must_lead()?;
+        if id == self.me() {
+            let why = format!("node {id} leads; another node has to remove it");
+            return Err(AdminError::Failed(why));
+        }
         let members = self.members();
         if members.get_node(&id).is_none() {
             return Err(AdminError::UnknownNode(id));

@@ -290,7 +290,7 @@ impl Connection {
             put_frame(output, id, request.kind, request.shard, |out| {
                 out.extend_from_slice(&request.body);
             });
-            let slow = matches!(request.kind, Kind::Join | Kind::SnapshotEnd);
+            let slow = matches!(request.kind, Kind::Join | Kind::Leave | Kind::SnapshotEnd);
             let sent = self.context.world.clock.monotonic();
             self.waiting.insert(id, Waiting { answer: request.answer, sent, slow });
             next = if output.len() < WRITE_BYTES_MAX { requests.try_recv().ok() } else { None };

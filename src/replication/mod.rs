@@ -33,6 +33,7 @@ mod identity;
 mod ingress;
 mod lanes;
 mod leader_loss;
+mod leave;
 mod link;
 mod log_store;
 mod message;
@@ -331,12 +332,18 @@ impl Replica {
         self.core.take_in(types::MemberNode { info: node, incarnation }).await
     }
 
-    /// Removes a node for good. A leader that is removed steps down when the others know it.
+    /// Removes a node for good. A leader hands over first, and its successor removes it.
     ///
     /// # Errors
     /// See [`AdminError`].
     pub async fn remove_node(&self, id: u64) -> Result<(), AdminError> {
-        self.core.remove(id).await
+        let core = &self.core;
+        core.must_lead()?;
+        if id != core.me() {
+            return core.remove(id).await;
+        }
+        let leader = self.transfer_leader(None).await?;
+        leave::ask(core, leader).await
     }
 
     /// Hands leadership to `to`, or to the voter that is furthest; returns who leads now.

@@ -31,6 +31,8 @@ pub enum Kind {
     SnapshotChunk = 0x47,
     SnapshotEnd = 0x48,
     Join = 0x49,
+    /// A node that led asks its successor to remove it; the body is its id, u64.
+    Leave = 0x4a,
     /// The answer to any of the above.
     Reply = 0xc0,
     /// The request was not executed; the body is text after the clock.
@@ -38,7 +40,7 @@ pub enum Kind {
 }
 
 impl Kind {
-    const ALL: [Self; 11] = [
+    const ALL: [Self; 12] = [
         Self::Hello,
         Self::Append,
         Self::Vote,
@@ -48,6 +50,7 @@ impl Kind {
         Self::SnapshotChunk,
         Self::SnapshotEnd,
         Self::Join,
+        Self::Leave,
         Self::Reply,
         Self::Refused,
     ];

@@ -225,6 +225,10 @@ impl Session {
                 let core = self.core.clone();
                 Box::pin(async move { join(&core, &body).await })
             }
+            Kind::Leave => {
+                let core = self.core.clone();
+                Box::pin(async move { leave(&core, &body).await })
+            }
             _ => {
                 let core = self.core.clone();
                 Box::pin(async move { raft(&core, kind, &body).await })
@@ -329,6 +333,14 @@ async fn join(core: &Arc<Core>, body: &Bytes) -> Result<BytesMut, String> {
     let mut out = BytesMut::new();
     out.put_u64_le(core.hello().cluster_id);
     Ok(out)
+}
+
+/// Removes a node that led and handed over.
+async fn leave(core: &Arc<Core>, body: &Bytes) -> Result<BytesMut, String> {
+    let id = Reader::new(body).u64().map_err(|_| "the request is cut short".to_owned())?;
+    core.admit()?;
+    core.remove(id).await.map_err(|error| error.to_string())?;
+    Ok(BytesMut::new())
 }
 
 /// # Errors

@@ -250,6 +250,9 @@ async fn finish_change(core: &Arc<Core>, unfinished: &mut Unfinished) {
     unfinished.chores += 1;
     if unfinished.chores >= CHANGE_CHORES {
         unfinished.chores = 0;
+        if !goal.contains(&core.me()) {
+            return hand_over_change(core, &goal).await;
+        }
         match core.finish_change(goal).await {
             Ok(()) => core.note(format_args!("finished a change of the members")),
             // The first of its entries is not committed yet.
@@ -258,6 +261,25 @@ async fn finish_change(core: &Arc<Core>, unfinished: &mut Unfinished) {
                 core.note(format_args!("a change of the members cannot be finished yet: {error}"));
             }
         }
+    }
+}
+
+/// A leader that is not among the new members lets one of them finish: it must not be the only one who
+/// knows that it votes no more ([`Core::remove`]).
+async fn hand_over_change(core: &Arc<Core>, goal: &BTreeSet<u64>) {
+    let successor = {
+        let metrics = core.raft().metrics();
+        let metrics = metrics.borrow_watched();
+        let last = metrics.last_log_index.unwrap_or(0);
+        let matched = metrics.replication.iter().flatten();
+        let matched = matched.filter_map(|(id, at)| Some((at.as_ref()?.index, *id)));
+        let ready = matched.filter(|(at, id)| goal.contains(id) && at + PROMOTE_LAG_MAX >= last);
+        ready.max().map(|(_, id)| id)
+    };
+    if let Some(id) = successor {
+        core.note(format_args!("node {id} is to lead and to finish a change of the members"));
+        // Only fails when Raft has stopped, which the watcher reports.
+        let _ = core.raft().trigger().transfer_leader(id).await;
     }
 }
 
