@@ -93,14 +93,20 @@ pub async fn guest(attack: &Attack, dice: &mut Dice) -> Done {
     machine.disk.wipe().map_err(|error| format!("wiping node {GUEST}: {error}"))
 }
 
-/// Waits until a node that joins counts for majorities.
+/// Waits until a node that joins counts for majorities. As long as a leader has not heard that it lost
+/// its disk, it lists the node of before, which had the same name; but that one has applied nothing anew.
 async fn votes(attack: &Attack, id: u64) -> Done {
     let what = format!("node {id} to be taken in as a voter");
     attack
         .cluster
         .within(2 * HEAL_LIMIT, &what, async || {
             let leader = attack.cluster.leader().await;
-            leader.is_some_and(|(_, status)| status.voters.contains(&id))
+            let own = attack.cluster.node(id).status().await;
+            leader.zip(own).is_some_and(|((_, leader), own)| {
+                own.applied_index >= leader.applied_index
+                    && leader.voters.contains(&id)
+                    && own.voters.contains(&id)
+            })
         })
         .await
 }
