@@ -101,11 +101,16 @@ fn parse_retention(text: &str) -> Result<Duration, String> {
     }
 }
 
+/// So many tasks have a turn before the runtime looks whom the log's thread has woken. With tokio's 31
+/// what waits for a sync waits, too, for thirty sessions that answer floods of reads.
+const THREADS_INTERVAL: u32 = 4;
+
 impl Serve {
     pub(super) fn run(self) -> Done {
         self.check_addresses()?;
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
+            .global_queue_interval(THREADS_INTERVAL)
             .build()
             .map_err(|error| format!("cannot start the runtime: {error}"))?;
         runtime.block_on(self.serve())
