@@ -42,6 +42,9 @@ use crate::protocol::{
 use crate::replication::{ReadPoint, Refusal, ReplyTo, RequestTag};
 use crate::world::UnixMicros;
 
+/// So many cells in a reply make the next read of cells on the same way wait in line.
+const MANY_CELLS: usize = LARGE_READ_CELLS as usize / 2;
+
 /// A cell in the reply to READ_CELLS; one of a SKU has its warehouse's name instead of its handle.
 const CELL_REPLY_BYTES: usize = 40;
 
@@ -98,6 +101,9 @@ struct Ready {
     prefix: Option<ReplyPrefix>,
     now: UnixMicros,
     place: Place,
+    /// The last reply to a read of cells had many. How many a SKU has is not known before, but who has
+    /// just had a large page is likely to ask for the next.
+    had_many: bool,
 }
 
 /// A place in the line, if there is one.
@@ -254,7 +260,7 @@ impl Answering<'_> {
                 break;
             }
             let mut turn = None;
-            if entry.cells > LARGE_READ_CELLS {
+            if entry.cells > LARGE_READ_CELLS || (entry.cells > 0 && ready.had_many) {
                 match ready.place.poll(cx, &self.shared.large_reads) {
                     Poll::Pending => break,
                     Poll::Ready(None) => {
@@ -276,8 +282,12 @@ impl Answering<'_> {
             }
             // What was read in vain has taken its time too.
             bytes_left = bytes_left.saturating_sub(self.scratch.len());
+            let cells_read = self.scratch.len() / CELL_REPLY_BYTES;
             if let Some(turn) = turn {
-                turn.end(self.scratch.len() / CELL_REPLY_BYTES);
+                turn.end(cells_read);
+            }
+            if entry.cells > 0 {
+                ready.had_many = cells_read > MANY_CELLS;
             }
             ready.next += 1;
         }
