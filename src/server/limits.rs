@@ -93,14 +93,14 @@ pub(super) const ANSWER_BYTES_PER_ROUND: usize = 64 << 10;
 /// A read of more cells is a large one, and waits in line for its turn ([`Line`](super::line::Line)):
 /// about as much as answers of one round and one page of a SKU have.
 pub(super) const LARGE_READ_CELLS: u32 = 1_024;
-/// Cells in large reads of all connections together, in a second: about a quarter of what the one
+/// Cells in large reads of all connections together, in a second: about an eighth of what the one
 /// thread could answer.
-pub(super) const LARGE_READ_CELLS_PER_SECOND: u64 = 3_200_000;
+pub(super) const LARGE_READ_CELLS_PER_SECOND: u64 = 1_600_000;
 /// A timer wakes up to a millisecond late; as much as that may be made up for.
 pub(super) const LARGE_READ_SLACK: Duration = Duration::from_millis(2);
 /// Most connections in that line: the last one waits for about a second, with reads of the largest
 /// size before it. One more is answered BUSY.
-pub(super) const LARGE_READS_WAITING_MAX: usize = 400;
+pub(super) const LARGE_READS_WAITING_MAX: usize = 200;
 /// Rounds of receive, answer and send in a row before other connections have their turn.
 pub(super) const ROUNDS_PER_TURN: u32 = 4;
 /// A turn ends after the round that brings it to so many operations: decoding them takes about a
