@@ -240,7 +240,12 @@ struct Answering<'a> {
 impl Answering<'_> {
     /// Answers entries until the list ends or the round has had its share. True: some were.
     fn answer(&mut self, cx: &mut Context<'_>, ready: &mut Ready) -> bool {
-        if ready.list.is_empty() || self.outbox.unsent() > self.shared.limits.unsent_bytes_pause {
+        if ready.list.is_empty() {
+            return false;
+        }
+        if self.outbox.unsent() > self.shared.limits.unsent_bytes_pause {
+            // Whose client does not read must not have the turn that others wait for.
+            ready.place = Place::default();
             return false;
         }
         // The state may have moved on since the barrier: the reply says how far.
