@@ -168,29 +168,37 @@ impl Cell {
 }
 
 impl Request {
-    /// Owns a decoded operation; `None` for PING and CLUSTER_STATUS, about which there is nothing to
-    /// check.
+    /// Owns a decoded operation; `None` for what the model does not know: PING and CLUSTER_STATUS, about
+    /// which there is nothing to check, and for now every operation, part and flag that came after EXTEND.
+    /// Whoever finds such a one in a log says so.
     pub fn of(op: &Op<'_>, flags: OpFlags) -> Option<Self> {
         let stale = flags.contains(OpFlags::STALE);
+        if flags.contains(OpFlags::LINKED) {
+            return None;
+        }
         Some(match *op {
             Op::Define { cell } => Self::Define { cell: Cell::of(cell) },
             Op::Receive { op_id, quantity, cell } => {
                 let define = flags.contains(OpFlags::DEFINE);
                 Self::Receive { op_id, quantity, cell: Cell::of(cell), define }
             }
-            Op::Reserve { id, ttl_ms, lines } => {
+            Op::Reserve { id, ttl_ms, lines } if !flags.contains(OpFlags::COMMIT) => {
                 let lines = lines.iter().map(|line| (Cell::of(line.cell), line.quantity));
                 Self::Reserve { id, ttl_ms, lines: lines.collect() }
             }
-            Op::Confirm { id } => Self::Confirm { id },
-            Op::Release { id } => Self::Release { id },
+            Op::Confirm { id, parts }
+                if parts.is_whole() && !flags.contains(OpFlags::REACQUIRE) =>
+            {
+                Self::Confirm { id }
+            }
+            Op::Release { id, parts } if parts.is_whole() => Self::Release { id },
             Op::Extend { id, ttl_ms } => Self::Extend { id, ttl_ms },
             Op::ReadCells { cells } => {
                 Self::ReadCells { cells: cells.iter().map(Cell::of).collect(), stale }
             }
             Op::ReadReservation { id } => Self::ReadReservation { id, stale },
             Op::ReadSku { after, sku } => Self::ReadSku { sku: sku.to_vec(), after, stale },
-            Op::Ping | Op::ClusterStatus => return None,
+            _ => return None,
         })
     }
 
@@ -341,8 +349,69 @@ impl From<client::Granted> for Answer {
 
 impl From<client::Confirmed> for Answer {
     fn from(confirmed: client::Confirmed) -> Self {
-        let code = if confirmed.late { Code::OK_LATE } else { replayed(confirmed.replay) };
-        write(code, ReservationState::Confirmed as u16, confirmed.index, |_| ())
+        client::Changed::from(confirmed).into()
+    }
+}
+
+impl From<client::Changed> for Answer {
+    fn from(changed: client::Changed) -> Self {
+        let code = match changed {
+            client::Changed { late: true, .. } => Code::OK_LATE,
+            client::Changed { reacquired: true, .. } => Code::OK_REACQUIRED,
+            _ => replayed(changed.replay),
+        };
+        write(code, changed.state as u16, changed.index, |_| ())
+    }
+}
+
+impl From<client::Written> for Answer {
+    fn from(written: client::Written) -> Self {
+        let client::Written { available, handle, index, on_hand, replay } = written;
+        client::Received { available, handle, index, on_hand, replay }.into()
+    }
+}
+
+/// The prefix of a read is not kept by the client, so it reads as a write at its index.
+impl From<client::Transferred> for Answer {
+    fn from(transferred: client::Transferred) -> Self {
+        let detail = transferred.state.map_or(0, |state| state as u16);
+        write(replayed(transferred.replay), detail, transferred.index, |body| {
+            let mut bytes = BytesMut::new();
+            transferred.transfer.iter().for_each(|transfer| transfer.encode(&mut bytes));
+            body.put_slice(&bytes);
+        })
+    }
+}
+
+/// As for cells that are not found, the handle is forgotten.
+impl From<client::Read<Vec<Option<client::Details>>>> for Answer {
+    fn from(cells: client::Read<Vec<Option<client::Details>>>) -> Self {
+        read(&cells, 0, |body, cells| {
+            let mut bytes = BytesMut::new();
+            for cell in cells {
+                bytes.put_u32_le(cell.map_or(u32::MAX, |cell| cell.handle.0));
+                bytes.put_u32_le(u32::from(cell.is_some()));
+                cell.map(|cell| cell.details).unwrap_or_default().encode(&mut bytes);
+            }
+            body.put_slice(&bytes);
+        })
+    }
+}
+
+impl From<client::Read<client::Lines>> for Answer {
+    fn from(lines: client::Read<client::Lines>) -> Self {
+        read(&lines, lines.value.state as u16, |body, found| {
+            body.put_u64_le(found.created.0);
+            body.put_u64_le(found.deadline.0);
+            body.put_u32_le(u32::from(found.pinned));
+            body.put_u32_le(found.lines.len() as u32);
+            let mut bytes = BytesMut::new();
+            for (cell, units) in &found.lines {
+                bytes.put_u32_le(cell.0);
+                units.encode(&mut bytes);
+            }
+            body.put_slice(&bytes);
+        })
     }
 }
 
@@ -434,6 +503,11 @@ impl From<client::Outcome> for Answer {
     fn from(outcome: client::Outcome) -> Self {
         match outcome {
             client::Outcome::Cells(cells) => cells.into(),
+            client::Outcome::Changed(changed) => changed.into(),
+            client::Outcome::Details(details) => details.into(),
+            client::Outcome::Lines(lines) => lines.into(),
+            client::Outcome::Transferred(transferred) => transferred.into(),
+            client::Outcome::Written(written) => written.into(),
             client::Outcome::Confirmed(confirmed) => confirmed.into(),
             client::Outcome::Defined(defined) => defined.into(),
             client::Outcome::Extended(extended) => extended.into(),
@@ -451,8 +525,12 @@ impl From<client::Outcome> for Answer {
 impl From<&client::Refusal> for Answer {
     fn from(refusal: &client::Refusal) -> Self {
         let state = refusal.state.map(|state| state as u16);
-        let detail = state.or(refusal.lines.first().copied()).unwrap_or(0);
+        let transfer = refusal.transfer.map(|state| state as u16);
+        let names_first = refusal.code != Code::QTY_EXCEEDS;
+        let first = refusal.lines.first().copied().filter(|_| names_first);
+        let detail = state.or(transfer).or(first).unwrap_or(0);
         let answer = write(refusal.code, detail, refusal.index, |body| {
+            refusal.value.iter().for_each(|value| body.put_i64_le(*value));
             refusal.lines.iter().for_each(|line| body.put_u16_le(*line));
             let mut shorts = BytesMut::new();
             refusal.short.iter().for_each(|short| short.encode(&mut shorts));

@@ -88,7 +88,12 @@ impl Replay {
                 Command::LeaderStart if position == 0 => self.model.give_back(outage_ms, held),
                 Command::Client(op, flags, not_after) => {
                     let Some(request) = Request::of(&op, flags).filter(Request::is_write) else {
-                        report.break_rule(Rule::Form, entry.index, &[], "a read is in the log");
+                        report.break_rule(
+                            Rule::Form,
+                            entry.index,
+                            &[],
+                            "an operation that the model does not know, or a read, is in the log",
+                        );
                         continue;
                     };
                     let expected = self.model.execute(&request, not_after);

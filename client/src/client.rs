@@ -338,7 +338,7 @@ impl Client {
         self.call(Encoded::batch(batch)?).await
     }
 
-    async fn one(&self, request: Encoded) -> Result<Outcome, Error> {
+    pub(crate) async fn one(&self, request: Encoded) -> Result<Outcome, Error> {
         let mut results = self.call(request).await?;
         let result = results.pop().expect("decoding gives one result per operation");
         Ok(result?)
@@ -640,5 +640,7 @@ const fn bare_refusal(code: Code) -> Refusal {
         server_now: UnixMillis(0),
         short: Vec::new(),
         state: None,
+        transfer: None,
+        value: None,
     }
 }

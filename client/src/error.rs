@@ -11,7 +11,7 @@
 use std::fmt;
 use std::time::Duration;
 
-use stockd_protocol::{Code, OpError, ReservationState, ShortLine, UnixMillis};
+use stockd_protocol::{Code, OpError, ReservationState, ShortLine, TransferState, UnixMillis};
 
 /// A call that has no result.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -55,16 +55,22 @@ pub struct Refusal {
     pub code: Code,
     /// The log index at which it was decided; 0 if the whole frame was refused.
     pub index: u64,
-    /// The lines, from 0, that name no cell (UNKNOWN_SKU, UNKNOWN_WAREHOUSE, NOT_STOCKED).
+    /// The lines, from 0, that are at fault: they name no cell (UNKNOWN_SKU, UNKNOWN_WAREHOUSE,
+    /// NOT_STOCKED), one that takes no holds (FROZEN), or ask for more than is there (QTY_EXCEEDS).
     pub lines: Vec<u16>,
     /// For people; may be empty.
     pub message: String,
     /// The cluster's clock at the decision; 0 if the whole frame was refused.
     pub server_now: UnixMillis,
-    /// Every short cell of a NO_STOCK with what it has.
+    /// Every short cell of a NO_STOCK or WOULD_SHORT with what it has.
     pub short: Vec<ShortLine>,
     /// The state of the reservation, where it is the reason.
     pub state: Option<ReservationState>,
+    /// The state of the transfer, where it is the reason (CONFLICT).
+    pub transfer: Option<TransferState>,
+    /// What is so instead: the units on hand (STALE_EXPECTED), the sequence of the last message of the
+    /// feed (STALE_FEED).
+    pub value: Option<i64>,
 }
 
 /// What kept the last attempt from an answer.

@@ -39,6 +39,7 @@
 //! [`raw`] is the floor below, for load generators that count system calls.
 #![forbid(unsafe_code)]
 
+mod calls;
 mod client;
 mod error;
 #[doc(hidden)]
@@ -51,17 +52,20 @@ mod outcome;
 pub mod raw;
 mod request;
 mod route;
+mod writes;
 
 pub use client::Client;
 pub use error::{Error, Invalid, Refusal, Why};
 pub use ids::{IdSource, SystemIds};
 pub use options::{Options, WhenFull};
 pub use outcome::{
-    Cell, Confirmed, Defined, Extended, Granted, Outcome, Read, Received, Released, Reservation,
-    ReservedLine, SkuCell, SkuPage,
+    Cell, Changed, Confirmed, Defined, Details, Extended, Granted, Lines, Outcome, Read, Received,
+    Released, Reservation, ReservedLine, SkuCell, SkuPage, Transferred, Written,
 };
 pub use request::{Batch, Consistency, Reserve};
 pub use stockd_protocol::{
-    CellCounters, CellHandle, CellRef, Code, OpId, ReservationId, ReservationState, ShortLine,
+    Bucket, CellCounters, CellDetails, CellHandle, CellRef, Code, LineShares, OpError, OpId,
+    Policy, PolicyChange, ReservationId, ReservationState, ShortLine, Transfer, TransferState,
     UnixMillis,
 };
+pub use writes::{Amend, Change, Shipment, StockWrite};

@@ -3,8 +3,9 @@
 use std::time::Duration;
 
 use stockd_protocol::{
-    CellCounters, CellHandle, Code, LineFault, Opcode, Outcome as WireOutcome, Reader, ReplyPrefix,
-    ReservationState, ShortLine, SkuTotal, Truncated, UnixMillis,
+    CellCounters, CellDetails, CellHandle, Code, LineFault, LineShares, Opcode,
+    Outcome as WireOutcome, Reader, ReplyPrefix, ReservationState, ShortLine, SkuTotal, Transfer,
+    TransferState, Truncated, UnixMillis,
 };
 
 use crate::error::Refusal;
@@ -33,8 +34,12 @@ pub struct Confirmed {
     pub index: u64,
     /// After the deadline but inside the grace.
     pub late: bool,
+    /// The units had expired and were taken again.
+    pub reacquired: bool,
     /// It was confirmed before.
     pub replay: bool,
+    /// CONFIRMED; or what has become of it since, or ACTIVE after a part of it was confirmed.
+    pub state: ReservationState,
 }
 
 /// Units are given back, or were before.
@@ -80,6 +85,86 @@ pub struct Received {
     pub on_hand: i64,
     /// This id was executed before; the counters are the present ones.
     pub replay: bool,
+}
+
+/// Stock was written.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Written {
+    /// What a reserve could take afterwards; negative if more is promised than is there.
+    pub available: i64,
+    /// The cell's compact name.
+    pub handle: CellHandle,
+    /// The log index.
+    pub index: u64,
+    /// What is physically there afterwards.
+    pub on_hand: i64,
+    /// This id was executed before; the counters are the present ones.
+    pub replay: bool,
+}
+
+/// A transfer as it stands.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Transferred {
+    /// The log index.
+    pub index: u64,
+    /// It was done before.
+    pub replay: bool,
+    /// Where it stands; `None` with a replay of a receipt whose transfer is forgotten.
+    pub state: Option<TransferState>,
+    /// From where to where, and how much of it; `None` as `state`.
+    pub transfer: Option<Transfer>,
+}
+
+/// Units of a reservation went another way.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Changed {
+    /// The log index.
+    pub index: u64,
+    /// After the deadline but inside the grace.
+    pub late: bool,
+    /// The units had expired and were taken again.
+    pub reacquired: bool,
+    /// It was done before.
+    pub replay: bool,
+    /// Where the reservation stands now.
+    pub state: ReservationState,
+}
+
+/// All about a cell.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Details {
+    /// Its counters and rules.
+    pub details: CellDetails,
+    /// Its compact name.
+    pub handle: CellHandle,
+}
+
+/// A reservation, and what has become of each of its lines.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Lines {
+    /// When it was granted.
+    pub created: UnixMillis,
+    /// When it ends, or would have.
+    pub deadline: UnixMillis,
+    /// Cells and shares, in the order of the lines.
+    pub lines: Vec<(CellHandle, LineShares)>,
+    /// It is pinned.
+    pub pinned: bool,
+    /// Where it stands.
+    pub state: ReservationState,
+}
+
+impl From<Confirmed> for Changed {
+    fn from(confirmed: Confirmed) -> Self {
+        let Confirmed { index, late, reacquired, replay, state } = confirmed;
+        Self { index, late, reacquired, replay, state }
+    }
+}
+
+impl From<Released> for Changed {
+    fn from(Released { index, replay, state }: Released) -> Self {
+        Self { index, late: false, reacquired: false, replay, state }
+    }
 }
 
 /// The answer to a read, and when it was true.
@@ -152,14 +237,20 @@ pub struct SkuCell {
 pub enum Outcome {
     /// Of a read of cells; `None` where there is no such cell.
     Cells(Read<Vec<Option<Cell>>>),
+    /// Of a cancel or a fulfil.
+    Changed(Changed),
     /// Of a confirm.
     Confirmed(Confirmed),
     /// Of a define.
     Defined(Defined),
-    /// Of an extend.
+    /// Of a read of details; `None` where there is no such cell.
+    Details(Read<Vec<Option<Details>>>),
+    /// Of an extend or a pin.
     Extended(Extended),
-    /// Of a reserve.
+    /// Of a reserve or an amend.
     Granted(Granted),
+    /// Of a read of lines.
+    Lines(Read<Lines>),
     /// Of a ping.
     Pong(Read<()>),
     /// Of a receive.
@@ -172,6 +263,10 @@ pub enum Outcome {
     Sku(Read<SkuPage>),
     /// Of a cluster status: JSON.
     Status(Read<String>),
+    /// Of a step of a transfer, or of a read of one.
+    Transferred(Transferred),
+    /// Of a stock write.
+    Written(Written),
 }
 
 /// A reply that does not fit its request.
@@ -193,7 +288,7 @@ pub(crate) fn decode(
     if outcome.code.is_ok() {
         decode_ok(opcode, prefix, outcome).map(Ok)
     } else {
-        decode_refusal(prefix, outcome).map(Err)
+        decode_refusal(opcode, prefix, outcome).map(Err)
     }
 }
 
@@ -215,7 +310,44 @@ fn decode_ok(
             index,
             replay,
         }),
-        Opcode::Reserve => Outcome::Granted(Granted {
+        Opcode::Adjust
+        | Opcode::Set
+        | Opcode::CountBegin
+        | Opcode::CountCommit
+        | Opcode::Move
+        | Opcode::Announce
+        | Opcode::Arrive
+        | Opcode::Return
+        | Opcode::SetPolicy => Outcome::Written(Written {
+            handle: take_handle(&mut body)?,
+            on_hand: body.i64()?,
+            available: body.i64()?,
+            index,
+            replay,
+        }),
+        Opcode::TransferShip
+        | Opcode::TransferReceive
+        | Opcode::TransferClose
+        | Opcode::TransferCancel
+        | Opcode::ReadTransfer => {
+            let state = TransferState::from_detail(outcome.detail);
+            let transfer = match state {
+                Some(_) => Some(Transfer::take(&mut body)?),
+                None if replay && opcode == Opcode::TransferReceive => None,
+                None => return Err(BadReply),
+            };
+            Outcome::Transferred(Transferred { index, replay, state, transfer })
+        }
+        Opcode::Cancel | Opcode::Fulfil => Outcome::Changed(Changed {
+            index,
+            late: outcome.code == Code::OK_LATE,
+            reacquired: outcome.code == Code::OK_REACQUIRED,
+            replay,
+            state: state()?,
+        }),
+        Opcode::ReadDetails => Outcome::Details(read(prefix, take_details(&mut body)?)),
+        Opcode::ReadLines => Outcome::Lines(read(prefix, take_lines(&mut body, state()?)?)),
+        Opcode::Reserve | Opcode::Amend => Outcome::Granted(Granted {
             deadline: UnixMillis(body.u64()?),
             handles: take_handles(&mut body)?,
             index,
@@ -223,11 +355,17 @@ fn decode_ok(
             server_now: prefix.server_now,
             state: state()?,
         }),
-        Opcode::Confirm => {
-            Outcome::Confirmed(Confirmed { index, late: outcome.code == Code::OK_LATE, replay })
-        }
+        Opcode::Confirm => Outcome::Confirmed(Confirmed {
+            index,
+            late: outcome.code == Code::OK_LATE,
+            reacquired: outcome.code == Code::OK_REACQUIRED,
+            replay,
+            state: state()?,
+        }),
         Opcode::Release => Outcome::Released(Released { index, replay, state: state()? }),
-        Opcode::Extend => Outcome::Extended(Extended { deadline: UnixMillis(body.u64()?), index }),
+        Opcode::Extend | Opcode::Pin => {
+            Outcome::Extended(Extended { deadline: UnixMillis(body.u64()?), index })
+        }
         Opcode::ReadCells => Outcome::Cells(read(prefix, take_cells(&mut body)?)),
         Opcode::ReadReservation => {
             Outcome::Reservation(read(prefix, take_reservation(&mut body, state()?)?))
@@ -241,7 +379,16 @@ fn decode_ok(
     })
 }
 
-fn decode_refusal(prefix: &ReplyPrefix, outcome: &WireOutcome<'_>) -> Result<Refusal, BadReply> {
+const fn is_transfer(opcode: Opcode) -> bool {
+    use Opcode::{TransferCancel, TransferClose, TransferReceive, TransferShip};
+    matches!(opcode, TransferCancel | TransferClose | TransferReceive | TransferShip)
+}
+
+fn decode_refusal(
+    opcode: Opcode,
+    prefix: &ReplyPrefix,
+    outcome: &WireOutcome<'_>,
+) -> Result<Refusal, BadReply> {
     // Only whole frames are answered "retry": an outcome is a decision.
     if outcome.code.is_retry() {
         return Err(BadReply);
@@ -256,14 +403,25 @@ fn decode_refusal(prefix: &ReplyPrefix, outcome: &WireOutcome<'_>) -> Result<Ref
         server_now: prefix.server_now,
         short: Vec::new(),
         state: None,
+        transfer: None,
+        value: None,
     };
     match outcome.code {
-        Code::NO_STOCK => {
+        Code::NO_STOCK | Code::WOULD_SHORT => {
             while !body.is_empty() {
                 refusal.short.push(ShortLine::take(&mut body)?);
             }
         }
-        Code::UNKNOWN_SKU | Code::UNKNOWN_WAREHOUSE | Code::NOT_STOCKED => {
+        Code::STALE_EXPECTED => refusal.value = Some(body.i64()?),
+        Code::STALE_FEED => refusal.value = Some(body.u64()? as i64),
+        Code::CONFLICT if is_transfer(opcode) => {
+            refusal.transfer = TransferState::from_detail(outcome.detail);
+        }
+        Code::UNKNOWN_SKU
+        | Code::UNKNOWN_WAREHOUSE
+        | Code::NOT_STOCKED
+        | Code::FROZEN
+        | Code::QTY_EXCEEDS => {
             while !body.is_empty() {
                 refusal.lines.push(LineFault::take(&mut body)?.line);
             }
@@ -306,6 +464,28 @@ fn take_cells(body: &mut Reader<'_>) -> Result<Vec<Option<Cell>>, BadReply> {
         cells.push(take_cell(body)?);
     }
     Ok(cells)
+}
+
+fn take_details(body: &mut Reader<'_>) -> Result<Vec<Option<Details>>, BadReply> {
+    let mut cells = Vec::new();
+    while !body.is_empty() {
+        let handle = take_handle(body)?;
+        let found = body.u32()? != 0;
+        let details = CellDetails::take(body)?;
+        cells.push(found.then_some(Details { details, handle }));
+    }
+    Ok(cells)
+}
+
+fn take_lines(body: &mut Reader<'_>, state: ReservationState) -> Result<Lines, BadReply> {
+    let created = UnixMillis(body.u64()?);
+    let deadline = UnixMillis(body.u64()?);
+    let (pinned, count) = (body.u32()? != 0, body.u32()?);
+    let mut lines = Vec::new();
+    for _ in 0..count {
+        lines.push((take_handle(body)?, LineShares::take(body)?));
+    }
+    Ok(Lines { created, deadline, lines, pinned, state })
 }
 
 fn take_reservation(

@@ -9,6 +9,7 @@ use stockd_protocol::{
 };
 
 use crate::error::Invalid;
+use crate::writes::{Amend, Change, Shipment, StockWrite};
 
 /// How fresh a read must be.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -21,7 +22,7 @@ pub enum Consistency {
 }
 
 impl Consistency {
-    const fn flags(self) -> OpFlags {
+    pub(crate) const fn flags(self) -> OpFlags {
         match self {
             Self::Linearizable => OpFlags(0),
             Self::Stale => OpFlags::STALE,
@@ -35,14 +36,14 @@ pub struct Reserve<'a> {
     id: ReservationId,
     ttl_ms: u32,
     not_after: Option<UnixMillis>,
-    retry: bool,
+    flags: OpFlags,
     lines: Vec<Line<'a>>,
 }
 
 impl<'a> Reserve<'a> {
     /// An empty cart; `id` is the idempotency key, see [`Client::new_id`](crate::Client::new_id).
     pub const fn new(id: ReservationId) -> Self {
-        Self { id, ttl_ms: 0, not_after: None, retry: false, lines: Vec::new() }
+        Self { id, ttl_ms: 0, not_after: None, flags: OpFlags(0), lines: Vec::new() }
     }
 
     /// Adds `quantity` (at least 1) of a cell by name. Names are bytes, compared as they are.
@@ -87,7 +88,14 @@ impl<'a> Reserve<'a> {
     /// [`Error::Unknown`](crate::Error::Unknown) or in an earlier life of this process.
     #[must_use]
     pub const fn retry(mut self) -> Self {
-        self.retry = true;
+        self.flags = self.flags.with(OpFlags::RETRY);
+        self
+    }
+
+    /// Buys at once: the grant is confirmed and has no deadline.
+    #[must_use]
+    pub const fn commit(mut self) -> Self {
+        self.flags = self.flags.with(OpFlags::COMMIT);
         self
     }
 
@@ -104,8 +112,7 @@ impl<'a> Reserve<'a> {
         if self.lines.iter().any(|line| line.quantity == 0) {
             return Err(OpError::ZeroQuantity.into());
         }
-        let flags = if self.retry { OpFlags::RETRY } else { OpFlags(0) };
-        Op::encode_reserve(out, flags, self.not_after, self.id, self.ttl_ms, &self.lines);
+        Op::encode_reserve(out, self.flags, self.not_after, self.id, self.ttl_ms, &self.lines);
         Ok(())
     }
 }
@@ -218,6 +225,58 @@ impl Batch {
         self.add(Opcode::ReadReservation, |out| read_reservation(out, id, consistency))
     }
 
+    /// Adds a stock write.
+    ///
+    /// # Errors
+    /// See the type; or the write is out of range.
+    pub fn write(&mut self, write: &StockWrite<'_>) -> Result<(), Invalid> {
+        self.add(write.opcode(), |out| write.encode(out))
+    }
+
+    /// Adds a step of a transfer.
+    ///
+    /// # Errors
+    /// See the type; or it is out of range.
+    pub fn transfer(&mut self, shipment: &Shipment<'_>) -> Result<(), Invalid> {
+        self.add(shipment.opcode(), |out| shipment.encode(out))
+    }
+
+    /// Adds a change of a reservation.
+    ///
+    /// # Errors
+    /// See the type; or it is out of range.
+    pub fn change(&mut self, change: &Change<'_>) -> Result<(), Invalid> {
+        self.add(change.opcode(), |out| change.encode(out))
+    }
+
+    /// Adds an amend.
+    ///
+    /// # Errors
+    /// See the type; or the lines are out of range.
+    pub fn amend(&mut self, amend: &Amend<'_>) -> Result<(), Invalid> {
+        self.add(Opcode::Amend, |out| amend.encode(out))
+    }
+
+    /// Links all writes of the batch: all are done, or none. The first that is refused gives its
+    /// reason, the others LINKED_FAILED.
+    ///
+    /// # Errors
+    /// It holds reads, or more than 1,024 operations.
+    pub fn link_all(&mut self) -> Result<(), Invalid> {
+        if self.opcodes.first().is_some_and(|first| !first.is_write()) {
+            return Err(Invalid::MixedBatch);
+        }
+        if self.opcodes.len() > limits::LINKED_MAX as usize {
+            return Err(Invalid::FullBatch);
+        }
+        let offsets: Vec<usize> = offsets(&self.body, 4, self.opcodes.len()).collect();
+        for (at, offset) in offsets.iter().enumerate() {
+            let linked = if at + 1 < offsets.len() { OpFlags::LINKED.0 } else { 0 };
+            self.body[offset + 1] = self.body[offset + 1] & !OpFlags::LINKED.0 | linked;
+        }
+        Ok(())
+    }
+
     fn add(
         &mut self,
         opcode: Opcode,
@@ -291,14 +350,20 @@ impl Encoded {
 
     /// Where each operation starts.
     fn offsets(&self) -> impl Iterator<Item = usize> {
-        let mut next = if self.kind == Kind::Batch { 4 } else { 0 };
-        self.opcodes.iter().map(move |_| {
-            let at = next;
-            let len = self.body[at + 4..].first_chunk().expect("an operation has 8 header bytes");
-            next += Op::HEADER_BYTES + u32::from_le_bytes(*len) as usize;
-            at
-        })
+        let first = if self.kind == Kind::Batch { 4 } else { 0 };
+        offsets(&self.body, first, self.opcodes.len())
     }
+}
+
+/// Where each of `count` operations starts, the first of them at `first`.
+fn offsets(body: &[u8], first: usize, count: usize) -> impl Iterator<Item = usize> {
+    let mut next = first;
+    (0..count).map(move |_| {
+        let at = next;
+        let len = body[at + 4..].first_chunk().expect("an operation has 8 header bytes");
+        next += Op::HEADER_BYTES + u32::from_le_bytes(*len) as usize;
+        at
+    })
 }
 
 pub(crate) fn define(out: &mut BytesMut, warehouse: &[u8], sku: &[u8]) -> Result<(), Invalid> {
@@ -349,12 +414,21 @@ pub(crate) fn read_cells(
     cells: &[CellRef<'_>],
     consistency: Consistency,
 ) -> Result<(), Invalid> {
+    check_cells_read(cells)?;
+    Op::encode_read_cells(out, consistency.flags(), cells);
+    Ok(())
+}
+
+pub(crate) fn check_cells_read(cells: &[CellRef<'_>]) -> Result<(), Invalid> {
     if cells.is_empty() || cells.len() > usize::from(limits::READ_CELLS_MAX) {
         return Err(OpError::Count(cells.len().min(usize::from(u16::MAX)) as u16).into());
     }
-    check_cells(cells.iter().copied())?;
-    Op::encode_read_cells(out, consistency.flags(), cells);
-    Ok(())
+    check_cells(cells.iter().copied())
+}
+
+/// Out of range becomes what the server refuses.
+pub(crate) fn pin_ms(ttl: Duration) -> u32 {
+    ttl_ms(ttl)
 }
 
 pub(crate) fn read_reservation(
@@ -383,7 +457,7 @@ fn ttl_ms(ttl: Duration) -> u32 {
     ttl.as_millis().clamp(1, u128::from(u32::MAX)) as u32
 }
 
-fn check_cells<'a>(cells: impl Iterator<Item = CellRef<'a>>) -> Result<(), Invalid> {
+pub(crate) fn check_cells<'a>(cells: impl Iterator<Item = CellRef<'a>>) -> Result<(), Invalid> {
     let mut named = None;
     for cell in cells {
         let is_named = match cell {

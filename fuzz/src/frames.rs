@@ -3,8 +3,8 @@
 use bytes::{Bytes, BytesMut};
 use stockd::engine::batch;
 use stockd_protocol::{
-    Frame, FrameError, Hello, Kind, Line, Op, OpFlags, Reader, UnixMillis, begin_frame,
-    finish_frame, limits, take_frame, take_op,
+    Frame, FrameError, Hello, Kind, Op, OpFlags, Reader, Terms, begin_frame, finish_frame, limits,
+    take_frame, take_op_and_terms,
 };
 
 use crate::input::{connection, frames};
@@ -58,9 +58,9 @@ pub fn client_op(data: &[u8]) {
         if reader.is_empty() {
             break Ok(());
         }
-        match take_op(&mut reader) {
-            Ok((op, flags, not_after)) => {
-                comes_back(&op, flags, not_after);
+        match take_op_and_terms(&mut reader) {
+            Ok((op, terms)) => {
+                comes_back(&op, &terms);
                 *(if op.opcode().is_write() { &mut writes } else { &mut reads }) += 1;
             }
             Err(error) => break Err(error),
@@ -74,35 +74,17 @@ pub fn client_op(data: &[u8]) {
 }
 
 /// Encodes an operation again: it must decode to the same.
-fn comes_back(op: &Op<'_>, flags: OpFlags, not_after: Option<UnixMillis>) {
+fn comes_back(op: &Op<'_>, terms: &Terms<'_>) {
     let mut out = BytesMut::new();
-    let encoded = &mut out;
-    match *op {
-        // These have encoders without flags.
-        Op::Define { .. } | Op::Ping | Op::ClusterStatus => return,
-        Op::Receive { op_id, quantity, cell } => {
-            Op::encode_receive(encoded, flags, not_after, op_id, cell, quantity);
-        }
-        Op::Reserve { id, ttl_ms, lines } => {
-            assert_eq!(lines.iter().count(), lines.len(), "lines are counted");
-            let lines: Vec<Line<'_>> = lines.iter().collect();
-            Op::encode_reserve(encoded, flags, not_after, id, ttl_ms, &lines);
-        }
-        Op::Confirm { id } => Op::encode_confirm(encoded, flags, not_after, id),
-        Op::Release { id } => Op::encode_release(encoded, flags, not_after, id),
-        Op::Extend { id, ttl_ms } => Op::encode_extend(encoded, flags, not_after, id, ttl_ms),
-        // Reads have encoders without `not_after`.
-        _ if not_after.is_some() => return,
-        Op::ReadCells { cells } => {
-            let cells: Vec<_> = cells.iter().collect();
-            Op::encode_read_cells(encoded, flags, &cells);
-        }
-        Op::ReadReservation { id } => Op::encode_read_reservation(encoded, flags, id),
-        Op::ReadSku { after, sku } => Op::encode_read_sku(encoded, flags, after, sku),
-    }
+    op.encode(&mut out, terms);
     let mut reader = Reader::new(&out);
-    let again = take_op(&mut reader);
-    assert_eq!(again, Ok((*op, flags, not_after)), "an operation comes back as it went");
+    let again = take_op_and_terms(&mut reader);
+    let flags = terms.flags.without(OpFlags::NAMES);
+    let (again_op, again_terms) = again.expect("an operation decodes as it was encoded");
+    assert_eq!(again_op, *op, "an operation comes back as it went");
+    let again_flags = again_terms.flags.without(OpFlags::NAMES);
+    assert_eq!(again_flags, flags, "flags come back as they went");
+    assert_eq!((again_terms.not_after, again_terms.note), (terms.not_after, terms.note));
     assert!(reader.is_empty(), "an encoded operation is one operation");
 }
 

@@ -67,6 +67,13 @@ pub fn replies() -> Vec<Vec<u8>> {
             stockd_protocol::Op::ReadSku { after, sku } => {
                 state.read_sku(sku, after, &mut outcome);
             }
+            stockd_protocol::Op::ReadDetails { cells } => {
+                state.cells().read_details(&cells, &mut outcome);
+            }
+            stockd_protocol::Op::ReadLines { id } => state.read_lines(id, &mut outcome),
+            stockd_protocol::Op::ReadTransfer { transfer } => {
+                state.read_transfer(transfer, &mut outcome);
+            }
             _ => outcome.extend_from_slice(&[0; 8]),
         }
         assert!(take_outcome(&mut Reader::new(&outcome)).is_ok());

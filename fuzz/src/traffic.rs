@@ -5,8 +5,9 @@ use stockd::engine::batch::{self, BatchBuilder};
 use stockd::engine::{EngineConfig, StockState};
 use stockd::world::UnixMicros;
 use stockd_protocol::{
-    CellHandle, CellRef, Header, Hello, Kind, Line, MAGIC, Op, OpFlags, OpId, ReservationId,
-    ShardId, UnixMillis, VERSION, begin_frame, finish_frame,
+    Bucket, CellHandle, CellRef, Guard, Header, Hello, Kind, Line, MAGIC, Note, Op, OpFlags, OpId,
+    Opcode, Part, Parts, PolicyChange, ReservationId, ShardId, Terms, UnixMillis, VERSION,
+    begin_frame, finish_frame,
 };
 
 /// The shop opens.
@@ -37,7 +38,7 @@ pub fn writes() -> Vec<BytesMut> {
     let reserve = |number, flags, ttl_ms, lines: Vec<Line<'static>>| {
         move |out: &mut BytesMut| Op::encode_reserve(out, flags, None, id(number), ttl_ms, &lines)
     };
-    vec![
+    let mut writes = vec![
         op(&|out| Op::encode_define(out, b"BER", b"shirt-m")),
         op(&receive(1, OpFlags::DEFINE, named(b"shirt-l"), 10)),
         op(&receive(2, plain, handle(0), 3)),
@@ -49,12 +50,79 @@ pub fn writes() -> Vec<BytesMut> {
         op(&|out| Op::encode_release(out, plain, None, id(4))),
         op(&|out| Op::encode_release(out, plain, None, id(7))),
         op(&|out| Op::encode_extend(out, plain, None, id(5), 7_000)),
-    ]
+    ];
+    writes.extend(stock_writes());
+    writes.extend(changes());
+    writes
+}
+
+/// One stock write of each kind.
+fn stock_writes() -> Vec<BytesMut> {
+    let cell = CellRef::Handle(CellHandle(1));
+    let there = CellRef::Name { warehouse: b"HAM", sku: b"shirt-l" };
+    let here = CellRef::Name { warehouse: b"BER", sku: b"shirt-l" };
+    let op_id = |number| OpId(id(number).0);
+    let (from, to, bucket) = (Bucket::Sellable, Bucket::Damaged, Bucket::Quality);
+    let change = PolicyChange {
+        preorder: Some(true),
+        buffer: Some(1),
+        reorder_point: Some(Some(5)),
+        ..PolicyChange::default()
+    };
+    let ops = [
+        (Op::Adjust { op_id: op_id(20), delta: 5, cell }, OpFlags::TRUTH),
+        (Op::Set { op_id: op_id(21), on_hand: 20, guard: Guard::Expected(18), cell }, OpFlags(0)),
+        (Op::Set { op_id: op_id(22), on_hand: 25, guard: Guard::Feed(3), cell }, OpFlags(0)),
+        (Op::CountBegin { op_id: op_id(23), cell }, OpFlags(0)),
+        (Op::CountCommit { op_id: op_id(24), token: op_id(23), counted: 26 }, OpFlags(0)),
+        (Op::Move { op_id: op_id(25), from, to, quantity: 2, cell }, OpFlags(0)),
+        (Op::Announce { op_id: op_id(26), delta: 9, cell }, OpFlags(0)),
+        (Op::Arrive { op_id: op_id(27), quantity: 4, bucket, cell }, OpFlags(0)),
+        (Op::Return { op_id: op_id(28), quantity: 1, bucket, cell }, OpFlags(0)),
+        (
+            Op::TransferShip { op_id: op_id(29), quantity: 6, from: here, to: there },
+            OpFlags::DEFINE,
+        ),
+        (
+            Op::TransferReceive { op_id: op_id(30), transfer: op_id(29), good: 2, damaged: 1 },
+            OpFlags(0),
+        ),
+        (Op::TransferClose { transfer: op_id(40) }, OpFlags(0)),
+        (Op::TransferCancel { transfer: op_id(41) }, OpFlags(0)),
+        (Op::SetPolicy { op_id: op_id(31), change, cell }, OpFlags(0)),
+    ];
+    let note = Some(Note { reason: 3, reference: b"PO-7" });
+    let encoded = ops.iter().map(|(op, flags)| {
+        let mut out = BytesMut::new();
+        op.encode(&mut out, &Terms { flags: *flags, not_after: None, note });
+        out
+    });
+    encoded.collect()
+}
+
+/// Reservations that go different ways, and two operations that are linked.
+fn changes() -> Vec<BytesMut> {
+    let mut out = vec![BytesMut::new(); 9];
+    let lines = [1, 3].map(|quantity| Line { cell: CellRef::Handle(CellHandle(1)), quantity });
+    let terms = |flags| Terms { flags, ..Terms::default() };
+    let plain = terms(OpFlags(0));
+    let parts = [Part { line: 0, quantity: 1 }, Part { line: 1, quantity: 2 }];
+    let whole = Parts::WHOLE;
+    Op::encode_reserve(&mut out[0], OpFlags(0), None, id(50), 9_000, &lines);
+    Op::encode_amend(&mut out[1], &plain, id(50), 1, &[lines[1], lines[0], lines[1]]);
+    Op::Pin { id: id(50), ttl_ms: 99_000 }.encode(&mut out[2], &plain);
+    Op::encode_parts(&mut out[3], Opcode::Confirm, &plain, id(50), 1, &parts[..1]);
+    Op::encode_parts(&mut out[4], Opcode::Fulfil, &terms(OpFlags::SHIP), id(50), 2, &parts[1..]);
+    Op::encode_reserve(&mut out[5], OpFlags::COMMIT, None, id(51), 9_000, &lines[..1]);
+    Op::Cancel { id: id(51), parts: whole }.encode(&mut out[6], &plain);
+    Op::Confirm { id: id(5), parts: whole }.encode(&mut out[7], &terms(OpFlags::LINKED));
+    Op::Confirm { id: id(99), parts: whole }.encode(&mut out[8], &terms(OpFlags::REACQUIRE));
+    out
 }
 
 /// One read of each kind.
 pub fn reads() -> Vec<BytesMut> {
-    let mut out = vec![BytesMut::new(); 6];
+    let mut out = vec![BytesMut::new(); 9];
     let handles: Vec<_> = (0..3).map(|cell| CellRef::Handle(CellHandle(cell))).collect();
     Op::encode_read_cells(&mut out[0], OpFlags::default(), &handles);
     let named = [CellRef::Name { warehouse: b"BER", sku: b"shirt-m" }];
@@ -63,6 +131,9 @@ pub fn reads() -> Vec<BytesMut> {
     Op::encode_read_sku(&mut out[3], OpFlags::STALE, Some(CellHandle(0)), b"shirt-m");
     Op::encode_ping(&mut out[4]);
     Op::encode_cluster_status(&mut out[5]);
+    Op::encode_read_details(&mut out[6], OpFlags::default(), &handles);
+    Op::ReadLines { id: id(50) }.encode(&mut out[7], &Terms::default());
+    Op::ReadTransfer { transfer: OpId(id(29).0) }.encode(&mut out[8], &Terms::default());
     out
 }
 

@@ -53,9 +53,9 @@ codes! {
     /// No such reservation.
     NOT_FOUND = 105, "no reservation has this id";
     /// The request contradicts what was done before.
-    CONFLICT = 106, "this step was done before with other quantities";
+    CONFLICT = 106, "this step was done before with other quantities, or what it would change is over";
     /// More than the reservation holds.
-    QTY_EXCEEDS = 107, "more units than the reservation holds";
+    QTY_EXCEEDS = 107, "more units than there are to move; the reply names the lines";
     /// The id was used with another body.
     ID_REUSED = 108, "this id was used with a different body; make a new id per request";
     /// The id is older than the retention.
@@ -69,7 +69,7 @@ codes! {
     /// The change would make the cell short.
     WOULD_SHORT = 113, "the change would take units that are promised";
     /// The cell is frozen.
-    FROZEN = 114, "the cell is frozen";
+    FROZEN = 114, "the cell is frozen, or its units are sold only at once, with COMMIT";
     /// No such SKU.
     UNKNOWN_SKU = 115, "no such SKU; define the cell or receive stock first";
     /// No such warehouse.
@@ -83,7 +83,7 @@ codes! {
     /// The reservation has reached its longest life.
     MAX_LIFE = 120, "the reservation has reached its longest life; confirm or release it";
     /// A counter would leave its range.
-    OVERFLOW = 121, "a counter, or its sum over the warehouses, would leave ±(2^53 − 1)";
+    OVERFLOW = 121, "a counter, or its sum over the warehouses, would leave ±(2^53 − 1), or the reservation remembers too many steps";
     /// Another operation of the linked batch failed.
     LINKED_FAILED = 122, "another operation of the linked batch was refused";
     /// `not_after` has passed. (What was done before it passed is still answered with REPLAY.)

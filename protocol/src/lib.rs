@@ -3,7 +3,7 @@
 //! ```text
 //! frame    header (20 bytes) + body                      frame.rs
 //! body     hello | one operation | a batch | reply       hello.rs, reply.rs
-//! op       header (8 bytes) + body                       op.rs
+//! op       header (8 bytes) + body                       op.rs, encode.rs, lists.rs, stock.rs
 //! outcome  header (8 bytes) + body                       outcome.rs
 //! ```
 //!
@@ -19,26 +19,35 @@
 #![forbid(unsafe_code)]
 
 mod code;
+mod encode;
 mod frame;
 mod hello;
 mod id;
 pub mod limits;
+mod lists;
 mod op;
+mod opcode;
 mod outcome;
 mod reader;
 mod reply;
+mod stock;
 
 pub use code::Code;
 pub use frame::{Frame, FrameError, Header, Kind, begin_frame, finish_frame, take_frame};
 pub use hello::{Hello, HelloReply, MAGIC};
 pub use id::{CellHandle, OpId, ReservationId, ShardId, UnixMillis};
-pub use op::{CellRef, Line, Lines, Op, OpError, OpFlags, Opcode, Refs, take_op};
+pub use lists::{CellRef, Line, Lines, Part, Parts, Refs};
+pub use op::{Op, OpError, Terms, take_op, take_op_and_terms};
+pub use opcode::{OpFlags, Opcode};
 pub use outcome::{
     CellCounters, LineFault, Outcome, OutcomeHeader, ReservationState, ShortLine, SkuTotal,
     begin_outcome, finish_outcome, take_outcome,
 };
 pub use reader::{Reader, Truncated};
 pub use reply::{ErrorReply, ReplyPrefix};
+pub use stock::{
+    Bucket, CellDetails, Guard, LineShares, Note, Policy, PolicyChange, Transfer, TransferState,
+};
 
 /// The protocol version this crate speaks.
 pub const VERSION: u16 = 1;

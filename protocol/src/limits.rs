@@ -12,6 +12,8 @@ pub const REPLY_BYTES_MAX: u32 = 4 << 20;
 pub const FRAME_BYTES_MAX_BEFORE_HELLO: u32 = 4096;
 /// Most operations in one batch frame.
 pub const BATCH_OPS_MAX: u32 = 8192;
+/// Most operations linked to one another: readers of cells wait while a chain is undecided.
+pub const LINKED_MAX: u32 = 1024;
 /// Most lines in one reservation.
 pub const LINES_MAX: u16 = 1024;
 /// Most cells in one read.
@@ -28,5 +30,11 @@ pub const TTL_MS_MIN: u32 = 1_000;
 pub const TTL_MS_MAX: u32 = 4 * 60 * 60 * 1_000;
 /// What `ttl_ms = 0` means: ten minutes.
 pub const TTL_MS_DEFAULT: u32 = 10 * 60 * 1_000;
+/// Longest pin of a reservation: seven days, in which a bank transfer arrives.
+pub const PIN_MS_MAX: u32 = 7 * 24 * 60 * 60 * 1_000;
+/// Longest reference in a note: two UUIDs as text, or an order number with a prefix.
+pub const REFERENCE_BYTES_MAX: usize = 64;
+/// Most steps that a reservation remembers: every line moved in part a few times.
+pub const STEPS_MAX: u32 = 4096;
 /// A counter stays within ±(2⁵³ − 1), so that every language can hold it exactly.
 pub const COUNTER_MAX: i64 = (1 << 53) - 1;

@@ -4,196 +4,58 @@
 //! offset size
 //!      0    1  opcode
 //!      1    1  flags        see OpFlags
-//!      2    2  count        lines of a reserve, cells of a read; else 0
+//!      2    2  count        lines, parts or cells; else 0
 //!      4    4  len          bytes of the body
-//!      8    …  body         [not_after u64 if flag NOT_AFTER] then, by opcode:
+//!      8    …  body         [not_after u64 if flag NOT_AFTER]
+//!                           [reason u16 · reference: u8 len + bytes, if flag NOTE] then, by opcode:
 //!
 //! 0x01 DEFINE            cell by name
 //! 0x02 RECEIVE           op_id 16 · quantity u32 · cell
+//! 0x03 ADJUST            op_id 16 · delta i64 · cell
+//! 0x04 SET               op_id 16 · on_hand i64 · guard u8 (0 expected, 1 feed) · i64 · cell
+//! 0x05 COUNT_BEGIN       op_id 16 · cell
+//! 0x06 COUNT_COMMIT      op_id 16 · token 16 (the op_id of the COUNT_BEGIN) · counted i64
+//! 0x07 MOVE              op_id 16 · from u8 · to u8 · quantity u32 · cell
+//! 0x08 ANNOUNCE          op_id 16 · delta i64 · cell
+//! 0x09 ARRIVE            op_id 16 · quantity u32 · bucket u8 · cell
+//! 0x0a RETURN            op_id 16 · quantity u32 · bucket u8 · cell
+//! 0x0b TRANSFER_SHIP     op_id 16 · quantity u32 · from: cell · to: cell
+//! 0x0c TRANSFER_RECEIVE  op_id 16 · transfer 16 (the op_id of the ship) · good u32 · damaged u32
+//! 0x0d TRANSFER_CLOSE    transfer 16
+//! 0x0e TRANSFER_CANCEL   transfer 16
+//! 0x0f SET_POLICY        op_id 16 · change 28 · cell
 //! 0x10 RESERVE           id 16 · ttl_ms u32 · count × (cell · quantity u32)
-//! 0x11 CONFIRM           id 16
-//! 0x12 RELEASE           id 16
+//! 0x11 CONFIRM           id 16 · parts
+//! 0x12 RELEASE           id 16 · parts
 //! 0x13 EXTEND            id 16 · ttl_ms u32
+//! 0x14 PIN               id 16 · ttl_ms u32
+//! 0x15 AMEND             id 16 · step u32 · count × (cell · quantity u32)
+//! 0x16 CANCEL            id 16 · parts
+//! 0x17 FULFIL            id 16 · parts
 //! 0x20 READ_CELLS        count × cell
 //! 0x21 READ_RESERVATION  id 16
 //! 0x22 READ_SKU          after u32 (cell handle, ffffffff: from the first) · sku: u8 len + bytes
+//! 0x23 READ_DETAILS      count × cell
+//! 0x24 READ_LINES        id 16
+//! 0x25 READ_TRANSFER     transfer 16
 //! 0x30 PING              nothing
 //! 0x31 CLUSTER_STATUS    nothing
 //!
-//! cell   without flag NAMES: handle u32
-//!        with flag NAMES:    warehouse: u8 len + bytes · sku: u8 len + bytes
+//! cell    without flag NAMES: handle u32
+//!         with flag NAMES:    warehouse: u8 len + bytes · sku: u8 len + bytes
+//! parts   nothing if count is 0: the whole; else step u32 · count × (line u16 · 0 u16 · quantity u32)
+//! change  mask u16 · bits u16 · oversell_limit i64 · buffer i64 · reorder_point i64 (−1: none)
+//!         mask and bits: 1 frozen, 2 untracked, 4 preorder, 8 no_hold; mask alone: 16, 32, 64 for
+//!         the numbers in their order; what is not in the mask is 0
 //! ```
 //!
 //! Opcodes from 0xf0 up are the server's own log records and are refused on the wire.
 
-use bytes::{BufMut, BytesMut};
-
+use crate::lists::{CellRef, Lines, Parts, Refs, take_name, take_quantity};
+use crate::opcode::{OpFlags, Opcode};
 use crate::reader::{Reader, Truncated};
+use crate::stock::{Bucket, Guard, Note, PolicyChange, in_range, take_delta};
 use crate::{CellHandle, OpId, ReservationId, UnixMillis, limits};
-
-/// Which operation.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-#[repr(u8)]
-pub enum Opcode {
-    /// Make a cell.
-    Define = 0x01,
-    /// Add units.
-    Receive = 0x02,
-    /// Take units under a deadline.
-    Reserve = 0x10,
-    /// Promise a reservation's units to an order.
-    Confirm = 0x11,
-    /// Give a reservation's units back.
-    Release = 0x12,
-    /// Move a reservation's deadline.
-    Extend = 0x13,
-    /// Read counters.
-    ReadCells = 0x20,
-    /// Read a reservation.
-    ReadReservation = 0x21,
-    /// Read a SKU over all warehouses.
-    ReadSku = 0x22,
-    /// Is anybody there?
-    Ping = 0x30,
-    /// Nodes, roles and progress.
-    ClusterStatus = 0x31,
-}
-
-impl Opcode {
-    const fn from_u8(opcode: u8) -> Option<Self> {
-        Some(match opcode {
-            0x01 => Self::Define,
-            0x02 => Self::Receive,
-            0x10 => Self::Reserve,
-            0x11 => Self::Confirm,
-            0x12 => Self::Release,
-            0x13 => Self::Extend,
-            0x20 => Self::ReadCells,
-            0x21 => Self::ReadReservation,
-            0x22 => Self::ReadSku,
-            0x30 => Self::Ping,
-            0x31 => Self::ClusterStatus,
-            _ => return None,
-        })
-    }
-
-    /// Every operation of this version, in order.
-    pub const ALL: &'static [Self] = &[
-        Self::Define,
-        Self::Receive,
-        Self::Reserve,
-        Self::Confirm,
-        Self::Release,
-        Self::Extend,
-        Self::ReadCells,
-        Self::ReadReservation,
-        Self::ReadSku,
-        Self::Ping,
-        Self::ClusterStatus,
-    ];
-
-    /// As documents write it.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Define => "DEFINE",
-            Self::Receive => "RECEIVE",
-            Self::Reserve => "RESERVE",
-            Self::Confirm => "CONFIRM",
-            Self::Release => "RELEASE",
-            Self::Extend => "EXTEND",
-            Self::ReadCells => "READ_CELLS",
-            Self::ReadReservation => "READ_RESERVATION",
-            Self::ReadSku => "READ_SKU",
-            Self::Ping => "PING",
-            Self::ClusterStatus => "CLUSTER_STATUS",
-        }
-    }
-
-    /// The operation changes state and goes through the log.
-    pub const fn is_write(self) -> bool {
-        (self as u8) < 0x20
-    }
-}
-
-/// Bits of an operation's flags byte.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub struct OpFlags(pub u8);
-
-impl OpFlags {
-    /// The request may have been sent before: it always goes through the log.
-    pub const RETRY: Self = Self(1);
-    /// The body starts with `not_after`.
-    pub const NOT_AFTER: Self = Self(2);
-    /// Cells are given by name, not by handle.
-    pub const NAMES: Self = Self(4);
-    /// RECEIVE makes the cell if it is not there.
-    pub const DEFINE: Self = Self(8);
-    /// A read may be answered from this node's present state, whoever leads.
-    pub const STALE: Self = Self(16);
-
-    const KNOWN: u8 = 31;
-
-    /// All bits of `other` are set.
-    pub const fn contains(self, other: Self) -> bool {
-        self.0 & other.0 == other.0
-    }
-
-    /// Both sets of bits.
-    #[must_use]
-    pub const fn with(self, other: Self) -> Self {
-        Self(self.0 | other.0)
-    }
-}
-
-/// A cell, by handle or by name.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum CellRef<'a> {
-    /// By the handle that an earlier reply gave.
-    Handle(CellHandle),
-    /// By name: 1…32 and 1…64 bytes.
-    Name {
-        /// The warehouse's name.
-        warehouse: &'a [u8],
-        /// The SKU's name.
-        sku: &'a [u8],
-    },
-}
-
-impl<'a> CellRef<'a> {
-    /// A cell by name.
-    pub fn name<W, S>(warehouse: &'a W, sku: &'a S) -> Self
-    where
-        W: AsRef<[u8]> + ?Sized,
-        S: AsRef<[u8]> + ?Sized,
-    {
-        Self::Name { warehouse: warehouse.as_ref(), sku: sku.as_ref() }
-    }
-}
-
-/// One line of a reservation.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Line<'a> {
-    /// Which cell.
-    pub cell: CellRef<'a>,
-    /// How many units, at least 1.
-    pub quantity: u32,
-}
-
-/// The lines of a decoded reserve: already checked, decoded again while iterating.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Lines<'a> {
-    bytes: &'a [u8],
-    count: u16,
-    named: bool,
-}
-
-/// The cells of a decoded read: already checked, decoded again while iterating.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Refs<'a> {
-    bytes: &'a [u8],
-    count: u16,
-    named: bool,
-}
 
 /// What a client asks for.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -212,6 +74,127 @@ pub enum Op<'a> {
         /// Where.
         cell: CellRef<'a>,
     },
+    /// Change a cell's on_hand by what was found, lost or written off.
+    Adjust {
+        /// The idempotency key.
+        op_id: OpId,
+        /// How many units more, or fewer; not 0.
+        delta: i64,
+        /// Where.
+        cell: CellRef<'a>,
+    },
+    /// Say how many units a cell has on hand.
+    Set {
+        /// The idempotency key.
+        op_id: OpId,
+        /// How many; at least 0.
+        on_hand: i64,
+        /// What must be so.
+        guard: Guard,
+        /// Where.
+        cell: CellRef<'a>,
+    },
+    /// Begin to count a cell: what is sold from now on will not be taken for missing.
+    CountBegin {
+        /// The idempotency key, and the token of the count.
+        op_id: OpId,
+        /// Where.
+        cell: CellRef<'a>,
+    },
+    /// Say how many units there were when the count began.
+    CountCommit {
+        /// The idempotency key.
+        op_id: OpId,
+        /// The `op_id` of the COUNT_BEGIN.
+        token: OpId,
+        /// How many; at least 0.
+        counted: i64,
+    },
+    /// Move units from one bucket of a cell to another.
+    Move {
+        /// The idempotency key.
+        op_id: OpId,
+        /// Where they are.
+        from: Bucket,
+        /// Where they go; another one.
+        to: Bucket,
+        /// How many, at least 1.
+        quantity: u32,
+        /// Of which cell.
+        cell: CellRef<'a>,
+    },
+    /// Say that units are on order for a cell, or are not any more.
+    Announce {
+        /// The idempotency key.
+        op_id: OpId,
+        /// How many more, or fewer; not 0.
+        delta: i64,
+        /// For which cell.
+        cell: CellRef<'a>,
+    },
+    /// Take in units that were announced.
+    Arrive {
+        /// The idempotency key.
+        op_id: OpId,
+        /// How many, at least 1.
+        quantity: u32,
+        /// What becomes of them.
+        bucket: Bucket,
+        /// Where.
+        cell: CellRef<'a>,
+    },
+    /// Take back units from a customer.
+    Return {
+        /// The idempotency key.
+        op_id: OpId,
+        /// How many, at least 1.
+        quantity: u32,
+        /// What becomes of them.
+        bucket: Bucket,
+        /// Where.
+        cell: CellRef<'a>,
+    },
+    /// Send units of a SKU to another warehouse.
+    TransferShip {
+        /// The idempotency key, and the name of the transfer.
+        op_id: OpId,
+        /// How many, at least 1.
+        quantity: u32,
+        /// Where they leave.
+        from: CellRef<'a>,
+        /// Where they go: another cell of the same SKU.
+        to: CellRef<'a>,
+    },
+    /// Take in units of a transfer.
+    TransferReceive {
+        /// The idempotency key.
+        op_id: OpId,
+        /// The `op_id` of the TRANSFER_SHIP.
+        transfer: OpId,
+        /// How many arrived in good order.
+        good: u32,
+        /// How many arrived damaged; at least one unit in all.
+        damaged: u32,
+    },
+    /// Give up what is still in transit.
+    TransferClose {
+        /// The `op_id` of the TRANSFER_SHIP.
+        transfer: OpId,
+    },
+    /// Put what is still in transit back where it came from.
+    TransferCancel {
+        /// The `op_id` of the TRANSFER_SHIP.
+        transfer: OpId,
+    },
+    /// Change the rules of a cell.
+    SetPolicy {
+        /// The idempotency key.
+        op_id: OpId,
+        /// What changes.
+        change: PolicyChange,
+        /// Of which cell.
+        cell: CellRef<'a>,
+    },
     /// Take units until a deadline: all lines or none.
     Reserve {
         /// The reservation's id and idempotency key.
@@ -225,11 +208,15 @@ pub enum Op<'a> {
     Confirm {
         /// Which.
         id: ReservationId,
+        /// All of it, or which part.
+        parts: Parts<'a>,
     },
     /// Give a reservation's units back; an unknown id is fenced.
     Release {
         /// Which.
         id: ReservationId,
+        /// All of it, or which part.
+        parts: Parts<'a>,
     },
     /// Move the deadline to at least now + ttl.
     Extend {
@@ -237,6 +224,36 @@ pub enum Op<'a> {
         id: ReservationId,
         /// Time to live from now; 0 means the default.
         ttl_ms: u32,
+    },
+    /// Keep a reservation from expiring for so long from now, whatever its longest life.
+    Pin {
+        /// Which.
+        id: ReservationId,
+        /// 1 s to 7 days.
+        ttl_ms: u32,
+    },
+    /// Give an active reservation other lines; its own units count as available to it.
+    Amend {
+        /// Which.
+        id: ReservationId,
+        /// By the client's count; the idempotency key together with the id. At least 1.
+        step: u32,
+        /// What it holds afterwards.
+        lines: Lines<'a>,
+    },
+    /// Take a promise back.
+    Cancel {
+        /// Which.
+        id: ReservationId,
+        /// All of it, or which part.
+        parts: Parts<'a>,
+    },
+    /// Hand over what was promised.
+    Fulfil {
+        /// Which.
+        id: ReservationId,
+        /// All of it, or which part.
+        parts: Parts<'a>,
     },
     /// Read the counters of cells.
     ReadCells {
@@ -255,6 +272,21 @@ pub enum Op<'a> {
         /// The SKU's name.
         sku: &'a [u8],
     },
+    /// Read all counters of cells, and their rules.
+    ReadDetails {
+        /// 1…8,192 cells.
+        cells: Refs<'a>,
+    },
+    /// Read what has become of each line of a reservation.
+    ReadLines {
+        /// Which.
+        id: ReservationId,
+    },
+    /// Read a transfer.
+    ReadTransfer {
+        /// The `op_id` of the TRANSFER_SHIP.
+        transfer: OpId,
+    },
     /// Is anybody there?
     Ping,
     /// Nodes, roles and progress.
@@ -264,37 +296,51 @@ pub enum Op<'a> {
 /// Bytes that are no operation of this version.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum OpError {
-    /// The input ends inside the operation.
-    Truncated,
-    /// Bytes are left over after the body's fields.
-    TrailingBytes,
-    /// The opcode is not one a client may send.
-    UnknownOpcode(u8),
-    /// A flag of a later version is set.
-    UnknownFlags(u8),
+    /// A byte that chooses among a few things has another value.
+    Choice(u8),
+    /// No lines, parts or cells, or too many.
+    Count(u16),
     /// A name is empty or too long.
     NameLength(usize),
-    /// A quantity is zero.
-    ZeroQuantity,
-    /// No lines or cells, or too many.
-    Count(u16),
     /// The operation needs names or cannot have them.
     NamesFlag,
+    /// Parts are not by ascending line.
+    Parts,
+    /// A number is out of its range.
+    Range,
+    /// A reference is longer than 64 bytes.
+    ReferenceLength(usize),
+    /// A step is 0.
+    Step,
+    /// Bytes are left over after the body's fields.
+    TrailingBytes,
+    /// The input ends inside the operation.
+    Truncated,
+    /// The opcode is not one a client may send.
+    UnknownOpcode(u8),
+    /// A quantity is zero.
+    ZeroQuantity,
 }
 
 impl std::fmt::Display for OpError {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
-            Self::Truncated => f.write_str("the operation is cut short"),
-            Self::TrailingBytes => f.write_str("the operation has bytes after its last field"),
-            Self::UnknownOpcode(opcode) => write!(f, "opcode {opcode:#04x} is unknown"),
-            Self::UnknownFlags(flags) => write!(f, "flags {flags:#04x} are unknown"),
+            Self::Choice(byte) => write!(f, "{byte} is no bucket or guard"),
+            Self::Count(count) => write!(f, "count {count} is out of range"),
             Self::NameLength(len) => {
                 write!(f, "a name has {len} bytes; warehouses have 1 to 32, SKUs 1 to 64")
             }
-            Self::ZeroQuantity => f.write_str("a quantity is zero"),
-            Self::Count(count) => write!(f, "count {count} is out of range"),
             Self::NamesFlag => f.write_str("the flag NAMES does not fit this operation"),
+            Self::Parts => f.write_str("parts name each line once, in ascending order"),
+            Self::Range => f.write_str("a number is out of its range, or not in the mask"),
+            Self::ReferenceLength(len) => {
+                write!(f, "a reference has {len} bytes; it may have 64")
+            }
+            Self::Step => f.write_str("a step is 0; steps count from 1"),
+            Self::TrailingBytes => f.write_str("the operation has bytes after its last field"),
+            Self::Truncated => f.write_str("the operation is cut short"),
+            Self::UnknownOpcode(opcode) => write!(f, "opcode {opcode:#04x} is unknown"),
+            Self::ZeroQuantity => f.write_str("a quantity is zero"),
         }
     }
 }
@@ -307,6 +353,17 @@ impl From<Truncated> for OpError {
     }
 }
 
+/// What stands around an operation.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Terms<'a> {
+    /// See [`OpFlags`]. NAMES, NOT_AFTER and NOTE are set by what is encoded.
+    pub flags: OpFlags,
+    /// Once the cluster's clock has passed this, the request can never take effect.
+    pub not_after: Option<UnixMillis>,
+    /// For whoever reads the log.
+    pub note: Option<Note<'a>>,
+}
+
 impl Op<'_> {
     /// Bytes of an operation's header.
     pub const HEADER_BYTES: usize = 8;
@@ -316,153 +373,96 @@ impl Op<'_> {
         match self {
             Self::Define { .. } => Opcode::Define,
             Self::Receive { .. } => Opcode::Receive,
+            Self::Adjust { .. } => Opcode::Adjust,
+            Self::Set { .. } => Opcode::Set,
+            Self::CountBegin { .. } => Opcode::CountBegin,
+            Self::CountCommit { .. } => Opcode::CountCommit,
+            Self::Move { .. } => Opcode::Move,
+            Self::Announce { .. } => Opcode::Announce,
+            Self::Arrive { .. } => Opcode::Arrive,
+            Self::Return { .. } => Opcode::Return,
+            Self::TransferShip { .. } => Opcode::TransferShip,
+            Self::TransferReceive { .. } => Opcode::TransferReceive,
+            Self::TransferClose { .. } => Opcode::TransferClose,
+            Self::TransferCancel { .. } => Opcode::TransferCancel,
+            Self::SetPolicy { .. } => Opcode::SetPolicy,
             Self::Reserve { .. } => Opcode::Reserve,
             Self::Confirm { .. } => Opcode::Confirm,
             Self::Release { .. } => Opcode::Release,
             Self::Extend { .. } => Opcode::Extend,
+            Self::Pin { .. } => Opcode::Pin,
+            Self::Amend { .. } => Opcode::Amend,
+            Self::Cancel { .. } => Opcode::Cancel,
+            Self::Fulfil { .. } => Opcode::Fulfil,
             Self::ReadCells { .. } => Opcode::ReadCells,
             Self::ReadReservation { .. } => Opcode::ReadReservation,
             Self::ReadSku { .. } => Opcode::ReadSku,
+            Self::ReadDetails { .. } => Opcode::ReadDetails,
+            Self::ReadLines { .. } => Opcode::ReadLines,
+            Self::ReadTransfer { .. } => Opcode::ReadTransfer,
             Self::Ping => Opcode::Ping,
             Self::ClusterStatus => Opcode::ClusterStatus,
         }
     }
 
-    /// Appends DEFINE.
-    pub fn encode_define(out: &mut BytesMut, warehouse: &[u8], sku: &[u8]) {
-        let cell = CellRef::Name { warehouse, sku };
-        encode(out, Opcode::Define, OpFlags::NAMES, 0, None, |out| put_cell(out, cell));
+    /// The cell that a stock write is about, as far as the request names it; for a transfer, where the
+    /// units go. It is what the flag DEFINE makes.
+    pub const fn written_cell(&self) -> Option<CellRef<'_>> {
+        match *self {
+            Self::Define { cell }
+            | Self::Receive { cell, .. }
+            | Self::Adjust { cell, .. }
+            | Self::Set { cell, .. }
+            | Self::CountBegin { cell, .. }
+            | Self::Move { cell, .. }
+            | Self::Announce { cell, .. }
+            | Self::Arrive { cell, .. }
+            | Self::Return { cell, .. }
+            | Self::SetPolicy { cell, .. } => Some(cell),
+            Self::TransferShip { to, .. } => Some(to),
+            _ => None,
+        }
     }
 
-    /// Appends RECEIVE. `flags` may hold DEFINE and RETRY.
-    pub fn encode_receive(
-        out: &mut BytesMut,
-        flags: OpFlags,
-        not_after: Option<UnixMillis>,
-        op_id: OpId,
-        cell: CellRef<'_>,
-        quantity: u32,
-    ) {
-        encode(out, Opcode::Receive, flags.with(names_flag(cell)), 0, not_after, |out| {
-            out.put_slice(&op_id.0);
-            out.put_u32_le(quantity);
-            put_cell(out, cell);
-        });
-    }
-
-    /// Appends RESERVE. All lines name their cells in the same way.
-    ///
-    /// # Panics
-    /// No lines, more than 1,024, or names mixed with handles.
+    /// The id under which a write is remembered: what a retry is known by. `None` for DEFINE and reads.
     #[inline]
-    pub fn encode_reserve(
-        out: &mut BytesMut,
-        flags: OpFlags,
-        not_after: Option<UnixMillis>,
-        id: ReservationId,
-        ttl_ms: u32,
-        lines: &[Line<'_>],
-    ) {
-        assert!(
-            (1..=limits::LINES_MAX as usize).contains(&lines.len()),
-            "a reservation has 1 to 1,024 lines"
-        );
-        let names = names_flag(lines[0].cell);
-        encode(out, Opcode::Reserve, flags.with(names), lines.len() as u16, not_after, |out| {
-            out.put_slice(&id.0);
-            out.put_u32_le(ttl_ms);
-            for line in lines {
-                assert!(names_flag(line.cell) == names, "lines mix names and handles");
-                put_cell(out, line.cell);
-                out.put_u32_le(line.quantity);
-            }
-        });
-    }
-
-    /// Appends CONFIRM.
-    #[inline]
-    pub fn encode_confirm(
-        out: &mut BytesMut,
-        flags: OpFlags,
-        not_after: Option<UnixMillis>,
-        id: ReservationId,
-    ) {
-        encode(out, Opcode::Confirm, flags, 0, not_after, |out| out.put_slice(&id.0));
-    }
-
-    /// Appends RELEASE.
-    #[inline]
-    pub fn encode_release(
-        out: &mut BytesMut,
-        flags: OpFlags,
-        not_after: Option<UnixMillis>,
-        id: ReservationId,
-    ) {
-        encode(out, Opcode::Release, flags, 0, not_after, |out| out.put_slice(&id.0));
-    }
-
-    /// Appends EXTEND.
-    pub fn encode_extend(
-        out: &mut BytesMut,
-        flags: OpFlags,
-        not_after: Option<UnixMillis>,
-        id: ReservationId,
-        ttl_ms: u32,
-    ) {
-        encode(out, Opcode::Extend, flags, 0, not_after, |out| {
-            out.put_slice(&id.0);
-            out.put_u32_le(ttl_ms);
-        });
-    }
-
-    /// Appends READ_CELLS. All cells are named in the same way.
-    ///
-    /// # Panics
-    /// No cells, more than 8,192, or names mixed with handles.
-    pub fn encode_read_cells(out: &mut BytesMut, flags: OpFlags, cells: &[CellRef<'_>]) {
-        assert!(
-            (1..=limits::READ_CELLS_MAX as usize).contains(&cells.len()),
-            "a read has 1 to 8,192 cells"
-        );
-        let names = names_flag(cells[0]);
-        encode(out, Opcode::ReadCells, flags.with(names), cells.len() as u16, None, |out| {
-            for cell in cells {
-                assert!(names_flag(*cell) == names, "cells mix names and handles");
-                put_cell(out, *cell);
-            }
-        });
-    }
-
-    /// Appends READ_RESERVATION.
-    pub fn encode_read_reservation(out: &mut BytesMut, flags: OpFlags, id: ReservationId) {
-        encode(out, Opcode::ReadReservation, flags, 0, None, |out| out.put_slice(&id.0));
-    }
-
-    /// Appends READ_SKU.
-    pub fn encode_read_sku(
-        out: &mut BytesMut,
-        flags: OpFlags,
-        after: Option<CellHandle>,
-        sku: &[u8],
-    ) {
-        encode(out, Opcode::ReadSku, flags, 0, None, |out| {
-            out.put_u32_le(after.map_or(u32::MAX, |cell| cell.0));
-            put_name(out, sku, limits::SKU_BYTES_MAX);
-        });
-    }
-
-    /// Appends PING.
-    pub fn encode_ping(out: &mut BytesMut) {
-        encode(out, Opcode::Ping, OpFlags::default(), 0, None, |_| ());
-    }
-
-    /// Appends CLUSTER_STATUS.
-    pub fn encode_cluster_status(out: &mut BytesMut) {
-        encode(out, Opcode::ClusterStatus, OpFlags::default(), 0, None, |_| ());
+    pub const fn key(&self) -> Option<[u8; 16]> {
+        Some(match self {
+            Self::Receive { op_id, .. }
+            | Self::Adjust { op_id, .. }
+            | Self::Set { op_id, .. }
+            | Self::CountBegin { op_id, .. }
+            | Self::CountCommit { op_id, .. }
+            | Self::Move { op_id, .. }
+            | Self::Announce { op_id, .. }
+            | Self::Arrive { op_id, .. }
+            | Self::Return { op_id, .. }
+            | Self::TransferShip { op_id, .. }
+            | Self::TransferReceive { op_id, .. }
+            | Self::SetPolicy { op_id, .. } => op_id.0,
+            Self::TransferClose { transfer } | Self::TransferCancel { transfer } => transfer.0,
+            Self::Reserve { id, .. }
+            | Self::Confirm { id, .. }
+            | Self::Release { id, .. }
+            | Self::Extend { id, .. }
+            | Self::Pin { id, .. }
+            | Self::Amend { id, .. }
+            | Self::Cancel { id, .. }
+            | Self::Fulfil { id, .. } => id.0,
+            Self::Define { .. }
+            | Self::ReadCells { .. }
+            | Self::ReadReservation { .. }
+            | Self::ReadSku { .. }
+            | Self::ReadDetails { .. }
+            | Self::ReadLines { .. }
+            | Self::ReadTransfer { .. }
+            | Self::Ping
+            | Self::ClusterStatus => return None,
+        })
     }
 }
 
-/// Takes one operation off the front of `reader`.
+/// Takes one operation off the front of `reader`. Its note, if it has one, is passed over.
 ///
 /// # Errors
 /// The bytes are no operation of this version; `reader` is then of no further use.
@@ -470,21 +470,35 @@ impl Op<'_> {
 pub fn take_op<'a>(
     reader: &mut Reader<'a>,
 ) -> Result<(Op<'a>, OpFlags, Option<UnixMillis>), OpError> {
+    let (op, terms) = take_op_and_terms(reader)?;
+    Ok((op, terms.flags, terms.not_after))
+}
+
+/// Takes one operation off the front of `reader`, with all that stands around it.
+///
+/// # Errors
+/// The bytes are no operation of this version; `reader` is then of no further use.
+#[inline]
+pub fn take_op_and_terms<'a>(reader: &mut Reader<'a>) -> Result<(Op<'a>, Terms<'a>), OpError> {
     let opcode = reader.u8()?;
     let flags = OpFlags(reader.u8()?);
     let count = reader.u16()?;
     let len = reader.u32()?;
     let mut body = Reader::new(reader.bytes(len as usize)?);
     let opcode = Opcode::from_u8(opcode).ok_or(OpError::UnknownOpcode(opcode))?;
-    if flags.0 & !OpFlags::KNOWN != 0 {
-        return Err(OpError::UnknownFlags(flags.0));
-    }
     let not_after = match flags.contains(OpFlags::NOT_AFTER) {
         true => Some(UnixMillis(body.u64()?)),
         false => None,
     };
+    let note = match flags.contains(OpFlags::NOTE) {
+        true => Some(Note::take(&mut body)?),
+        false => None,
+    };
     let op = take_body(opcode, flags, count, &mut body)?;
-    if body.is_empty() { Ok((op, flags, not_after)) } else { Err(OpError::TrailingBytes) }
+    if !body.is_empty() {
+        return Err(OpError::TrailingBytes);
+    }
+    Ok((op, Terms { flags, not_after, note }))
 }
 
 #[inline]
@@ -496,171 +510,118 @@ fn take_body<'a>(
 ) -> Result<Op<'a>, OpError> {
     let named = flags.contains(OpFlags::NAMES);
     Ok(match opcode {
-        Opcode::Define if !named => return Err(OpError::NamesFlag),
-        Opcode::Define => Op::Define { cell: take_cell(body, true)? },
-        Opcode::Receive => {
-            let op_id = OpId(body.array()?);
-            let quantity = take_quantity(body)?;
-            Op::Receive { op_id, quantity, cell: take_cell(body, named)? }
-        }
         Opcode::Reserve => Op::Reserve {
             id: ReservationId(body.array()?),
             ttl_ms: body.u32()?,
-            lines: take_lines(body, count, named)?,
+            lines: Lines::take(body, count, named)?,
         },
-        Opcode::Confirm => Op::Confirm { id: ReservationId(body.array()?) },
-        Opcode::Release => Op::Release { id: ReservationId(body.array()?) },
+        Opcode::Confirm => {
+            Op::Confirm { id: ReservationId(body.array()?), parts: Parts::take(body, count)? }
+        }
+        Opcode::Release => {
+            Op::Release { id: ReservationId(body.array()?), parts: Parts::take(body, count)? }
+        }
+        Opcode::Cancel => {
+            Op::Cancel { id: ReservationId(body.array()?), parts: Parts::take(body, count)? }
+        }
+        Opcode::Fulfil => {
+            Op::Fulfil { id: ReservationId(body.array()?), parts: Parts::take(body, count)? }
+        }
         Opcode::Extend => Op::Extend { id: ReservationId(body.array()?), ttl_ms: body.u32()? },
-        Opcode::ReadCells => Op::ReadCells { cells: take_refs(body, count, named)? },
+        Opcode::Pin => Op::Pin { id: ReservationId(body.array()?), ttl_ms: body.u32()? },
+        Opcode::Amend => {
+            let (id, step) = (ReservationId(body.array()?), body.u32()?);
+            if step == 0 {
+                return Err(OpError::Step);
+            }
+            Op::Amend { id, step, lines: Lines::take(body, count, named)? }
+        }
+        Opcode::ReadCells => Op::ReadCells { cells: Refs::take(body, count, named)? },
+        Opcode::ReadDetails => Op::ReadDetails { cells: Refs::take(body, count, named)? },
         Opcode::ReadReservation => Op::ReadReservation { id: ReservationId(body.array()?) },
+        Opcode::ReadLines => Op::ReadLines { id: ReservationId(body.array()?) },
+        Opcode::ReadTransfer => Op::ReadTransfer { transfer: OpId(body.array()?) },
         Opcode::ReadSku => {
             let after = Some(CellHandle(body.u32()?)).filter(|cell| cell.0 != u32::MAX);
             Op::ReadSku { after, sku: take_name(body, limits::SKU_BYTES_MAX)? }
         }
         Opcode::Ping => Op::Ping,
         Opcode::ClusterStatus => Op::ClusterStatus,
+        _ => take_stock_write(opcode, named, body)?,
     })
 }
 
-#[inline]
-fn take_lines<'a>(body: &mut Reader<'a>, count: u16, named: bool) -> Result<Lines<'a>, OpError> {
-    if count == 0 || count > limits::LINES_MAX {
-        return Err(OpError::Count(count));
-    }
-    let bytes = body.rest();
-    for _ in 0..count {
-        take_cell(body, named)?;
-        take_quantity(body)?;
-    }
-    Ok(Lines { bytes: &bytes[..bytes.len() - body.rest().len()], count, named })
-}
-
-fn take_refs<'a>(body: &mut Reader<'a>, count: u16, named: bool) -> Result<Refs<'a>, OpError> {
-    if count == 0 || count > limits::READ_CELLS_MAX {
-        return Err(OpError::Count(count));
-    }
-    let bytes = body.rest();
-    for _ in 0..count {
-        take_cell(body, named)?;
-    }
-    Ok(Refs { bytes: &bytes[..bytes.len() - body.rest().len()], count, named })
-}
-
-#[inline]
-fn take_cell<'a>(body: &mut Reader<'a>, named: bool) -> Result<CellRef<'a>, OpError> {
-    if !named {
-        return Ok(CellRef::Handle(CellHandle(body.u32()?)));
-    }
-    let warehouse = take_name(body, limits::WAREHOUSE_BYTES_MAX)?;
-    let sku = take_name(body, limits::SKU_BYTES_MAX)?;
-    Ok(CellRef::Name { warehouse, sku })
-}
-
-fn take_name<'a>(body: &mut Reader<'a>, max: usize) -> Result<&'a [u8], OpError> {
-    let name = body.short_bytes()?;
-    if name.is_empty() || name.len() > max {
-        return Err(OpError::NameLength(name.len()));
-    }
-    Ok(name)
-}
-
-#[inline]
-fn take_quantity(body: &mut Reader<'_>) -> Result<u32, OpError> {
-    match body.u32()? {
-        0 => Err(OpError::ZeroQuantity),
-        quantity => Ok(quantity),
-    }
-}
-
-#[inline]
-fn encode(
-    out: &mut BytesMut,
+fn take_stock_write<'a>(
     opcode: Opcode,
-    flags: OpFlags,
-    count: u16,
-    not_after: Option<UnixMillis>,
-    body: impl FnOnce(&mut BytesMut),
-) {
-    let flags = if not_after.is_some() { flags.with(OpFlags::NOT_AFTER) } else { flags };
-    let start = out.len();
-    out.put_u8(opcode as u8);
-    out.put_u8(flags.0);
-    out.put_u16_le(count);
-    out.put_u32_le(0);
-    if let Some(not_after) = not_after {
-        out.put_u64_le(not_after.0);
+    named: bool,
+    body: &mut Reader<'a>,
+) -> Result<Op<'a>, OpError> {
+    if opcode == Opcode::Define {
+        return match named {
+            true => Ok(Op::Define { cell: CellRef::take(body, true)? }),
+            false => Err(OpError::NamesFlag),
+        };
     }
-    body(out);
-    let len = (out.len() - start - Op::HEADER_BYTES) as u32;
-    out[start + 4..start + 8].copy_from_slice(&len.to_le_bytes());
-}
-
-const fn names_flag(cell: CellRef<'_>) -> OpFlags {
-    match cell {
-        CellRef::Handle(_) => OpFlags(0),
-        CellRef::Name { .. } => OpFlags::NAMES,
-    }
-}
-
-fn put_cell(out: &mut BytesMut, cell: CellRef<'_>) {
-    match cell {
-        CellRef::Handle(handle) => out.put_u32_le(handle.0),
-        CellRef::Name { warehouse, sku } => {
-            put_name(out, warehouse, limits::WAREHOUSE_BYTES_MAX);
-            put_name(out, sku, limits::SKU_BYTES_MAX);
+    let op_id = OpId(body.array()?);
+    Ok(match opcode {
+        Opcode::Receive => {
+            let quantity = take_quantity(body)?;
+            Op::Receive { op_id, quantity, cell: CellRef::take(body, named)? }
         }
-    }
-}
-
-fn put_name(out: &mut BytesMut, name: &[u8], max: usize) {
-    assert!((1..=max).contains(&name.len()), "a name has 1 to {max} bytes");
-    out.put_u8(name.len() as u8);
-    out.put_slice(name);
-}
-
-impl<'a> Lines<'a> {
-    /// How many lines.
-    pub const fn len(&self) -> usize {
-        self.count as usize
-    }
-
-    /// Never: a decoded reserve has at least one line.
-    pub const fn is_empty(&self) -> bool {
-        self.count == 0
-    }
-
-    /// Cells are given by name.
-    pub const fn is_named(&self) -> bool {
-        self.named
-    }
-
-    /// The lines, in order.
-    #[inline]
-    pub fn iter(&self) -> impl Iterator<Item = Line<'a>> + use<'a> {
-        let mut body = Reader::new(self.bytes);
-        let named = self.named;
-        (0..self.count).map(move |_| Line {
-            cell: take_cell(&mut body, named).expect("checked when decoded"),
-            quantity: take_quantity(&mut body).expect("checked when decoded"),
-        })
-    }
-}
-
-impl<'a> Refs<'a> {
-    /// How many cells.
-    pub const fn len(&self) -> usize {
-        self.count as usize
-    }
-
-    /// Never: a decoded read has at least one cell.
-    pub const fn is_empty(&self) -> bool {
-        self.count == 0
-    }
-
-    /// The cells, in order.
-    pub fn iter(&self) -> impl Iterator<Item = CellRef<'a>> + use<'a> {
-        let mut body = Reader::new(self.bytes);
-        let named = self.named;
-        (0..self.count).map(move |_| take_cell(&mut body, named).expect("checked when decoded"))
-    }
+        Opcode::Adjust => {
+            let delta = take_delta(body)?;
+            Op::Adjust { op_id, delta, cell: CellRef::take(body, named)? }
+        }
+        Opcode::Set => {
+            let on_hand = in_range(body.i64()?, 0)?;
+            let guard = Guard::take(body)?;
+            Op::Set { op_id, on_hand, guard, cell: CellRef::take(body, named)? }
+        }
+        Opcode::CountBegin => Op::CountBegin { op_id, cell: CellRef::take(body, named)? },
+        Opcode::CountCommit => {
+            let token = OpId(body.array()?);
+            Op::CountCommit { op_id, token, counted: in_range(body.i64()?, 0)? }
+        }
+        Opcode::Move => {
+            let (from, to) = (Bucket::take(body)?, Bucket::take(body)?);
+            if from == to {
+                return Err(OpError::Choice(to as u8));
+            }
+            let quantity = take_quantity(body)?;
+            Op::Move { op_id, from, to, quantity, cell: CellRef::take(body, named)? }
+        }
+        Opcode::Announce => {
+            let delta = take_delta(body)?;
+            Op::Announce { op_id, delta, cell: CellRef::take(body, named)? }
+        }
+        Opcode::Arrive => {
+            let (quantity, bucket) = (take_quantity(body)?, Bucket::take(body)?);
+            Op::Arrive { op_id, quantity, bucket, cell: CellRef::take(body, named)? }
+        }
+        Opcode::Return => {
+            let (quantity, bucket) = (take_quantity(body)?, Bucket::take(body)?);
+            Op::Return { op_id, quantity, bucket, cell: CellRef::take(body, named)? }
+        }
+        Opcode::TransferShip => {
+            let quantity = take_quantity(body)?;
+            let (from, to) = (CellRef::take(body, named)?, CellRef::take(body, named)?);
+            Op::TransferShip { op_id, quantity, from, to }
+        }
+        Opcode::TransferReceive => {
+            let transfer = OpId(body.array()?);
+            let (good, damaged) = (body.u32()?, body.u32()?);
+            match good.checked_add(damaged) {
+                None => return Err(OpError::Range),
+                Some(0) => return Err(OpError::ZeroQuantity),
+                Some(_) => Op::TransferReceive { op_id, transfer, good, damaged },
+            }
+        }
+        Opcode::TransferClose => Op::TransferClose { transfer: op_id },
+        Opcode::TransferCancel => Op::TransferCancel { transfer: op_id },
+        Opcode::SetPolicy => {
+            let change = PolicyChange::take(body)?;
+            Op::SetPolicy { op_id, change, cell: CellRef::take(body, named)? }
+        }
+        _ => unreachable!("all other operations were taken before"),
+    })
 }

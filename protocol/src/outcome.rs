@@ -3,16 +3,18 @@
 //! ```text
 //! offset size
 //!      0    2  code
-//!      2    2  detail   the reservation's state (ReservationState), or the first line at fault
-//!                      (UNKNOWN_*, NOT_STOCKED), or 0
+//!      2    2  detail   the reservation's state (ReservationState), the transfer's (TransferState), the
+//!                      first line at fault (UNKNOWN_*, NOT_STOCKED, FROZEN), or 0
 //!      4    4  len      bytes of the body
 //!      8    …  body, by operation and code:
 //!
 //! DEFINE ok              handle u32
-//! RECEIVE ok             handle u32 · on_hand i64 · available i64
+//! stock writes ok        handle u32 · on_hand i64 · available i64, but:
+//! TRANSFER_* ok          from u32 · to u32 · shipped u32 · received u32 · damaged u32
 //! RESERVE ok             deadline u64 (ms) · handles, one u32 per line if the request named cells
-//! CONFIRM, RELEASE ok    nothing
-//! EXTEND ok              deadline u64 (ms)
+//! AMEND ok               as RESERVE
+//! CONFIRM, RELEASE, CANCEL, FULFIL ok   nothing
+//! EXTEND, PIN ok         deadline u64 (ms)
 //! READ_CELLS ok          count × (handle u32 · found u32 (1 or 0) · on_hand i64 · reserved i64 ·
 //!                        committed i64 · available i64); not found: the handle as asked, or
 //!                        ffffffff, and zeros
@@ -20,11 +22,18 @@
 //! READ_SKU ok            more u32 (1: ask again after the last handle) · cells u32 ·
 //!                        total on_hand, reserved, committed, available i64 each, over all warehouses ·
 //!                        cells × (warehouse: u8 len + bytes · as in READ_CELLS)
+//! READ_DETAILS ok        count × (handle u32 · found u32 · CellDetails 116)
+//! READ_LINES ok          created u64 · deadline u64 · pinned u32 (1 or 0) · lines u32 ·
+//!                        lines × (handle u32 · reserved, committed, fulfilled, released, expired,
+//!                        cancelled u32 each)
+//! READ_TRANSFER ok       as TRANSFER_*
 //! PING ok                nothing
 //! CLUSTER_STATUS ok      UTF-8 JSON, as the admin line `json status` prints it
-//! NO_STOCK               shorts × (line u16 · 0 u16 · handle u32 · asked for u64 · available i64);
+//! NO_STOCK, WOULD_SHORT  shorts × (line u16 · 0 u16 · handle u32 · asked for u64 · available i64);
 //!                        "asked for" sums the lines on that cell
-//! UNKNOWN_*, NOT_STOCKED line u16 each
+//! UNKNOWN_*, NOT_STOCKED, FROZEN, QTY_EXCEEDS   line u16 each
+//! STALE_EXPECTED         on_hand i64, as it is
+//! STALE_FEED             sequence u64, the last one applied
 //! other refusals         nothing
 //! ```
 
@@ -47,6 +56,10 @@ pub enum ReservationState {
     Expired = 4,
     /// It was released before it was made; it can never be made.
     Fenced = 5,
+    /// Its units were handed over.
+    Fulfilled = 6,
+    /// The promise was taken back.
+    Cancelled = 7,
 }
 
 impl ReservationState {
@@ -58,6 +71,8 @@ impl ReservationState {
             3 => Self::Released,
             4 => Self::Expired,
             5 => Self::Fenced,
+            6 => Self::Fulfilled,
+            7 => Self::Cancelled,
             _ => return None,
         })
     }
@@ -70,6 +85,8 @@ impl ReservationState {
             Self::Released => "RELEASED",
             Self::Expired => "EXPIRED",
             Self::Fenced => "FENCED",
+            Self::Fulfilled => "FULFILLED",
+            Self::Cancelled => "CANCELLED",
         }
     }
 }
@@ -79,7 +96,7 @@ impl ReservationState {
 pub struct OutcomeHeader {
     /// What became of it.
     pub code: Code,
-    /// The reservation's state, or the line at fault, or 0.
+    /// The state of the reservation or the transfer, or the line at fault, or 0.
     pub detail: u16,
 }
 
@@ -88,7 +105,7 @@ pub struct OutcomeHeader {
 pub struct Outcome<'a> {
     /// What became of it.
     pub code: Code,
-    /// The reservation's state, or the line at fault, or 0.
+    /// The state of the reservation or the transfer, or the line at fault, or 0.
     pub detail: u16,
     /// By operation and code.
     pub body: &'a [u8],
@@ -164,7 +181,7 @@ impl CellCounters {
     }
 }
 
-/// One entry of a NO_STOCK body.
+/// One entry of a NO_STOCK or WOULD_SHORT body.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct ShortLine {
     /// The first line, from 0, that names this cell.

@@ -5,10 +5,11 @@
 
 use bytes::{BufMut, BytesMut};
 use stockd_protocol::{
-    CellCounters, CellHandle, CellRef, Code, ErrorReply, FrameError, Header, Hello, HelloReply,
-    Kind, Line, Op, OpError, OpFlags, OpId, OutcomeHeader, Reader, ReplyPrefix, ReservationId,
-    ShardId, ShortLine, SkuTotal, UnixMillis, begin_frame, begin_outcome, finish_frame,
-    finish_outcome, limits, take_frame, take_op, take_outcome,
+    Bucket, CellCounters, CellDetails, CellHandle, CellRef, Code, ErrorReply, FrameError, Guard,
+    Header, Hello, HelloReply, Kind, Line, LineShares, Note, Op, OpError, OpFlags, OpId, Opcode,
+    OutcomeHeader, Part, Parts, PolicyChange, Reader, ReplyPrefix, ReservationId, ReservationState,
+    ShardId, ShortLine, SkuTotal, Terms, Transfer, UnixMillis, begin_frame, begin_outcome,
+    finish_frame, finish_outcome, limits, take_frame, take_op, take_op_and_terms, take_outcome,
 };
 
 /// SplitMix64 (Steele, Lea, Flood 2014): enough to vary bytes, and the same on every machine.
@@ -34,6 +35,12 @@ impl Dice {
 
     fn id(&mut self) -> [u8; 16] {
         *self.bytes(16).first_chunk().unwrap()
+    }
+
+    /// A note or none.
+    fn note(&mut self) -> Option<Note<'static>> {
+        let reference = &b"0123456789"[..self.below(10)];
+        (self.below(3) == 0).then(|| Note { reason: self.next() as u16, reference })
     }
 
     /// A time or none.
@@ -72,7 +79,8 @@ fn random_op(dice: &mut Dice, out: &mut BytesMut) {
     let flags = OpFlags((dice.below(2) as u8) * OpFlags::RETRY.0);
     let stale = OpFlags((dice.below(2) as u8) * OpFlags::STALE.0);
     let (id, not_after) = (ReservationId(dice.id()), dice.moment());
-    match dice.below(11) {
+    let any = Terms { flags, not_after, note: dice.note() };
+    match dice.below(13) {
         0 => {
             let (warehouse, sku) = (dice.bytes(1), dice.bytes(64));
             Op::encode_define(out, &warehouse, &sku);
@@ -108,37 +116,184 @@ fn random_op(dice: &mut Dice, out: &mut BytesMut) {
             Op::encode_read_sku(out, stale, Some(CellHandle(after)), &sku);
         }
         9 => Op::encode_ping(out),
-        _ => Op::encode_cluster_status(out),
+        10 => Op::encode_cluster_status(out),
+        11 => random_change(dice, &any, named, out),
+        _ => {
+            let cells = [OwnedCell::random(dice, named), OwnedCell::random(dice, named)];
+            let op = random_stock_write(dice, cells[0].as_ref(), cells[1].as_ref());
+            op.encode(out, &any);
+        }
     }
 }
 
-/// Takes one operation and encodes it again; walks everything it holds.
-fn encode_again(reader: &mut Reader<'_>, out: &mut BytesMut) -> Result<(), OpError> {
-    let (op, flags, not_after) = take_op(reader)?;
-    match op {
-        Op::Define { cell: CellRef::Name { warehouse, sku } } => {
-            Op::encode_define(out, warehouse, sku);
-        }
-        Op::Define { cell: CellRef::Handle(_) } => unreachable!("refused when decoded"),
-        Op::Receive { op_id, quantity, cell } => {
-            Op::encode_receive(out, flags, not_after, op_id, cell, quantity);
-        }
-        Op::Reserve { id, ttl_ms, lines } => {
-            let lines: Vec<_> = lines.iter().collect();
-            Op::encode_reserve(out, flags, not_after, id, ttl_ms, &lines);
-        }
-        Op::Confirm { id } => Op::encode_confirm(out, flags, not_after, id),
-        Op::Release { id } => Op::encode_release(out, flags, not_after, id),
-        Op::Extend { id, ttl_ms } => Op::encode_extend(out, flags, not_after, id, ttl_ms),
-        Op::ReadCells { cells } => {
-            let cells: Vec<_> = cells.iter().collect();
-            Op::encode_read_cells(out, flags, &cells);
-        }
-        Op::ReadReservation { id } => Op::encode_read_reservation(out, flags, id),
-        Op::ReadSku { after, sku } => Op::encode_read_sku(out, flags, after, sku),
-        Op::Ping => Op::encode_ping(out),
-        Op::ClusterStatus => Op::encode_cluster_status(out),
+/// Appends an operation on a reservation, whole or in part, or a read of one.
+fn random_change(dice: &mut Dice, terms: &Terms<'_>, named: bool, out: &mut BytesMut) {
+    let (id, step) = (ReservationId(dice.id()), 1 + dice.next() as u32 / 2);
+    let opcodes = [Opcode::Confirm, Opcode::Release, Opcode::Cancel, Opcode::Fulfil];
+    let opcode = opcodes[dice.below(4)];
+    let parts: Vec<_> = (0..=dice.below(5) as u16)
+        .map(|line| Part { line: line * 3, quantity: 1 + dice.below(9) as u32 })
+        .collect();
+    let cell = OwnedCell::random(dice, named);
+    let line = Line { cell: cell.as_ref(), quantity: 1 + dice.below(9) as u32 };
+    match dice.below(7) {
+        0 => Op::encode_parts(out, opcode, terms, id, step, &parts),
+        1 => Op::encode_amend(out, terms, id, step, &[line, line]),
+        2 => Op::Pin { id, ttl_ms: step }.encode(out, terms),
+        3 => Op::Cancel { id, parts: Parts::WHOLE }.encode(out, terms),
+        4 => Op::Fulfil { id, parts: Parts::WHOLE }.encode(out, terms),
+        5 => Op::ReadLines { id }.encode(out, terms),
+        _ => Op::encode_read_details(out, OpFlags::default(), &[cell.as_ref()]),
     }
+}
+
+/// A write of stock to one cell, or from it to the other.
+fn random_stock_write<'a>(dice: &mut Dice, cell: CellRef<'a>, other: CellRef<'a>) -> Op<'a> {
+    let (op_id, transfer) = (OpId(dice.id()), OpId(dice.id()));
+    let quantity = 1 + dice.next() as u32 / 2;
+    let (units, bucket) = (dice.below(1 << 50) as i64, Bucket::ALL[1 + dice.below(4)]);
+    match dice.below(15) {
+        0 => Op::Adjust { op_id, delta: units - (1 << 51), cell },
+        1 => Op::Set { op_id, on_hand: units, guard: Guard::Expected(-units), cell },
+        2 => Op::Set { op_id, on_hand: units, guard: Guard::Feed(1 + dice.next() / 2), cell },
+        3 => Op::CountBegin { op_id, cell },
+        4 => Op::CountCommit { op_id, token: transfer, counted: units },
+        5 => Op::Move { op_id, from: Bucket::Sellable, to: bucket, quantity, cell },
+        6 => Op::Announce { op_id, delta: units + 1, cell },
+        7 => Op::Arrive { op_id, quantity, bucket, cell },
+        8 => Op::Return { op_id, quantity, bucket, cell },
+        9 => Op::TransferShip { op_id, quantity, from: cell, to: other },
+        10 => Op::TransferReceive { op_id, transfer, good: quantity, damaged: 1 },
+        11 => Op::TransferClose { transfer },
+        12 => Op::TransferCancel { transfer },
+        13 => Op::ReadTransfer { transfer },
+        _ => Op::SetPolicy { op_id, change: random_policy(dice, units), cell },
+    }
+}
+
+fn random_policy(dice: &mut Dice, units: i64) -> PolicyChange {
+    let mut flag = || (dice.below(2) == 0).then(|| dice.below(2) == 0);
+    let (frozen, untracked, preorder, no_hold) = (flag(), flag(), flag(), flag());
+    let mut number = || (dice.below(2) == 0).then_some(units);
+    let (oversell_limit, buffer) = (number(), number());
+    let reorder_point = Some((dice.below(2) == 0).then_some(units));
+    let mut change = PolicyChange { frozen, untracked, preorder, no_hold, ..Default::default() };
+    (change.oversell_limit, change.buffer) = (oversell_limit, buffer);
+    PolicyChange { reorder_point, ..change }
+}
+
+#[test]
+fn every_opcode_is_drawn() {
+    let mut drawn = std::collections::BTreeSet::new();
+    for seed in 0..3_000 {
+        let mut bytes = BytesMut::new();
+        random_op(&mut Dice(seed), &mut bytes);
+        drawn.insert(bytes[0]);
+    }
+    let all: std::collections::BTreeSet<u8> = Opcode::ALL.iter().map(|op| *op as u8).collect();
+    assert_eq!(drawn, all);
+}
+
+/// Changes one encoded operation and says what is wrong with it then.
+fn damaged(op: &Op<'_>, damage: impl FnOnce(&mut BytesMut)) -> OpError {
+    let mut bytes = BytesMut::new();
+    op.encode(&mut bytes, &Terms::default());
+    damage(&mut bytes);
+    take_op(&mut Reader::new(&bytes)).expect_err("it was damaged")
+}
+
+#[test]
+fn numbers_and_choices_out_of_range_are_errors() {
+    let (op_id, cell) = (OpId([7; 16]), CellRef::Handle(CellHandle(1)));
+    // Offsets count from the operation's header of 8 bytes and its id of 16.
+    let adjust = Op::Adjust { op_id, delta: 1, cell };
+    assert_eq!(damaged(&adjust, |b| b[24] = 0), OpError::ZeroQuantity);
+    assert_eq!(damaged(&adjust, |b| b[30] = 0x20), OpError::Range);
+    let set = Op::Set { op_id, on_hand: 1, guard: Guard::Feed(1), cell };
+    assert_eq!(damaged(&set, |b| b[31] = 0x80), OpError::Range, "less than nothing");
+    assert_eq!(damaged(&set, |b| b[32] = 2), OpError::Choice(2));
+    assert_eq!(damaged(&set, |b| b[33] = 0), OpError::Range, "feeds count from 1");
+    let (from, to) = (Bucket::Sellable, Bucket::Other);
+    let moved = Op::Move { op_id, from, to, quantity: 1, cell };
+    assert_eq!(damaged(&moved, |b| b[24] = 5), OpError::Choice(5));
+    assert_eq!(damaged(&moved, |b| b[24] = 4), OpError::Choice(4), "from and to are the same");
+    assert_eq!(damaged(&moved, |b| b[26] = 0), OpError::ZeroQuantity);
+    let arrived = Op::TransferReceive { op_id, transfer: op_id, good: 1, damaged: 0 };
+    assert_eq!(damaged(&arrived, |b| b[40] = 0), OpError::ZeroQuantity);
+    let all = |b: &mut BytesMut| b[40..48].fill(0xff);
+    assert_eq!(damaged(&arrived, all), OpError::Range);
+    let change = PolicyChange { buffer: Some(1), ..Default::default() };
+    let policy = Op::SetPolicy { op_id, change, cell };
+    assert_eq!(damaged(&policy, |b| b[24] = 0), OpError::Range, "nothing changes");
+    assert_eq!(damaged(&policy, |b| b[26] = 1), OpError::Range, "a bit that is not in the mask");
+    assert_eq!(damaged(&policy, |b| b[28] = 1), OpError::Range, "a number that is not either");
+    assert_eq!(damaged(&policy, |b| b[25] = 1), OpError::Range, "a rule of a later version");
+}
+
+#[test]
+fn parts_steps_and_notes_that_are_none_are_errors() {
+    let id = ReservationId([7; 16]);
+    let parts = [Part { line: 1, quantity: 1 }, Part { line: 2, quantity: 1 }];
+    let mut bytes = BytesMut::new();
+    let terms = Terms { note: Some(Note { reason: 1, reference: b"x" }), ..Terms::default() };
+    Op::encode_parts(&mut bytes, Opcode::Cancel, &terms, id, 1, &parts);
+    let broken = |at: usize, to: u8| {
+        let mut bytes = bytes.clone();
+        bytes[at] = to;
+        take_op(&mut Reader::new(&bytes)).expect_err("it was damaged")
+    };
+    // Header 8, note 4, id 16, step 4, parts of 8.
+    assert_eq!(broken(10, 65), OpError::Truncated, "a reference longer than the rest");
+    assert_eq!(broken(28, 0), OpError::Step);
+    assert_eq!(broken(32, 2), OpError::Parts, "not ascending");
+    assert_eq!(broken(34, 1), OpError::Parts, "a reserved field");
+    assert_eq!(broken(36, 0), OpError::ZeroQuantity);
+    assert_eq!(broken(2, 3), OpError::Truncated);
+    assert_eq!(broken(3, 5), OpError::Count(5 << 8 | 2));
+    let mut long = BytesMut::new();
+    long.put_slice(&[0x11, OpFlags::NOTE.0, 0, 0, 84, 0, 0, 0, 0, 0, 65]);
+    long.put_bytes(0, 81);
+    assert_eq!(take_op(&mut Reader::new(&long)), Err(OpError::ReferenceLength(65)));
+}
+
+#[test]
+fn details_transfers_and_shares_round_trip() {
+    let mut dice = Dice(1);
+    for _ in 0..200 {
+        let mut number = || (dice.next() >> 11) as i64;
+        let policy = random_policy(&mut Dice(number() as u64), number());
+        let details = CellDetails {
+            blocked: [number(), number(), number(), number()],
+            incoming: number(),
+            in_transit: number(),
+            feed_sequence: number() as u64,
+            policy: policy.apply(Default::default()),
+            short: number() % 2 == 0,
+            ..CellDetails::default()
+        };
+        let mut word = || number() as u32 / 8;
+        let [received, damaged] = [word(), word()];
+        let (from, to) = (CellHandle(word()), CellHandle(word()));
+        let transfer = Transfer { from, to, shipped: word(), received, damaged };
+        let mut shares = LineShares::whole(ReservationState::Fulfilled, word());
+        (shares.reserved, shares.expired, shares.cancelled) = (word(), word(), word());
+        let mut out = BytesMut::new();
+        details.encode(&mut out);
+        assert_eq!(out.len(), CellDetails::BYTES);
+        transfer.encode(&mut out);
+        shares.encode(&mut out);
+        let mut reader = Reader::new(&out);
+        assert_eq!(CellDetails::take(&mut reader), Ok(details));
+        assert_eq!(Transfer::take(&mut reader), Ok(transfer));
+        assert_eq!(LineShares::take(&mut reader), Ok(shares));
+        assert!(reader.is_empty());
+    }
+}
+
+/// Takes one operation and encodes it again.
+fn encode_again(reader: &mut Reader<'_>, out: &mut BytesMut) -> Result<(), OpError> {
+    let (op, terms) = take_op_and_terms(reader)?;
+    op.encode(out, &terms);
     Ok(())
 }
 
@@ -257,7 +412,6 @@ fn operations_are_refused_for_the_right_reason() {
     }
     assert_eq!(refused(|op| op[0] = 0xf0), OpError::UnknownOpcode(0xf0));
     assert_eq!(refused(|op| op[0] = 0x00), OpError::UnknownOpcode(0x00));
-    assert_eq!(refused(|op| op[1] |= 32), OpError::UnknownFlags(36));
     assert_eq!(refused(|op| op[2] = 0), OpError::Count(0));
     assert_eq!(refused(|op| op[3] = 0xff), OpError::Count(0xff01));
     assert_eq!(refused(|op| op[2] = 2), OpError::Truncated);
@@ -265,7 +419,8 @@ fn operations_are_refused_for_the_right_reason() {
     assert_eq!(refused(|op| op[28] = 200), OpError::Truncated);
     // The body: id at 8, ttl_ms at 24, "BER" at 28, "mug" at 32, quantity at 36.
     assert_eq!(refused(|op| op[36] = 0), OpError::ZeroQuantity);
-    assert_eq!(refused(|op| op[0] = 0x11), OpError::TrailingBytes);
+    assert_eq!(refused(|op| op[0] = 0x11), OpError::Step);
+    assert_eq!(refused(|op| op[0] = 0x13), OpError::TrailingBytes);
 
     let mut define = BytesMut::new();
     Op::encode_define(&mut define, b"BER", b"mug");

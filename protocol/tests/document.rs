@@ -6,10 +6,11 @@ use std::collections::BTreeSet;
 
 use bytes::{BufMut, BytesMut};
 use stockd_protocol::{
-    CellCounters, CellHandle, CellRef, Code, ErrorReply, Header, Hello, HelloReply, Kind, Line,
-    LineFault, Op, OpFlags, Opcode, OutcomeHeader, Reader, ReplyPrefix, ReservationState,
-    ShortLine, SkuTotal, begin_frame, begin_outcome, finish_frame, finish_outcome, limits,
-    take_frame, take_op, take_outcome,
+    Bucket, CellCounters, CellDetails, CellHandle, CellRef, Code, ErrorReply, Guard, Header, Hello,
+    HelloReply, Kind, LineFault, LineShares, Note, Op, OpFlags, Opcode, OutcomeHeader,
+    PolicyChange, Reader, ReplyPrefix, ReservationState, ShortLine, SkuTotal, Transfer,
+    TransferState, begin_frame, begin_outcome, finish_frame, finish_outcome, limits, take_frame,
+    take_op_and_terms, take_outcome,
 };
 
 const DOCUMENT: &str = include_str!("../../protocol.md");
@@ -96,13 +97,21 @@ fn every_number_of_the_crate_is_in_a_table() {
     }
     let codes = Code::ALL.iter();
     rows.extend(codes.map(|code| format!("| {} | {} | {} |", code.0, code.name(), code.advice())));
-    let states = (1..=5).map(|detail| (detail, ReservationState::from_detail(detail).unwrap()));
+    let states = (1..=7).map(|detail| (detail, ReservationState::from_detail(detail).unwrap()));
     rows.extend(states.map(|(detail, state)| format!("| {detail} | {} |", state.name())));
     rows.extend(FLAGS.iter().map(|(flag, name)| format!("| {} | {name} |", flag.0)));
     for row in rows {
         assert!(DOCUMENT.contains(&format!("\n{row}")), "protocol.md lacks the row {row}");
     }
-    assert_eq!(ReservationState::from_detail(6), None, "a new state must be documented");
+    assert_eq!(ReservationState::from_detail(8), None, "a new state must be documented");
+    for bucket in Bucket::ALL {
+        let row = format!("\n| {} | {} |", bucket as u8, bucket.name());
+        assert!(DOCUMENT.contains(&row), "protocol.md lacks the row {row}");
+    }
+    for state in (1..=4).filter_map(TransferState::from_detail) {
+        let row = format!("\n| {} | {} |", state as u8, state.name());
+        assert!(DOCUMENT.contains(&row), "protocol.md lacks the row {row}");
+    }
 }
 
 #[test]
@@ -117,6 +126,10 @@ fn the_limits_are_those_of_the_crate() {
         u64::from(limits::TTL_MS_MIN),
         u64::from(limits::TTL_MS_MAX),
         u64::from(limits::TTL_MS_DEFAULT),
+        u64::from(limits::PIN_MS_MAX),
+        u64::from(limits::STEPS_MAX),
+        u64::from(limits::LINKED_MAX),
+        limits::REFERENCE_BYTES_MAX as u64,
         limits::COUNTER_MAX as u64,
         limits::WAREHOUSE_BYTES_MAX as u64,
         limits::SKU_BYTES_MAX as u64,
@@ -128,13 +141,32 @@ fn the_limits_are_those_of_the_crate() {
     }
 }
 
-const FLAGS: [(OpFlags, &str); 5] = [
+/// What some bits mean depends on the operation.
+const FLAGS: [(OpFlags, &str); 11] = [
     (OpFlags::RETRY, "RETRY"),
     (OpFlags::NOT_AFTER, "NOT_AFTER"),
     (OpFlags::NAMES, "NAMES"),
     (OpFlags::DEFINE, "DEFINE"),
     (OpFlags::STALE, "STALE"),
+    (OpFlags::REACQUIRE, "REACQUIRE"),
+    (OpFlags::LINKED, "LINKED"),
+    (OpFlags::NOTE, "NOTE"),
+    (OpFlags::TRUTH, "TRUTH"),
+    (OpFlags::SHIP, "SHIP"),
+    (OpFlags::COMMIT, "COMMIT"),
 ];
+
+/// A flag by this name means something to the operation.
+fn means(opcode: Opcode, flag: &str) -> bool {
+    match flag {
+        "STALE" => !opcode.is_write(),
+        "REACQUIRE" => matches!(opcode, Opcode::Confirm | Opcode::Fulfil),
+        "TRUTH" => matches!(opcode, Opcode::Adjust | Opcode::Move | Opcode::TransferShip),
+        "SHIP" => opcode == Opcode::Fulfil,
+        "COMMIT" => opcode == Opcode::Reserve,
+        _ => true,
+    }
+}
 
 fn opcode(name: &str) -> Opcode {
     *Opcode::ALL.iter().find(|opcode| opcode.name() == name).expect("an opcode's name")
@@ -153,70 +185,133 @@ fn cell(cell: CellRef<'_>) -> String {
 
 /// Takes an operation, appends it to `out` again, and says what it is.
 fn op(reader: &mut Reader<'_>, out: &mut BytesMut) -> (Opcode, String) {
-    let (op, flags, not_after) = take_op(reader).unwrap();
-    let names = FLAGS.iter().filter(|(flag, _)| flags.contains(*flag)).map(|(_, name)| *name);
+    let (op, terms) = take_op_and_terms(reader).unwrap();
+    let (flags, not_after) = (terms.flags, terms.not_after);
+    op.encode(out, &terms);
+    let opcode = op.opcode();
+    let is_set =
+        |(flag, name): &&(OpFlags, &'static str)| flags.contains(*flag) && means(opcode, name);
+    let names = FLAGS.iter().filter(is_set).map(|(_, name)| *name);
     let mut said = format!("{} [{}]", op.opcode().name(), names.collect::<Vec<_>>().join(" "));
     if let Some(not_after) = not_after {
         said += &format!(" not_after={}", not_after.0);
     }
+    if let Some(Note { reason, reference }) = terms.note {
+        said += &format!(" reason={reason} ref={}", text(reference));
+    }
     said += &match op {
-        Op::Define { cell: at } => {
-            let CellRef::Name { warehouse, sku } = at else { panic!("a define names its cell") };
-            Op::encode_define(out, warehouse, sku);
-            format!(" {}", cell(at))
-        }
+        Op::Define { cell: at } => format!(" {}", cell(at)),
         Op::Receive { op_id, quantity, cell: at } => {
-            Op::encode_receive(out, flags, not_after, op_id, at, quantity);
             format!(" op_id={op_id} {quantity} x {}", cell(at))
         }
         Op::Reserve { id, ttl_ms, lines } => {
-            let all: Vec<Line<'_>> = lines.iter().collect();
-            Op::encode_reserve(out, flags, not_after, id, ttl_ms, &all);
-            let all = all.iter().map(|line| format!("{} x {}", line.quantity, cell(line.cell)));
+            let all = lines.iter().map(|line| format!("{} x {}", line.quantity, cell(line.cell)));
             format!(" id={id} ttl_ms={ttl_ms} {}", all.collect::<Vec<_>>().join(", "))
         }
-        Op::Confirm { id } => {
-            Op::encode_confirm(out, flags, not_after, id);
-            format!(" id={id}")
+        Op::Adjust { op_id, delta, cell: at } | Op::Announce { op_id, delta, cell: at } => {
+            format!(" op_id={op_id} {delta:+} x {}", cell(at))
         }
-        Op::Release { id } => {
-            Op::encode_release(out, flags, not_after, id);
-            format!(" id={id}")
+        Op::Set { op_id, on_hand, guard, cell: at } => {
+            let guard = match guard {
+                Guard::Expected(expected) => format!("expected={expected}"),
+                Guard::Feed(sequence) => format!("feed={sequence}"),
+            };
+            format!(" op_id={op_id} {on_hand} x {} {guard}", cell(at))
         }
-        Op::Extend { id, ttl_ms } => {
-            Op::encode_extend(out, flags, not_after, id, ttl_ms);
-            format!(" id={id} ttl_ms={ttl_ms}")
+        Op::CountBegin { op_id, cell: at } => format!(" op_id={op_id} {}", cell(at)),
+        Op::CountCommit { op_id, token, counted } => {
+            format!(" op_id={op_id} token={token} counted={counted}")
         }
-        Op::ReadCells { cells } => {
-            let all: Vec<CellRef<'_>> = cells.iter().collect();
-            Op::encode_read_cells(out, flags, &all);
-            format!(" {}", all.into_iter().map(cell).collect::<Vec<_>>().join(", "))
+        Op::Move { op_id, from, to, quantity, cell: at } => {
+            let (from, to) = (from.name(), to.name());
+            format!(" op_id={op_id} {quantity} x {} {from} to {to}", cell(at))
         }
-        Op::ReadReservation { id } => {
-            Op::encode_read_reservation(out, flags, id);
-            format!(" id={id}")
+        Op::Arrive { op_id, quantity, bucket, cell: at }
+        | Op::Return { op_id, quantity, bucket, cell: at } => {
+            format!(" op_id={op_id} {quantity} x {} {}", cell(at), bucket.name())
+        }
+        Op::TransferShip { op_id, quantity, from, to } => {
+            format!(" op_id={op_id} {quantity} from {} to {}", cell(from), cell(to))
+        }
+        Op::TransferReceive { op_id, transfer, good, damaged } => {
+            format!(" op_id={op_id} transfer={transfer} good={good} damaged={damaged}")
+        }
+        Op::TransferClose { transfer }
+        | Op::TransferCancel { transfer }
+        | Op::ReadTransfer { transfer } => format!(" transfer={transfer}"),
+        Op::SetPolicy { op_id, change, cell: at } => {
+            format!(" op_id={op_id} {} {}", cell(at), policy_change(&change))
+        }
+        Op::Confirm { id, parts }
+        | Op::Release { id, parts }
+        | Op::Cancel { id, parts }
+        | Op::Fulfil { id, parts } => match parts.is_whole() {
+            true => format!(" id={id}"),
+            false => {
+                let all = parts.iter().map(|part| format!("{}:{}", part.line, part.quantity));
+                let all = all.collect::<Vec<_>>().join(" ");
+                format!(" id={id} step={} {all}", parts.step())
+            }
+        },
+        Op::Amend { id, step, lines } => {
+            let all = lines.iter().map(|line| format!("{} x {}", line.quantity, cell(line.cell)));
+            format!(" id={id} step={step} {}", all.collect::<Vec<_>>().join(", "))
+        }
+        Op::ReadReservation { id } | Op::ReadLines { id } => format!(" id={id}"),
+        Op::Extend { id, ttl_ms } | Op::Pin { id, ttl_ms } => format!(" id={id} ttl_ms={ttl_ms}"),
+        Op::ReadCells { cells } | Op::ReadDetails { cells } => {
+            format!(" {}", cells.iter().map(cell).collect::<Vec<_>>().join(", "))
         }
         Op::ReadSku { after, sku } => {
-            Op::encode_read_sku(out, flags, after, sku);
             let after = after.map_or("none".to_owned(), |after| format!("#{}", after.0));
             format!(" {} after={after}", text(sku))
         }
-        Op::Ping => {
-            Op::encode_ping(out);
-            String::new()
-        }
-        Op::ClusterStatus => {
-            Op::encode_cluster_status(out);
-            String::new()
-        }
+        Op::Ping | Op::ClusterStatus => String::new(),
     };
     (op.opcode(), said)
+}
+
+fn policy_change(change: &PolicyChange) -> String {
+    let mut said = Vec::new();
+    for (name, flag) in [
+        ("frozen", change.frozen),
+        ("untracked", change.untracked),
+        ("preorder", change.preorder),
+        ("no_hold", change.no_hold),
+    ] {
+        said.extend(flag.map(|flag| format!("{name}={flag}")));
+    }
+    let numbers = [("oversell_limit", change.oversell_limit), ("buffer", change.buffer)];
+    for (name, number) in numbers {
+        said.extend(number.map(|number| format!("{name}={number}")));
+    }
+    said.extend(change.reorder_point.map(|point| match point {
+        Some(point) => format!("reorder_point={point}"),
+        None => "reorder_point=none".to_owned(),
+    }));
+    said.join(" ")
 }
 
 /// Takes an outcome of an operation, appends it to `out` again, and says what it is.
 fn outcome(opcode: Opcode, reader: &mut Reader<'_>, out: &mut BytesMut) -> String {
     let outcome = take_outcome(reader).unwrap();
-    let state = outcome.state().map_or("-", ReservationState::name);
+    let is_transfer = matches!(
+        opcode,
+        Opcode::TransferShip
+            | Opcode::TransferReceive
+            | Opcode::TransferClose
+            | Opcode::TransferCancel
+            | Opcode::ReadTransfer
+    );
+    let names_lines = matches!(
+        outcome.code,
+        Code::UNKNOWN_SKU | Code::UNKNOWN_WAREHOUSE | Code::NOT_STOCKED | Code::FROZEN
+    );
+    let state = match is_transfer {
+        _ if names_lines => "-",
+        true => TransferState::from_detail(outcome.detail).map_or("-", TransferState::name),
+        false => outcome.state().map_or("-", ReservationState::name),
+    };
     let header = OutcomeHeader { code: outcome.code, detail: outcome.detail };
     let start = begin_outcome(out, header);
     let mut body = Reader::new(outcome.body);
@@ -232,19 +327,41 @@ fn outcome(opcode: Opcode, reader: &mut Reader<'_>, out: &mut BytesMut) -> Strin
 fn ok_body(opcode: Opcode, body: &mut Reader<'_>, out: &mut BytesMut) -> String {
     match opcode {
         Opcode::Define => handle(body, out),
-        Opcode::Receive => {
+        Opcode::Receive
+        | Opcode::Adjust
+        | Opcode::Set
+        | Opcode::CountBegin
+        | Opcode::CountCommit
+        | Opcode::Move
+        | Opcode::Announce
+        | Opcode::Arrive
+        | Opcode::Return
+        | Opcode::SetPolicy => {
             let handle = handle(body, out);
             format!("{handle} on_hand={} available={}", i64(body, out), i64(body, out))
         }
-        Opcode::Reserve => {
+        Opcode::TransferShip
+        | Opcode::TransferReceive
+        | Opcode::TransferClose
+        | Opcode::TransferCancel
+        | Opcode::ReadTransfer => {
+            let transfer = Transfer::take(body).unwrap();
+            transfer.encode(out);
+            let Transfer { from, to, shipped, received, damaged } = transfer;
+            let way = format!("#{} to #{}", from.0, to.0);
+            format!("{way} shipped={shipped} received={received} damaged={damaged}")
+        }
+        Opcode::Reserve | Opcode::Amend => {
             let mut said = format!("deadline={}", u64(body, out));
             while !body.is_empty() {
                 said += &format!(" {}", handle(body, out));
             }
             said
         }
-        Opcode::Confirm | Opcode::Release | Opcode::Ping => String::new(),
-        Opcode::Extend => format!("deadline={}", u64(body, out)),
+        Opcode::Confirm | Opcode::Release | Opcode::Cancel | Opcode::Fulfil | Opcode::Ping => {
+            String::new()
+        }
+        Opcode::Extend | Opcode::Pin => format!("deadline={}", u64(body, out)),
         Opcode::ReadCells => {
             let mut cells = Vec::new();
             while !body.is_empty() {
@@ -277,6 +394,28 @@ fn ok_body(opcode: Opcode, body: &mut Reader<'_>, out: &mut BytesMut) -> String 
             out.put_slice(json);
             text(json).to_owned()
         }
+        Opcode::ReadDetails => {
+            let handle = handle(body, out);
+            assert_eq!(u32(body, out), 1, "the example is of a cell that is there");
+            let details = CellDetails::take(body).unwrap();
+            details.encode(out);
+            format!("{handle} {details:?}")
+        }
+        Opcode::ReadLines => {
+            let said = format!("created={} deadline={}", u64(body, out), u64(body, out));
+            let pinned = u32(body, out);
+            let lines = (0..u32(body, out)).map(|_| {
+                let handle = handle(body, out);
+                let units = LineShares::take(body).unwrap();
+                units.encode(out);
+                let LineShares { reserved, committed, fulfilled, released, expired, cancelled } =
+                    units;
+                let before = format!("reserved={reserved} committed={committed}");
+                let over = format!("fulfilled={fulfilled} released={released}");
+                format!("{handle} {before} {over} expired={expired} cancelled={cancelled}")
+            });
+            format!("{said} pinned={pinned} {}", lines.collect::<Vec<_>>().join(", "))
+        }
     }
 }
 
@@ -284,13 +423,19 @@ fn refusal_body(code: Code, body: &mut Reader<'_>, out: &mut BytesMut) -> String
     let mut said = Vec::new();
     while !body.is_empty() {
         said.push(match code {
-            Code::NO_STOCK => {
+            Code::NO_STOCK | Code::WOULD_SHORT => {
                 let short = ShortLine::take(body).unwrap();
                 short.encode(out);
                 let ShortLine { line, cell, asked, available } = short;
                 format!("line {line} #{} asked={asked} available={available}", cell.0)
             }
-            Code::UNKNOWN_SKU | Code::UNKNOWN_WAREHOUSE | Code::NOT_STOCKED => {
+            Code::STALE_EXPECTED => format!("on_hand={}", i64(body, out)),
+            Code::STALE_FEED => format!("feed={}", u64(body, out)),
+            Code::UNKNOWN_SKU
+            | Code::UNKNOWN_WAREHOUSE
+            | Code::NOT_STOCKED
+            | Code::FROZEN
+            | Code::QTY_EXCEEDS => {
                 let fault = LineFault::take(body).unwrap();
                 fault.encode(out);
                 format!("line {}", fault.line)

@@ -1,12 +1,15 @@
 //! The full check of the state's invariants: every reference, every chain, every sum. Walks
 //! everything; for restores and tests.
 
-use crate::protocol::{CellCounters, ReservationState};
+use crate::protocol::{LineShares, ReservationState, Transfer, TransferState};
 
+use super::cell::Sums;
+use super::holds::HeldLine;
 use super::names::SkuId;
-use super::record::{LineAt, LineRef};
+use super::record::{LineAt, LineRef, Standing};
 use super::restore::MILLIS_MAX;
 use super::ring::NIL;
+use super::shares::{LineSums, state_of};
 use super::state::StockState;
 
 /// What is known about each record after the walks, to be compared with what it says itself.
@@ -34,18 +37,28 @@ impl StockState {
         let table = self.cells.table();
         let mut chained = 0;
         for sku in 0..table.skus.count() {
-            let mut sum = CellCounters::default();
+            let mut sums = Sums::default();
             for cell in table.cells_of(SkuId(sku), None) {
-                let counters = table.read(cell).ok_or("a chained cell exists")?.counters();
-                sum.on_hand += counters.on_hand;
-                sum.reserved += counters.reserved;
-                sum.committed += counters.committed;
-                sum.available += counters.available;
+                let own = self.sums_of(cell).ok_or("a chained cell exists")?;
+                check(own.are_in_range(), "the counters of a cell are within range")?;
+                sums = sums.moved(&Sums::default(), &own);
                 chained += 1;
             }
-            check(table.total(SkuId(sku)) == sum, "a SKU's total is the sum of its cells")?;
+            check(sums.are_in_range(), "the counters of a SKU are within range")?;
+            check(table.sums(SkuId(sku)) == sums, "a SKU's total is the sum of its cells")?;
         }
         check(chained == table.count(), "each cell is in the chain of its SKU")
+    }
+
+    fn sums_of(&self, cell: u32) -> Option<Sums> {
+        let shown = self.cells.table().read_details(cell)?;
+        Some(Sums {
+            on_hand: shown.counters.on_hand,
+            promised: shown.counters.reserved + shown.counters.committed,
+            withheld: shown.blocked.iter().sum::<i64>() + shown.policy.buffer,
+            incoming: shown.incoming,
+            in_transit: shown.in_transit,
+        })
     }
 
     /// Walks the wheel: each group once, each line in the group of its cell.
@@ -122,7 +135,8 @@ impl StockState {
     /// Adds up all records by cell.
     fn audit_records(&self, seen: &[Seen]) -> Result<(), &'static str> {
         let table = self.cells.table();
-        let mut sums = vec![(0_i64, 0_i64); table.count() as usize];
+        // Reserved, committed, in transit.
+        let mut sums = vec![[0_i64; 3]; table.count() as usize];
         let mut extras_left = self.holds.lines.in_use();
         for (handle, record) in self.holds.records.iter() {
             let Some(_) = record.standing() else { continue };
@@ -135,40 +149,123 @@ impl StockState {
             let is_active = record.is(ReservationState::Active);
             check(!is_active || record.linked() == record.lines(), "an active line falls due")?;
             check(!is_active || record.lines() > 0, "a reservation has lines")?;
-            let times = [record.created_ms, record.deadline.0, record.forget.0];
+            let is_hold = matches!(record.standing(), Some(Standing::Reservation(_)));
+            let deadline = if is_hold { record.deadline.0 } else { 0 };
+            let times = [record.created_ms, deadline, record.forget.0];
             check(times.iter().all(|time| *time <= MILLIS_MAX), "times are within range")?;
-            let hash = self.holds.hash(&record.id.0);
-            check(self.holds.find(&record.id, hash) == Some(handle), "an id has one record")?;
-            let is_confirmed = record.is(ReservationState::Confirmed);
-            let mut add = |cell: u32, quantity: u32| {
-                let sum = sums.get_mut(cell as usize).ok_or("a line's cell exists")?;
-                sum.0 += if is_active { i64::from(quantity) } else { 0 };
-                sum.1 += if is_confirmed { i64::from(quantity) } else { 0 };
-                Ok(())
-            };
-            let mut lines = 0;
-            if record.lines() > 0 {
-                add(record.cell, record.quantity)?;
-                lines += 1;
+            if record.standing() != Some(Standing::Ghost) {
+                let hash = self.holds.hash(&record.id.0);
+                check(self.holds.find(&record.id, hash) == Some(handle), "an id has one record")?;
             }
-            let mut at = record.more;
-            while at != NIL {
-                let line = self.holds.lines.try_get(at).ok_or("a record's line exists")?;
-                check(line.record == handle, "a line belongs to its record")?;
-                extras_left = extras_left.checked_sub(1).ok_or("a line is in one record")?;
-                add(line.cell, line.quantity)?;
-                lines += 1;
-                at = line.more;
+            if let Some(Standing::Transfer(state)) = record.standing() {
+                let Transfer { from, to, shipped, received, damaged } = record.transfer();
+                check(from.0 < table.count(), "a transfer is between cells")?;
+                let arrived = u64::from(received) + u64::from(damaged);
+                check(arrived <= u64::from(shipped), "no more arrives than was shipped")?;
+                let sum = sums.get_mut(to.0 as usize).ok_or("a transfer is between cells")?;
+                let open = state == TransferState::Open;
+                sum[2] += if open { i64::from(shipped) - arrived as i64 } else { 0 };
             }
-            check(lines == record.lines(), "a record counts its lines")?;
+            let lines = self.audit_lines(handle, &mut extras_left)?;
+            check(lines.len() == record.lines() as usize, "a record counts its lines")?;
+            let units = self.audit_annex(handle, &lines)?;
+            for (line, units) in lines.iter().zip(units) {
+                let sum = sums.get_mut(line.cell as usize).ok_or("a line's cell exists")?;
+                sum[0] += i64::from(units.reserved);
+                sum[1] += i64::from(units.committed);
+            }
         }
         check(extras_left == 0, "every line is in a record")?;
-        for (cell, (reserved, committed)) in (0..).zip(sums) {
-            let value = table.read(cell).ok_or("counted cells are there")?;
-            check(value.reserved == reserved, "reserved is the sum of active lines")?;
-            check(value.committed == committed, "committed is the sum of confirmed lines")?;
+        for (cell, [reserved, committed, in_transit]) in (0..).zip(sums) {
+            let value = table.read_details(cell).ok_or("counted cells are there")?;
+            let counters = value.counters;
+            check(counters.reserved == reserved, "reserved is the sum of what is held")?;
+            check(counters.committed == committed, "committed is the sum of what is promised")?;
+            check(value.in_transit == in_transit, "in transit is what has not arrived")?;
         }
-        Ok(())
+        self.audit_annexes()
+    }
+
+    /// The lines of a record, each of which is its own.
+    fn audit_lines(&self, handle: u32, left: &mut u32) -> Result<Vec<HeldLine>, &'static str> {
+        let record = self.holds.records.get(handle);
+        let mut lines = Vec::new();
+        if record.lines() > 0 {
+            lines.push(HeldLine { cell: record.cell, quantity: record.quantity });
+        }
+        let mut at = record.more;
+        while at != NIL {
+            let line = self.holds.lines.try_get(at).ok_or("a record's line exists")?;
+            check(line.record == handle, "a line belongs to its record")?;
+            *left = left.checked_sub(1).ok_or("a line is in one record")?;
+            lines.push(HeldLine { cell: line.cell, quantity: line.quantity });
+            at = line.more;
+        }
+        Ok(lines)
+    }
+
+    /// What has become of the lines, as the annex or the state says it.
+    fn audit_annex(
+        &self,
+        handle: u32,
+        lines: &[HeldLine],
+    ) -> Result<Vec<LineShares>, &'static str> {
+        let record = self.holds.records.get(handle);
+        let Some(Standing::Reservation(state)) = record.standing() else {
+            check(!record.is_annexed(), "only a reservation has an annex")?;
+            return Ok(vec![LineShares::default(); lines.len()]);
+        };
+        let whole = || lines.iter().map(|line| LineShares::whole(state, line.quantity)).collect();
+        if !record.is_annexed() {
+            return Ok(whole());
+        }
+        let annexes = &self.holds.annexes;
+        let annex = annexes.find(handle).ok_or("an annexed record has an annex")?;
+        let mut units = Vec::new();
+        let mut at = annexes.annexes.get(annex).shares;
+        while at != NIL {
+            let share = annexes.shares.try_get(at).ok_or("an annex's share exists")?;
+            check(share.annex == annex, "a share belongs to its annex")?;
+            check(units.len() < lines.len(), "an annex has a share for each line")?;
+            units.push(share.units);
+            at = share.more;
+        }
+        if units.is_empty() {
+            return Ok(whole());
+        }
+        check(units.len() == lines.len(), "an annex has a share for each line")?;
+        let sum_to =
+            |(line, units): (&HeldLine, &LineShares)| units.requested() == u64::from(line.quantity);
+        check(lines.iter().zip(&units).all(sum_to), "the shares of a line sum to it")?;
+        let follows = state_of(&LineSums::over(units.iter().copied())) == state;
+        check(follows, "the state follows from the shares")?;
+        Ok(units)
+    }
+
+    /// Every annex, share and step is somebody's.
+    fn audit_annexes(&self) -> Result<(), &'static str> {
+        let annexes = &self.holds.annexes;
+        let (mut shares_left, mut steps_left) = (annexes.shares.in_use(), annexes.steps.in_use());
+        for (handle, annex) in annexes.annexes.iter().filter(|(_, annex)| annex.record != NIL) {
+            let record = self.holds.records.try_get(annex.record).ok_or("an annex has a record")?;
+            check(record.is_annexed(), "a record says that it has an annex")?;
+            check(annexes.find(annex.record) == Some(handle), "a record has one annex")?;
+            let (mut at, mut steps) = (annex.steps, 0);
+            while at != NIL {
+                let step = annexes.steps.try_get(at).ok_or("an annex's step exists")?;
+                check(step.annex == handle, "a step belongs to its annex")?;
+                steps_left = steps_left.checked_sub(1).ok_or("a step is in one annex")?;
+                (at, steps) = (step.more, steps + 1);
+            }
+            check(steps == annex.step_count, "an annex counts its steps")?;
+            let mut at = annex.shares;
+            while at != NIL {
+                let share = annexes.shares.try_get(at).ok_or("an annex's share exists")?;
+                shares_left = shares_left.checked_sub(1).ok_or("a share is in one annex")?;
+                at = share.more;
+            }
+        }
+        check(shares_left == 0 && steps_left == 0, "every share and step is in an annex")
     }
 }
 

@@ -116,6 +116,14 @@ pub enum Command<'a> {
     Tick,
 }
 
+impl Command<'_> {
+    /// The next operation is linked to it.
+    #[inline]
+    pub const fn is_linked(&self) -> bool {
+        matches!(self, Self::Client(_, flags, _) if flags.contains(OpFlags::LINKED))
+    }
+}
+
 impl<'a> Batch<'a> {
     /// Reads the header.
     ///

@@ -1,53 +1,57 @@
-//! Cells and their counters: one writer, any number of readers, no locks.
+//! Cells and their counters: any number of readers, no locks.
 //!
 //! ```text
 //! slot  (40 bytes)   seq u32 · sku u32 · earliest_due u64 · on_hand i64 · reserved i64 · committed i64
+//!                    the top bit of sku: the cell has details (details.rs)
 //! key   (12 bytes)   warehouse u32 · sku u32 · next cell of the same SKU u32
-//! total (40 bytes)   seq u32 · first cell u32 · last cell u32 · 0 u32 · on_hand, reserved, committed i64
+//! total (40 bytes)   seq u32 · first cell u32 · last cell u32 · more sums u32 · on_hand, reserved,
+//!                    committed i64
 //! ```
 //!
-//! Slots and totals are seqlocks: `seq` is odd while the writer changes the counters, and a reader that
-//! saw it change reads again. Cells are never removed and never move.
+//! Slots and totals are seqlocks: `seq` is odd while the writer (cell_writer.rs) changes the counters, and
+//! a reader that saw it change reads again. Cells are never removed and never move. While operations that
+//! are linked may yet be undone, readers wait (`undecided`).
 //!
 //! Invariants:
 //! - A SKU's total is the sum over its cells, but for the moment between the two stores of a change.
-//! - `reserved` and `committed` are never negative; no counter leaves ±[`COUNTER_MAX`].
+//! - Counters, and their sums over a SKU, are within their ranges (`Sums::are_in_range`).
 //! - No line of the cell that is due and unswept is in a tick before `max(front, earliest_due)`.
 //! - A SKU's cells are chained in the order of their handles.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicU32, AtomicU64, Ordering};
 
-use crate::protocol::limits::COUNTER_MAX;
-use crate::protocol::{CellCounters, CellRef, Reader, Truncated};
+use crate::protocol::{CellCounters, CellDetails, CellRef, Reader, Truncated};
 use crate::world::UnixMicros;
 
+use super::cell::{Cell, Details, Sums};
 use super::chunked::Chunked;
-use super::cut::PageCut;
+use super::details::DetailTable;
 use super::hash::{Digest, mix2};
 use super::names::{Names, SkuId, WarehouseId};
-use super::prefetch::prefetch;
 use super::ring::NIL;
 use super::seqlock::Sequence;
 use super::shared_index::SharedIndex;
 use super::time::{HoldClock, Tick};
 
+/// The bit of a slot's `sku` that says that the cell has details.
+const DETAILED: u32 = 1 << 31;
+
 #[derive(Default)]
-struct Slot {
-    seq: Sequence,
-    sku: AtomicU32,
+pub(super) struct Slot {
+    pub seq: Sequence,
+    pub sku: AtomicU32,
     earliest_due: AtomicU64,
     on_hand: AtomicI64,
     reserved: AtomicI64,
-    committed: AtomicI64,
+    pub committed: AtomicI64,
 }
 
 const _: () = assert!(size_of::<Slot>() == 40 && size_of::<Total>() == 40);
 
-struct Key {
-    warehouse: AtomicU32,
-    sku: AtomicU32,
-    next: AtomicU32,
+pub(super) struct Key {
+    pub warehouse: AtomicU32,
+    pub sku: AtomicU32,
+    pub next: AtomicU32,
 }
 
 impl Default for Key {
@@ -57,10 +61,12 @@ impl Default for Key {
 }
 
 /// A SKU over all warehouses: the chain of its cells, and their sums.
-struct Total {
-    seq: Sequence,
-    first: AtomicU32,
-    last: AtomicU32,
+pub(super) struct Total {
+    pub seq: Sequence,
+    pub first: AtomicU32,
+    pub last: AtomicU32,
+    /// Where the sums of details are, or NIL while all of them are 0.
+    pub sums: AtomicU32,
     on_hand: AtomicI64,
     reserved: AtomicI64,
     committed: AtomicI64,
@@ -69,35 +75,8 @@ struct Total {
 impl Default for Total {
     fn default() -> Self {
         let [on_hand, reserved, committed] = [const { AtomicI64::new(0) }; 3];
-        let [first, last] = [const { AtomicU32::new(NIL) }; 2];
-        Self { seq: Sequence::default(), first, last, on_hand, reserved, committed }
-    }
-}
-
-/// One cell at one moment, as its slot has it.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub(super) struct Cell {
-    pub earliest_due: Tick,
-    pub on_hand: i64,
-    pub reserved: i64,
-    pub committed: i64,
-}
-
-impl Cell {
-    /// What a reserve could take.
-    #[inline]
-    pub fn available(&self) -> i64 {
-        self.on_hand - self.reserved - self.committed
-    }
-
-    /// As replies show it.
-    pub fn counters(&self) -> CellCounters {
-        CellCounters {
-            on_hand: self.on_hand,
-            reserved: self.reserved,
-            committed: self.committed,
-            available: self.available(),
-        }
+        let [first, last, sums] = [const { AtomicU32::new(NIL) }; 3];
+        Self { seq: Sequence::default(), first, last, sums, on_hand, reserved, committed }
     }
 }
 
@@ -111,31 +90,36 @@ pub(super) enum Missing {
 
 /// What writer and readers share.
 pub(super) struct CellTable {
-    slots: Chunked<Slot>,
-    keys: Chunked<Key>,
-    totals: Chunked<Total>,
-    pairs: SharedIndex,
+    pub slots: Chunked<Slot>,
+    pub keys: Chunked<Key>,
+    pub totals: Chunked<Total>,
+    pub details: DetailTable,
+    pub pairs: SharedIndex,
     pub warehouses: Names,
     pub skus: Names,
-    count: AtomicU32,
+    pub count: AtomicU32,
+    /// Odd while operations are linked that may yet be undone.
+    pub undecided: Sequence,
     seed: u64,
     /// The log's clock, for readers: micros, and the outage shift in ms.
-    now: AtomicU64,
-    shift_ms: AtomicU64,
+    pub now: AtomicU64,
+    pub shift_ms: AtomicU64,
     /// The first tick that is not swept yet.
-    front: AtomicU64,
+    pub front: AtomicU64,
 }
 
 impl CellTable {
-    fn new(seed: u64) -> Self {
+    pub fn new(seed: u64) -> Self {
         Self {
             slots: Chunked::new(),
             keys: Chunked::new(),
             totals: Chunked::new(),
+            details: DetailTable::new(seed),
             pairs: SharedIndex::new(),
             warehouses: Names::new(seed),
             skus: Names::new(seed),
             count: AtomicU32::new(0),
+            undecided: Sequence::default(),
             seed,
             now: AtomicU64::new(0),
             shift_ms: AtomicU64::new(0),
@@ -163,12 +147,12 @@ impl CellTable {
         }
     }
 
-    fn find(&self, warehouse: WarehouseId, sku: SkuId) -> Option<u32> {
+    pub fn find(&self, warehouse: WarehouseId, sku: SkuId) -> Option<u32> {
         let hash = self.hash(warehouse, sku);
         self.pairs.find(hash, |cell| self.key(cell) == Some((warehouse, sku)))
     }
 
-    fn hash(&self, warehouse: WarehouseId, sku: SkuId) -> u64 {
+    pub fn hash(&self, warehouse: WarehouseId, sku: SkuId) -> u64 {
         mix2(self.seed, u64::from(warehouse.0), u64::from(sku.0))
     }
 
@@ -185,21 +169,68 @@ impl CellTable {
         Some((WarehouseId(warehouse), SkuId(key.sku.load(Ordering::Relaxed))))
     }
 
-    /// The cell's counters, all of one moment, or `None` for a handle never given out.
+    /// The cell, all of one moment, or `None` for a handle never given out.
     #[inline]
     pub fn read(&self, cell: u32) -> Option<Cell> {
         if cell >= self.count() {
             return None;
         }
         let slot = self.slots.get(cell)?;
-        Some(slot.seq.read(|| slot.load()))
+        Some(self.undecided.read(|| slot.seq.read(|| self.load(cell, slot))))
+    }
+
+    /// All about the cell, all of one moment, or `None` for a handle never given out.
+    pub fn read_details(&self, cell: u32) -> Option<CellDetails> {
+        if cell >= self.count() {
+            return None;
+        }
+        let slot = self.slots.get(cell)?;
+        let load = || {
+            let details = self.load_details(cell, slot);
+            slot.load().with(&details).shown_with(&details)
+        };
+        Some(self.undecided.read(|| slot.seq.read(load)))
+    }
+
+    /// Relaxed: the writer reads its own stores, a reader checks the slot's sequence around it.
+    #[inline]
+    pub fn load(&self, cell: u32, slot: &Slot) -> Cell {
+        match slot.is_detailed() {
+            true => slot.load().with(&self.load_details(cell, slot)),
+            false => slot.load(),
+        }
+    }
+
+    /// As [`CellTable::load`].
+    #[cold]
+    pub fn load_details(&self, cell: u32, slot: &Slot) -> Details {
+        let row = slot.is_detailed().then(|| self.details.find(cell)).flatten();
+        row.map_or(Details::default(), |row| self.details.load(row))
     }
 
     /// A SKU's counters over all its cells, of one moment.
     pub fn total(&self, sku: SkuId) -> CellCounters {
-        self.totals
-            .get(sku.0)
-            .map_or(CellCounters::default(), |total| total.seq.read(|| total.load()).counters())
+        let Some(total) = self.totals.get(sku.0) else { return CellCounters::default() };
+        let load = || {
+            let (base, sums) = (total.load(), self.load_sums(total));
+            Cell { withheld: sums.withheld, ..base }.counters()
+        };
+        self.undecided.read(|| total.seq.read(load))
+    }
+
+    /// The sums of a SKU, of one moment.
+    pub fn sums(&self, sku: SkuId) -> Sums {
+        let total = self.totals.get(sku.0);
+        total.map_or(Sums::default(), |total| total.seq.read(|| self.load_sums(total)))
+    }
+
+    /// The sums of a SKU: for the writer, or under the total's sequence.
+    pub fn load_sums(&self, total: &Total) -> Sums {
+        let sums = Sums::of(&total.load(), &Details::default());
+        match total.sums.load(Ordering::Relaxed) {
+            NIL => sums,
+            number => self.details.load_sums(number, sums),
+        }
     }
 
     /// The cells of a SKU, in the order of their handles, after `after`.
@@ -241,242 +272,87 @@ impl CellTable {
         for cell in 0..self.count() {
             digest.bytes(&encode(self, cell..cell + 1));
         }
+        for row in 0..self.details.count() {
+            digest.bytes(&encode_details(self, row..row + 1));
+        }
     }
 
     /// Bytes of memory held.
     pub fn bytes(&self) -> u64 {
         let tables = self.slots.bytes() + self.keys.bytes() + self.totals.bytes();
-        tables + self.pairs.bytes() + self.warehouses.bytes() + self.skus.bytes()
+        tables
+            + self.details.bytes()
+            + self.pairs.bytes()
+            + self.warehouses.bytes()
+            + self.skus.bytes()
     }
 }
 
 impl Slot {
-    /// Relaxed: the writer reads its own stores, a reader checks `seq` around it.
+    /// The SKU's number.
     #[inline]
-    fn load(&self) -> Cell {
+    pub fn sku(&self) -> u32 {
+        self.sku.load(Ordering::Relaxed) & !DETAILED
+    }
+
+    /// The cell has a row of details.
+    #[inline]
+    pub fn is_detailed(&self) -> bool {
+        self.sku.load(Ordering::Relaxed) & DETAILED != 0
+    }
+
+    /// Says that the cell has a row of details now. The writer does so within the sequence.
+    pub fn set_detailed(&self) {
+        self.sku.store(self.sku() | DETAILED, Ordering::Relaxed);
+    }
+
+    /// What lies in the slot itself. Relaxed: the writer reads its own stores, a reader checks `seq`
+    /// around it.
+    #[inline]
+    pub fn load(&self) -> Cell {
         Cell {
             earliest_due: Tick(self.earliest_due.load(Ordering::Relaxed)),
             on_hand: self.on_hand.load(Ordering::Relaxed),
             reserved: self.reserved.load(Ordering::Relaxed),
             committed: self.committed.load(Ordering::Relaxed),
+            ..Cell::default()
         }
     }
 
+    /// The writer does so within the sequence.
     #[inline]
-    fn store(&self, cell: Cell) {
-        self.seq.write(|| {
-            self.earliest_due.store(cell.earliest_due.0, Ordering::Relaxed);
-            self.on_hand.store(cell.on_hand, Ordering::Relaxed);
-            self.reserved.store(cell.reserved, Ordering::Relaxed);
-            self.committed.store(cell.committed, Ordering::Relaxed);
-        });
+    pub fn store(&self, cell: &Cell) {
+        self.earliest_due.store(cell.earliest_due.0, Ordering::Relaxed);
+        self.on_hand.store(cell.on_hand, Ordering::Relaxed);
+        self.reserved.store(cell.reserved, Ordering::Relaxed);
+        self.committed.store(cell.committed, Ordering::Relaxed);
     }
 }
 
 impl Total {
     /// As [`Slot::load`]; nothing is due in a total.
     #[inline]
-    fn load(&self) -> Cell {
+    pub fn load(&self) -> Cell {
         Cell {
             earliest_due: Tick::NEVER,
             on_hand: self.on_hand.load(Ordering::Relaxed),
             reserved: self.reserved.load(Ordering::Relaxed),
             committed: self.committed.load(Ordering::Relaxed),
+            ..Cell::default()
         }
     }
 
     /// A cell has changed. The sums may pass their range while a whole table is overwritten, and be
     /// right in the end.
+    /// The writer does so within the sequence.
     #[inline]
-    fn follow(&self, before: &Cell, after: &Cell) {
-        if (before.on_hand, before.reserved, before.committed)
-            == (after.on_hand, after.reserved, after.committed)
-        {
-            return;
-        }
+    pub fn follow(&self, before: &Cell, after: &Cell) {
         let moved = |sum: &AtomicI64, before: i64, after: i64| {
             sum.store(sum.load(Ordering::Relaxed).wrapping_add(after - before), Ordering::Relaxed);
         };
-        self.seq.write(|| {
-            moved(&self.on_hand, before.on_hand, after.on_hand);
-            moved(&self.reserved, before.reserved, after.reserved);
-            moved(&self.committed, before.committed, after.committed);
-        });
-    }
-}
-
-/// The one writer of a [`CellTable`].
-pub(super) struct CellWriter {
-    table: Arc<CellTable>,
-    cut: Option<PageCut>,
-}
-
-impl CellWriter {
-    /// No cells yet. The seed is this process's own.
-    pub fn new(seed: u64) -> Self {
-        Self { table: Arc::new(CellTable::new(seed)), cut: None }
-    }
-
-    /// What readers share.
-    pub fn table(&self) -> &Arc<CellTable> {
-        &self.table
-    }
-
-    /// The cell's present state.
-    ///
-    /// # Panics
-    /// The cell was never defined.
-    #[inline]
-    pub fn get(&self, cell: u32) -> Cell {
-        self.slot(cell).load()
-    }
-
-    /// Starts fetching a cell; `cell` may be out of range.
-    #[inline]
-    pub fn prefetch(&self, cell: u32) {
-        if let Some(slot) = self.table.slots.get(cell) {
-            prefetch(&slot.seq);
-            prefetch(&slot.committed);
-        }
-    }
-
-    /// Starts fetching the total that the cell is in. The cell itself should be there by now.
-    #[inline]
-    pub fn prefetch_total(&self, cell: u32) {
-        if let Some(slot) = self.table.slots.get(cell)
-            && let Some(total) = self.table.totals.get(slot.sku.load(Ordering::Relaxed))
-        {
-            prefetch(&total.seq);
-        }
-    }
-
-    /// The SKU of the cell has so many units over all its cells.
-    pub fn total_on_hand(&self, cell: u32) -> i64 {
-        self.total_of(self.slot(cell)).on_hand.load(Ordering::Relaxed)
-    }
-
-    /// Changes the cell, and with it the total of its SKU.
-    ///
-    /// # Panics
-    /// A counter leaves its range.
-    #[inline]
-    pub fn update(&mut self, cell: u32, change: impl FnOnce(&mut Cell)) {
-        if let Some(cut) = &mut self.cut {
-            cut.before_change(cell, |range| encode(&self.table, range));
-        }
-        let slot = self.slot(cell);
-        let before = slot.load();
-        let mut value = before;
-        change(&mut value);
-        assert!(value.reserved >= 0 && value.committed >= 0, "promised units are never negative");
-        assert!(value.on_hand.abs() <= COUNTER_MAX, "a counter is within its range");
-        slot.store(value);
-        self.total_of(slot).follow(&before, &value);
-    }
-
-    /// A line of the cell falls due in `tick`.
-    #[inline]
-    pub fn lower_earliest_due(&mut self, cell: u32, tick: Tick) {
-        if tick < self.get(cell).earliest_due {
-            self.update(cell, |value| value.earliest_due = tick);
-        }
-    }
-
-    /// The cell of two names, made if need be.
-    pub fn define(&mut self, warehouse: &[u8], sku: &[u8]) -> u32 {
-        let warehouse = WarehouseId(self.table.warehouses.add(warehouse));
-        let sku = SkuId(self.table.skus.add(sku));
-        match self.table.find(warehouse, sku) {
-            Some(cell) => cell,
-            None => {
-                self.push(warehouse, sku, Cell { earliest_due: Tick::NEVER, ..Cell::default() })
-            }
-        }
-    }
-
-    /// Appends a cell that is not there yet.
-    pub fn push(&mut self, warehouse: WarehouseId, sku: SkuId, value: Cell) -> u32 {
-        let table = &*self.table;
-        let cell = table.count.load(Ordering::Relaxed);
-        assert!(cell < NIL - 1, "cells have 32-bit handles");
-        let slot = table.slots.make(cell);
-        slot.sku.store(sku.0, Ordering::Relaxed);
-        slot.store(value);
-        let key = table.keys.make(cell);
-        key.warehouse.store(warehouse.0, Ordering::Relaxed);
-        key.sku.store(sku.0, Ordering::Relaxed);
-        // Release: whoever sees the count, the pair or the link sees slot and key.
-        table.count.store(cell + 1, Ordering::Release);
-        table.pairs.insert(table.hash(warehouse, sku), cell);
-        let total = table.totals.make(sku.0);
-        match total.last.swap(cell, Ordering::Relaxed) {
-            NIL => total.first.store(cell, Ordering::Release),
-            last => table.keys.make(last).next.store(cell, Ordering::Release),
-        }
-        total.follow(&Cell::default(), &value);
-        cell
-    }
-
-    /// Publishes the log's clock and how far the sweep has come.
-    pub fn publish(&self, clock: &HoldClock, front: Tick) {
-        // Release: a reader that sees the front sees the counters that the sweep changed.
-        self.table.now.store(clock.now.0, Ordering::Release);
-        self.table.shift_ms.store(clock.shift_ms, Ordering::Release);
-        self.table.front.store(front.0, Ordering::Release);
-    }
-
-    /// Begins a cut of the cells as they are now.
-    pub fn begin_cut(&mut self) {
-        self.cut = Some(PageCut::new(self.table.count()));
-    }
-
-    /// Forgets the cut.
-    pub fn end_cut(&mut self) {
-        self.cut = None;
-    }
-
-    /// The next page of the cut: cell count and bytes.
-    pub fn take_page(&mut self) -> Option<(u32, Vec<u8>)> {
-        self.cut.as_mut()?.take(|range| encode(&self.table, range))
-    }
-
-    /// Turns this table into `newer`, a later state of the same log, under the readers' feet: each
-    /// cell changes at once, all of them one after the other.
-    ///
-    /// # Panics
-    /// `newer` does not begin with this table's cells.
-    pub fn overwrite(&mut self, newer: &CellTable) {
-        self.cut = None;
-        for (ours, theirs) in
-            [(&self.table.warehouses, &newer.warehouses), (&self.table.skus, &newer.skus)]
-        {
-            for number in 0..theirs.count() {
-                let name = theirs.name(number).expect("counted names are there");
-                assert!(ours.add(name) == number, "a later state keeps the numbers of names");
-            }
-        }
-        assert!(self.table.count() <= newer.count(), "a later state keeps all cells");
-        for cell in 0..newer.count() {
-            let value = newer.read(cell).expect("counted cells are there");
-            let (warehouse, sku) = newer.key(cell).expect("counted cells have names");
-            if cell < self.table.count() {
-                assert!(self.table.key(cell) == Some((warehouse, sku)), "a cell keeps its names");
-                self.update(cell, |ours| *ours = value);
-            } else {
-                self.push(warehouse, sku, value);
-            }
-        }
-    }
-
-    #[inline]
-    fn slot(&self, cell: u32) -> &Slot {
-        self.table.slots.get(cell).expect("a resolved cell has a slot")
-    }
-
-    #[inline]
-    fn total_of(&self, slot: &Slot) -> &Total {
-        let sku = slot.sku.load(Ordering::Relaxed);
-        self.table.totals.get(sku).expect("a cell's SKU has a total")
+        moved(&self.on_hand, before.on_hand, after.on_hand);
+        moved(&self.reserved, before.reserved, after.reserved);
+        moved(&self.committed, before.committed, after.committed);
     }
 }
 
@@ -491,11 +367,13 @@ pub(super) fn decode(reader: &mut Reader<'_>) -> Result<(WarehouseId, SkuId, Cel
         on_hand: reader.i64()?,
         reserved: reader.i64()?,
         committed: reader.i64()?,
+        ..Cell::default()
     };
     Ok((warehouse, sku, value))
 }
 
-fn encode(table: &CellTable, range: std::ops::Range<u32>) -> Vec<u8> {
+/// The bytes of cells in a snapshot, without their details.
+pub(super) fn encode(table: &CellTable, range: std::ops::Range<u32>) -> Vec<u8> {
     let mut bytes = Vec::with_capacity(range.len() * CELL_BYTES);
     for cell in range {
         let (warehouse, sku) = table.key(cell).expect("counted cells have names");
@@ -507,5 +385,12 @@ fn encode(table: &CellTable, range: std::ops::Range<u32>) -> Vec<u8> {
             bytes.extend_from_slice(&counter.to_le_bytes());
         }
     }
+    bytes
+}
+
+/// The bytes of rows of details in a snapshot.
+pub(super) fn encode_details(table: &CellTable, range: std::ops::Range<u32>) -> Vec<u8> {
+    let mut bytes = Vec::with_capacity(range.len() * super::details::ROW_BYTES);
+    range.for_each(|row| table.details.put(row, &mut bytes));
     bytes
 }

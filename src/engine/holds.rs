@@ -8,20 +8,24 @@
 //! forget bucket ───────────────┘ (ended records with no line in the wheel)
 //! ```
 //!
+//! What falls due, and what is forgotten, is in sweep.rs; how units of lines move, in shares.rs.
+//!
 //! Invariants:
-//! - A cell's `reserved` is the sum of its lines in ACTIVE records, `committed` in CONFIRMED ones.
+//! - A cell's `reserved` is what its lines hold under a deadline, `committed` what they have promised: the
+//!   whole line of an ACTIVE or CONFIRMED record, or what its annex says.
 //! - Every line of an ACTIVE record is linked in a group whose tick is not after its deadline's.
 //! - An ended record is linked in groups or waits in exactly one bucket.
 
 use crate::protocol::{ReservationId, ReservationState};
 
-use super::cells::CellWriter;
+use super::annex::Annexes;
+use super::cell_writer::CellWriter;
 use super::hash::hash_id;
 use super::index::Index;
 use super::record::{ExtraLine, LineAt, LineRef, Record, Standing};
 use super::ring::{NIL, Ring};
 use super::slab::Slab;
-use super::time::{HoldClock, HoldMillis, Tick};
+use super::time::{HoldMillis, Tick};
 use super::wheel::Wheel;
 
 /// Width of a retention bucket: ended records are freed this much late at most.
@@ -34,20 +38,14 @@ pub(super) const FORGET_CHAINS: u64 = 16;
 /// 2¹⁰ buckets are 2.3 hours; a longer retention waits in the ring's far part.
 pub(super) const FORGET_SPAN: usize = (1 << 10) * FORGET_CHAINS as usize;
 
-/// Groups whose lines are fetched together by the sweep.
-const SWEEP_AHEAD: usize = 16;
-
-/// How far reclaim looks past the due ticks for the cell's next group. Every tick found empty is
-/// one in which a sold-out cell is refused without the log: 64 ticks are 4 seconds.
-const LOOK_AHEAD_TICKS: u64 = 64;
-
 /// See the module.
 pub(super) struct Holds {
     pub records: Slab<Record>,
     pub lines: Slab<ExtraLine>,
+    pub annexes: Annexes,
     pub wheel: Wheel,
     pub forget: Ring,
-    ids: Index,
+    pub ids: Index,
     seed: u64,
     pub active: u64,
     pub confirmed: u64,
@@ -63,26 +61,29 @@ pub(super) struct HeldLine {
 impl Holds {
     /// No records. The seed is this process's own.
     pub fn new(seed: u64) -> Self {
-        let wheel = Wheel::new(seed);
-        Self::restore(Slab::new(), Slab::new(), wheel, Ring::new(FORGET_SPAN), seed)
+        let annexes = Annexes::restore(Slab::new(), Slab::new(), Slab::new(), seed);
+        let (wheel, forget) = (Wheel::new(seed), Ring::new(FORGET_SPAN));
+        Self::restore(Slab::new(), Slab::new(), annexes, wheel, forget, seed)
     }
 
     /// Puts index and sums to the slabs.
     pub fn restore(
         records: Slab<Record>,
         lines: Slab<ExtraLine>,
+        annexes: Annexes,
         wheel: Wheel,
         forget: Ring,
         seed: u64,
     ) -> Self {
         let mut ids = Index::new();
         let (mut active, mut confirmed) = (0, 0);
-        for (handle, record) in records.iter().filter(|(_, record)| record.standing().is_some()) {
+        let has_id = |record: &Record| !matches!(record.standing(), None | Some(Standing::Ghost));
+        for (handle, record) in records.iter().filter(|(_, record)| has_id(record)) {
             ids.insert(hash_id(seed, &record.id.0), handle);
             active += u64::from(record.is(ReservationState::Active));
             confirmed += u64::from(record.is(ReservationState::Confirmed));
         }
-        Self { records, lines, wheel, forget, ids, seed, active, confirmed }
+        Self { records, lines, annexes, wheel, forget, ids, seed, active, confirmed }
     }
 
     /// The hash under which an id is looked up.
@@ -120,7 +121,7 @@ impl Holds {
         first.into_iter().chain(rest)
     }
 
-    /// Stores a record and its lines, which are linked to fall due with it.
+    /// Stores a record and its lines. Those of an active reservation are linked to fall due with it.
     pub fn insert(
         &mut self,
         cells: &mut CellWriter,
@@ -135,12 +136,15 @@ impl Holds {
             self.settle(handle);
             return handle;
         };
-        let tick = record.deadline.tick();
-        (record.cell, record.quantity) = (first.cell, first.quantity);
+        (record.cell, record.quantity, record.more) = (first.cell, first.quantity, NIL);
+        let active = record.is(ReservationState::Active);
+        let tick = active.then(|| record.deadline.tick());
         let handle = self.records.insert(record);
         self.ids.insert(hash, handle);
-        self.active += 1;
-        self.link(cells, LineRef::first(handle), handle, first.cell, tick);
+        self.count(record.standing(), 1);
+        if let Some(tick) = tick {
+            self.link(cells, LineRef::first(handle), handle, first.cell, tick);
+        }
         let mut last = NIL;
         for line in rest {
             let extra = self.lines.insert(ExtraLine {
@@ -154,184 +158,58 @@ impl Holds {
                 NIL => self.records.get_mut(handle).more = extra,
                 last => self.lines.get_mut(last).more = extra,
             }
-            self.link(cells, LineRef::extra(extra), handle, line.cell, tick);
+            if let Some(tick) = tick {
+                self.link(cells, LineRef::extra(extra), handle, line.cell, tick);
+            }
             last = extra;
         }
+        self.settle(handle);
         handle
     }
 
-    /// Ends an active reservation and gives its units back.
-    ///
-    /// # Panics
-    /// It is not active.
-    pub fn end(
+    /// Puts a record with other lines, or with another fate, in the place of one that groups or a bucket
+    /// still hold: the old one stays behind as a ghost, the id and the annex go over.
+    pub fn replace(
         &mut self,
         cells: &mut CellWriter,
         handle: u32,
         state: ReservationState,
-        forget: HoldMillis,
-    ) {
-        self.change_lines(cells, handle, |cell, quantity| cell.reserved -= quantity);
-        let record = self.records.get_mut(handle);
-        record.set_state(state);
-        record.forget = record.forget.max(forget);
-        self.active -= 1;
-        self.settle(handle);
-    }
-
-    /// Promises an active reservation's units.
-    ///
-    /// # Panics
-    /// It is not active.
-    pub fn confirm(&mut self, cells: &mut CellWriter, handle: u32) {
-        self.change_lines(cells, handle, |cell, quantity| {
-            cell.reserved -= quantity;
-            cell.committed += quantity;
-        });
-        self.records.get_mut(handle).set_state(ReservationState::Confirmed);
-        self.active -= 1;
-        self.confirmed += 1;
-    }
-
-    /// Expires a reservation that is due; says how many lines gave their units back.
-    pub fn expire(
-        &mut self,
-        cells: &mut CellWriter,
-        clock: &HoldClock,
-        retention_ms: u64,
-        handle: u32,
+        lines: &[HeldLine],
     ) -> u32 {
-        // The moment it fell due, not the moment somebody noticed: how far the sweep has come must
-        // not change what is remembered.
-        let due = clock.due(self.records.get(handle).deadline);
-        let forget = HoldMillis(due.0 + retention_ms);
-        self.end(cells, handle, ReservationState::Expired, forget);
-        self.records.get(handle).lines()
+        let old = *self.records.get(handle);
+        let waits = old.is_terminal() && old.linked() == 0;
+        let hash = self.hash(&old.id.0);
+        self.ids.remove(hash, handle);
+        self.count(old.standing(), -1);
+        let ghost = self.records.get_mut(handle);
+        ghost.set_standing(Standing::Ghost);
+        ghost.set_annexed(false);
+        if !waits {
+            ghost.forget = HoldMillis(0);
+            self.settle(handle);
+        }
+        let mut fresh = old;
+        fresh.set_state(state);
+        let new = self.insert(cells, fresh, hash, lines);
+        if old.is_annexed() {
+            let annex = self.annexes.find(handle).expect("an annexed record has an annex");
+            self.annexes.hand_on(annex, new);
+        }
+        new
     }
 
-    /// Takes the first line out of a due group, and expires or moves on what it belongs to. Says how
-    /// many lines that touched; `None`: the group is empty.
-    pub fn pop_due(
-        &mut self,
-        cells: &mut CellWriter,
-        clock: &HoldClock,
-        retention_ms: u64,
-        group: u32,
-    ) -> Option<u32> {
-        let line = self.wheel.groups.get(group).head;
-        let (handle, cell, next) = match line.at()? {
-            LineAt::First(handle) => {
-                let record = self.records.get(handle);
-                (handle, record.cell, LineRef(record.next))
-            }
-            LineAt::Extra(extra) => {
-                let line = self.lines.get(extra);
-                (line.record, line.cell, LineRef(line.next))
-            }
+    /// Reservations that hold or promise units are counted.
+    pub fn count(&mut self, standing: Option<Standing>, by: i64) {
+        let counter = match standing {
+            Some(Standing::Reservation(ReservationState::Active)) => &mut self.active,
+            Some(Standing::Reservation(ReservationState::Confirmed)) => &mut self.confirmed,
+            _ => return,
         };
-        self.wheel.groups.get_mut(group).head = next;
-        let record = self.records.get_mut(handle);
-        record.unlink();
-        let (active, deadline) = (record.is(ReservationState::Active), record.deadline);
-        match active {
-            true if clock.is_due(deadline) => {
-                return Some(self.expire(cells, clock, retention_ms, handle));
-            }
-            true => self.link(cells, line, handle, cell, deadline.tick()),
-            false => self.settle(handle),
-        }
-        Some(1)
-    }
-
-    /// Expires the cell's due reservations until `asked` units are available; `false` if there are
-    /// not enough of them.
-    #[cold]
-    pub fn reclaim(
-        &mut self,
-        cells: &mut CellWriter,
-        clock: &HoldClock,
-        retention_ms: u64,
-        cell: u32,
-        asked: i64,
-    ) -> bool {
-        let mut tick = cells.get(cell).earliest_due.max(self.wheel.front());
-        let first_not_due = clock.first_not_due();
-        while tick < first_not_due {
-            // After a night's outage there are millions of ticks in which nothing falls due: they
-            // are passed over in the ring, not looked up one by one.
-            tick = Tick(self.wheel.ring.first_from(tick.0, first_not_due.0));
-            if tick == first_not_due {
-                break;
-            }
-            if let Some(group) = self.wheel.find(cell, tick) {
-                while self.pop_due(cells, clock, retention_ms, group).is_some() {
-                    if cells.get(cell).available() >= asked {
-                        cells.update(cell, |cell| cell.earliest_due = tick);
-                        return true;
-                    }
-                }
-            }
-            tick = tick.next();
-        }
-        // Nothing due is left: say so to the readers who refuse without the log.
-        let limit = Tick(first_not_due.0 + LOOK_AHEAD_TICKS);
-        while tick < limit && self.wheel.find(cell, tick).is_none() {
-            tick = tick.next();
-        }
-        cells.update(cell, |cell| cell.earliest_due = tick);
-        false
-    }
-
-    /// Starts fetching what [`Holds::pop_due`] needs for a group and those after it; returns how many
-    /// groups that is.
-    pub fn prefetch_due(&self, cells: &CellWriter, group: u32) -> usize {
-        let (mut at, mut count) = (group, 0);
-        while at != NIL && count < SWEEP_AHEAD {
-            let group = self.wheel.groups.get(at);
-            if let Some(LineAt::First(record)) = group.head.at() {
-                self.records.prefetch(record);
-            }
-            self.wheel.prefetch(group.cell, group.tick);
-            cells.prefetch(group.cell);
-            at = group.next;
-            count += 1;
-        }
-        count
-    }
-
-    /// Forgets records in chains before `limit`, as many as `budget` has lines for, and returns what
-    /// is left of it. The last one may have more lines than that.
-    pub fn forget_before(&mut self, limit: u64, mut budget: u32) -> u32 {
-        loop {
-            self.forget.skip_empty(limit);
-            let front = self.forget.front();
-            if budget == 0 || front >= limit {
-                return budget;
-            }
-            // The rest of the bucket's chains, side by side.
-            let end = (front / FORGET_CHAINS + 1) * FORGET_CHAINS;
-            let heads = (front..end).map(|chain| self.forget.head(chain));
-            for head in heads.clone().filter(|head| *head != NIL) {
-                self.records.prefetch(head);
-            }
-            for head in heads.filter(|head| *head != NIL) {
-                self.ids.prefetch(self.hash(&self.records.get(head).id.0));
-            }
-            for chain in front..end {
-                let head = self.forget.head(chain);
-                if head != NIL && budget > 0 {
-                    let record = self.records.get(head);
-                    budget = budget.saturating_sub(record.lines().max(1));
-                    let next = record.next;
-                    self.forget.replace(chain, next);
-                    self.free(head);
-                }
-            }
-        }
+        *counter = counter.checked_add_signed(by).expect("a counted reservation was counted");
     }
 
     /// Frees an ended record and its lines.
-    fn free(&mut self, handle: u32) {
+    pub fn free(&mut self, handle: u32) {
         let record = *self.records.get(handle);
         assert!(record.is_terminal() && record.linked() == 0, "only ended records are forgotten");
         let mut extra = record.more;
@@ -340,18 +218,44 @@ impl Holds {
             self.lines.remove(extra);
             extra = next;
         }
-        self.ids.remove(self.hash(&record.id.0), handle);
+        if record.is_annexed() {
+            let annex = self.annexes.find(handle).expect("an annexed record has an annex");
+            self.annexes.remove(annex);
+        }
+        if record.standing() != Some(Standing::Ghost) {
+            self.ids.remove(self.hash(&record.id.0), handle);
+        }
         self.records.remove(handle);
+    }
+
+    /// Notes changes from now on, so that they can be undone.
+    pub fn begin_journal(&mut self) {
+        self.records.begin_journal();
+        self.lines.begin_journal();
+        self.ids.begin_journal();
+        self.forget.begin_journal();
+        self.wheel.begin_journal();
+        self.annexes.begin_journal();
+    }
+
+    /// Ends the journal: undoes what it has noted, or keeps it.
+    pub fn end_journal(&mut self, undo: bool) {
+        self.records.end_journal(undo);
+        self.lines.end_journal(undo);
+        self.ids.end_journal(undo);
+        self.forget.end_journal(undo);
+        self.wheel.end_journal(undo);
+        self.annexes.end_journal(undo);
     }
 
     /// Bytes of memory held.
     pub fn bytes(&self) -> u64 {
-        let slabs = self.records.bytes() + self.lines.bytes();
+        let slabs = self.records.bytes() + self.lines.bytes() + self.annexes.bytes();
         slabs + self.wheel.bytes() + self.forget.bytes() + self.ids.bytes()
     }
 
     /// Puts an ended record that no group holds any more into its retention bucket.
-    fn settle(&mut self, handle: u32) {
+    pub fn settle(&mut self, handle: u32) {
         let record = self.records.get(handle);
         if !record.is_terminal() || record.linked() > 0 {
             return;
@@ -364,7 +268,14 @@ impl Holds {
     }
 
     #[inline]
-    fn link(&mut self, cells: &mut CellWriter, line: LineRef, record: u32, cell: u32, tick: Tick) {
+    pub fn link(
+        &mut self,
+        cells: &mut CellWriter,
+        line: LineRef,
+        record: u32,
+        cell: u32,
+        tick: Tick,
+    ) {
         let next = self.wheel.push(cell, tick, line).0;
         self.records.get_mut(record).link();
         match line.at() {
@@ -373,27 +284,9 @@ impl Holds {
         }
         cells.lower_earliest_due(cell, tick);
     }
-
-    #[inline]
-    fn change_lines(
-        &mut self,
-        cells: &mut CellWriter,
-        handle: u32,
-        change: impl Fn(&mut super::cells::Cell, i64),
-    ) {
-        let record = self.records.get(handle);
-        assert!(record.is(ReservationState::Active), "only an active reservation changes state");
-        cells.update(record.cell, |cell| change(cell, i64::from(record.quantity)));
-        let mut extra = record.more;
-        while extra != NIL {
-            let line = self.lines.get(extra);
-            cells.update(line.cell, |cell| change(cell, i64::from(line.quantity)));
-            extra = line.more;
-        }
-    }
 }
 
-/// A record that stands for an ended thing from the first: a fence or a stock write.
+/// A record without lines: a fence, a stock write, a count, a transfer.
 pub(super) fn trace(id: ReservationId, standing: Standing, forget: HoldMillis) -> Record {
     Record { forget, ..Record::new(id, standing) }
 }

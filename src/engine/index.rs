@@ -22,6 +22,13 @@ const SLOTS_MIN: usize = 16;
 /// See the module.
 pub(super) struct Index {
     partitions: Vec<Partition>,
+    /// Changes in order, if somebody may want to undo them.
+    journal: Option<Vec<Change>>,
+}
+
+enum Change {
+    Inserted(u64, u32),
+    Removed(u64, u32),
 }
 
 struct Partition {
@@ -33,7 +40,7 @@ impl Index {
     /// An empty index.
     pub fn new() -> Self {
         let empty = || Partition { slots: vec![0; SLOTS_MIN].into_boxed_slice(), count: 0 };
-        Self { partitions: (0..PARTITIONS).map(|_| empty()).collect() }
+        Self { partitions: (0..PARTITIONS).map(|_| empty()).collect(), journal: None }
     }
 
     /// Starts fetching the slot where a search for `hash` begins.
@@ -65,6 +72,9 @@ impl Index {
     /// Adds an entry. The caller has made sure that it is not there.
     #[inline]
     pub fn insert(&mut self, hash: u64, handle: u32) {
+        if let Some(journal) = &mut self.journal {
+            journal.push(Change::Inserted(hash, handle));
+        }
         let partition = &mut self.partitions[partition_of(hash)];
         // Past 3/4 full, probes for absent ids grow quickly.
         if (partition.count + 1) * 4 > partition.slots.len() * 3 {
@@ -80,6 +90,9 @@ impl Index {
     /// It is not there.
     #[inline]
     pub fn remove(&mut self, hash: u64, handle: u32) {
+        if let Some(journal) = &mut self.journal {
+            journal.push(Change::Removed(hash, handle));
+        }
         let partition = &mut self.partitions[partition_of(hash)];
         let mask = partition.slots.len() - 1;
         let wanted = slot_of(hash, handle);
@@ -104,6 +117,22 @@ impl Index {
             }
         }
         partition.slots[hole] = 0;
+    }
+
+    /// Notes changes from now on, so that they can be undone.
+    pub fn begin_journal(&mut self) {
+        self.journal = Some(Vec::new());
+    }
+
+    /// Ends the journal: undoes what it has noted, or keeps it.
+    pub fn end_journal(&mut self, undo: bool) {
+        let journal = self.journal.take().filter(|_| undo).unwrap_or_default();
+        for change in journal.into_iter().rev() {
+            match change {
+                Change::Inserted(hash, handle) => self.remove(hash, handle),
+                Change::Removed(hash, handle) => self.insert(hash, handle),
+            }
+        }
     }
 
     /// Bytes of memory held.

@@ -1,29 +1,34 @@
-//! CONFIRM, RELEASE, EXTEND: what may become of a reservation.
+//! What may become of a reservation as a whole: CONFIRM, RELEASE, EXTEND, PIN.
 //!
 //! ```text
 //!             CONFIRM (LATE inside the grace)
-//!   ACTIVE ──────────────────────────────────▶ CONFIRMED
-//!     │ ▲└─ EXTEND: deadline = max(deadline, now + ttl), within the longest life
+//!   ACTIVE ──────────────────────────────────▶ CONFIRMED ── FULFIL ──▶ FULFILLED
+//!     │ ▲└─ EXTEND, PIN: a later deadline          └─────── CANCEL ──▶ CANCELLED
 //!     │ └── RESERVE grants
 //!     ├──────── RELEASE ─────────▶ RELEASED
 //!     └── due ─────────────────▶ EXPIRED        unknown ── RELEASE ──▶ FENCED
 //! ```
 //!
+//! What moves in part, and what CANCEL and FULFIL do, is in parts.rs.
+//!
 //! When `not_after` has passed, what was done before is still answered with REPLAY; anything else is
 //! DEADLINE_PASSED and changes nothing.
 
-use crate::protocol::{Code, ReservationId, ReservationState};
+use crate::protocol::limits::{PIN_MS_MAX, TTL_MS_MIN};
+use crate::protocol::{Code, Opcode, ReservationId, ReservationState};
 
 use super::holds::trace;
 use super::outcomes::{Outcomes, put_millis};
+use super::parts::Asked;
 use super::record::Standing;
 use super::reserve::ttl_checked;
+use super::shares::Place;
 use super::state::StockState;
 use super::time::HoldMillis;
 
 impl StockState {
-    /// The reservation and its state; `Err`: there is none, which has been said.
-    fn reservation(
+    /// The reservation and its state; `None`: there is none, which has been said.
+    pub(super) fn reservation(
         &mut self,
         id: &ReservationId,
         hash: u64,
@@ -44,57 +49,51 @@ impl StockState {
         None
     }
 
-    pub(super) fn confirm(
-        &mut self,
-        id: ReservationId,
-        hash: u64,
-        late: bool,
-        out: &mut Outcomes<'_>,
-    ) {
-        use ReservationState::{Active, Confirmed, Expired, Fenced, Released};
-        let Some((handle, state)) = self.reservation(&id, hash, late, out) else { return };
+    /// CONFIRM: the common case is that all of it is confirmed in time.
+    #[inline]
+    pub(super) fn confirm(&mut self, asked: &Asked<'_>, out: &mut Outcomes<'_>) {
+        use ReservationState::{Active, Confirmed};
+        let found = self.reservation(&asked.id, asked.hash, asked.late, out);
+        let Some((handle, state)) = found else { return };
+        if !asked.parts.is_whole() || self.holds.records.get(handle).is_annexed() {
+            return self.shift(Opcode::Confirm, handle, state, asked, out);
+        }
         match state {
             Confirmed => out.state(Code::REPLAY, state),
-            _ if late => out.state(Code::DEADLINE_PASSED, state),
-            Expired => out.state(Code::HOLD_EXPIRED, state),
-            Released | Fenced => out.state(Code::HOLD_RELEASED, state),
-            Active => {
+            Active if !asked.late => {
                 let in_grace = self.clock.is_late(self.holds.records.get(handle).deadline);
-                self.holds.confirm(&mut self.cells, handle);
+                let (forget, from) = (HoldMillis(0), [Place::Reserved]);
+                self.holds.shift_whole(&mut self.cells, handle, &from, Place::Committed, forget);
                 out.state(if in_grace { Code::OK_LATE } else { Code::OK }, Confirmed);
             }
+            _ => self.shift(Opcode::Confirm, handle, state, asked, out),
         }
     }
 
-    pub(super) fn release(
-        &mut self,
-        id: ReservationId,
-        hash: u64,
-        late: bool,
-        out: &mut Outcomes<'_>,
-    ) {
-        use ReservationState::{Active, Confirmed, Expired, Fenced, Released};
-        let Some(handle) = self.look_up(&id, hash) else { return self.fence(id, hash, late, out) };
-        let Some(Standing::Reservation(state)) = self.holds.records.get(handle).standing() else {
-            return out.plain(if late { Code::DEADLINE_PASSED } else { Code::ID_REUSED }, 0);
-        };
-        match state {
-            Released | Fenced => out.state(Code::REPLAY, state),
-            _ if late => out.state(Code::DEADLINE_PASSED, state),
-            Expired => out.state(Code::OK, state),
-            Confirmed => out.state(Code::HOLD_CONFIRMED, state),
-            Active => {
-                let forget = HoldMillis(self.clock.hold().0 + self.config.retention_ms);
-                self.holds.end(&mut self.cells, handle, Released, forget);
-                out.state(Code::OK, Released);
-            }
+    /// RELEASE: the common case is that all of it is given back.
+    #[inline]
+    pub(super) fn release(&mut self, asked: &Asked<'_>, out: &mut Outcomes<'_>) {
+        use ReservationState::{Active, Released};
+        if asked.parts.is_whole() && self.look_up(&asked.id, asked.hash).is_none() {
+            return self.fence(asked, out);
         }
+        let found = self.reservation(&asked.id, asked.hash, asked.late, out);
+        let Some((handle, state)) = found else { return };
+        let annexed = self.holds.records.get(handle).is_annexed();
+        if state != Active || asked.late || annexed || !asked.parts.is_whole() {
+            return self.shift(Opcode::Release, handle, state, asked, out);
+        }
+        let forget = HoldMillis(self.clock.hold().0 + self.config.retention_ms);
+        let from = [Place::Reserved];
+        self.holds.shift_whole(&mut self.cells, handle, &from, Place::Released, forget);
+        out.state(Code::OK, Released);
     }
 
     /// The release came before the reserve: see to it that the reserve never takes effect.
     #[cold]
-    fn fence(&mut self, id: ReservationId, hash: u64, late: bool, out: &mut Outcomes<'_>) {
-        if late {
+    fn fence(&mut self, asked: &Asked<'_>, out: &mut Outcomes<'_>) {
+        let id = asked.id;
+        if asked.late {
             return out.plain(Code::DEADLINE_PASSED, 0);
         }
         if let Err(code) = self.check_new_id(&id) {
@@ -103,7 +102,7 @@ impl StockState {
         let standing = Standing::Reservation(ReservationState::Fenced);
         let mut record = trace(id, standing, self.forget_from_now(&id));
         record.created_ms = self.clock.now.as_millis();
-        self.holds.insert(&mut self.cells, record, hash, &[]);
+        self.holds.insert(&mut self.cells, record, asked.hash, &[]);
         out.state(Code::OK, ReservationState::Fenced);
     }
 
@@ -115,33 +114,61 @@ impl StockState {
         late: bool,
         out: &mut Outcomes<'_>,
     ) {
-        use ReservationState::{Active, Confirmed, Expired, Fenced, Released};
         let ttl = ttl_checked(ttl_ms);
-        // The ttl comes before the state in the order of refusals, but after the id's age.
-        let known = self.look_up(&id, hash).is_some();
-        if !late && ttl.is_none() && (known || !self.is_too_old(&id)) {
-            return out.plain(Code::TTL_RANGE, 0);
-        }
-        let Some((handle, state)) = self.reservation(&id, hash, late, out) else { return };
-        match state {
-            _ if late => out.state(Code::DEADLINE_PASSED, state),
-            Confirmed => out.state(Code::HOLD_CONFIRMED, state),
-            Expired => out.state(Code::HOLD_EXPIRED, state),
-            Released | Fenced => out.state(Code::HOLD_RELEASED, state),
-            Active => self.extend_active(handle, ttl.unwrap_or_default(), out),
-        }
-    }
-
-    /// The lines stay in their group; whoever walks it moves them on.
-    fn extend_active(&mut self, handle: u32, ttl: u64, out: &mut Outcomes<'_>) {
+        let Some(handle) = self.still_active(id, hash, late, ttl.is_some(), out) else { return };
         let record = self.holds.records.get(handle);
-        let wanted = self.clock.deadline_after(ttl);
+        let wanted = self.clock.deadline_after(ttl.unwrap_or_default());
         let life_end = self.clock.unreal(record.created_ms + self.config.max_life_ms).round_up();
         let deadline = record.deadline.max(wanted.min(life_end));
         if wanted > life_end && deadline == record.deadline {
             return out.state(Code::MAX_LIFE, ReservationState::Active);
         }
-        if deadline != record.deadline {
+        self.move_deadline(handle, deadline, out);
+    }
+
+    pub(super) fn pin(
+        &mut self,
+        id: ReservationId,
+        hash: u64,
+        ttl_ms: u32,
+        late: bool,
+        out: &mut Outcomes<'_>,
+    ) {
+        let in_range = (TTL_MS_MIN..=PIN_MS_MAX).contains(&ttl_ms);
+        let Some(handle) = self.still_active(id, hash, late, in_range, out) else { return };
+        let record = self.holds.records.get_mut(handle);
+        record.pin();
+        let deadline = record.deadline.max(self.clock.deadline_after(u64::from(ttl_ms)));
+        self.move_deadline(handle, deadline, out);
+    }
+
+    /// The reservation, if its deadline can be moved; `None`: it cannot, which has been said.
+    fn still_active(
+        &mut self,
+        id: ReservationId,
+        hash: u64,
+        late: bool,
+        ttl_in_range: bool,
+        out: &mut Outcomes<'_>,
+    ) -> Option<u32> {
+        // The ttl comes before the state in the order of refusals, but after the id's age.
+        let known = self.look_up(&id, hash).is_some();
+        if !late && !ttl_in_range && (known || !self.is_too_old(&id)) {
+            out.plain(Code::TTL_RANGE, 0);
+            return None;
+        }
+        let (handle, state) = self.reservation(&id, hash, late, out)?;
+        match refusal_if_not_active(state) {
+            _ if late => out.state(Code::DEADLINE_PASSED, state),
+            Some(code) => out.state(code, state),
+            None => return Some(handle),
+        }
+        None
+    }
+
+    /// The lines stay in their group; whoever walks it moves them on.
+    fn move_deadline(&mut self, handle: u32, deadline: HoldMillis, out: &mut Outcomes<'_>) {
+        if deadline != self.holds.records.get(handle).deadline {
             self.holds.records.get_mut(handle).deadline = deadline;
         }
         let real = self.clock.real(deadline);
@@ -152,5 +179,16 @@ impl StockState {
     pub(super) fn forget_from_now(&self, id: &ReservationId) -> HoldMillis {
         let from = self.clock.hold().max(self.clock.unreal(id.millis()));
         HoldMillis(from.0 + self.config.retention_ms)
+    }
+}
+
+/// Why a reservation in this state takes no other deadline and no other lines.
+pub(super) const fn refusal_if_not_active(state: ReservationState) -> Option<Code> {
+    use ReservationState::{Active, Cancelled, Confirmed, Expired, Fenced, Fulfilled, Released};
+    match state {
+        Active => None,
+        Confirmed | Fulfilled | Cancelled => Some(Code::HOLD_CONFIRMED),
+        Expired => Some(Code::HOLD_EXPIRED),
+        Released | Fenced => Some(Code::HOLD_RELEASED),
     }
 }

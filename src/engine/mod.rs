@@ -29,17 +29,24 @@
 //! Left out on purpose: clocks and timers (the caller stamps batches and proposes EXPIRE), admission
 //! control (the caller bounds [`Stats::records`]), threads.
 
+mod amend;
+mod annex;
 mod audit;
 pub mod batch;
+mod cell;
+mod cell_writer;
 mod cells;
+mod chain;
 mod chunked;
 mod cut;
+mod details;
 mod hash;
 mod holds;
 mod index;
 mod lifecycle;
 mod names;
 mod outcomes;
+mod parts;
 mod prefetch;
 mod reader;
 mod record;
@@ -48,11 +55,14 @@ mod restore;
 mod ring;
 mod seqlock;
 mod shared_index;
+mod shares;
 mod slab;
 mod snapshot;
 mod state;
 mod stock;
+mod sweep;
 mod time;
+mod transfer;
 mod wheel;
 
 /// What `seqlock` and `shared_index` are made of; `races/` puts loom's in its place.

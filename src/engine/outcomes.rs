@@ -5,13 +5,43 @@ use bytes::{BufMut, BytesMut};
 use crate::protocol::{Code, OutcomeHeader, ReservationState, begin_outcome, finish_outcome};
 
 /// A sink for outcomes, one per operation.
-pub(super) struct Outcomes<'a>(pub Option<&'a mut BytesMut>);
+pub(super) struct Outcomes<'a> {
+    out: Option<&'a mut BytesMut>,
+    last: Code,
+}
 
-impl Outcomes<'_> {
+impl<'a> Outcomes<'a> {
+    /// Into a buffer, or nowhere.
+    pub fn new(out: Option<&'a mut BytesMut>) -> Self {
+        Self { out, last: Code::OK }
+    }
+
+    /// What the last outcome said.
+    pub fn last(&self) -> Code {
+        self.last
+    }
+
+    /// Bytes so far.
+    pub fn len(&self) -> usize {
+        self.out.as_ref().map_or(0, |out| out.len())
+    }
+
+    /// The last outcome, which begins at `last`, fails those before it, from `start` on.
+    pub fn fail_before(&mut self, start: usize, count: u32, last: usize) {
+        let Some(out) = &mut self.out else { return };
+        let failure = out.split_off(last);
+        out.truncate(start);
+        for _ in 0..count {
+            begin_outcome(out, OutcomeHeader { code: Code::LINKED_FAILED, detail: 0 });
+        }
+        out.extend_from_slice(&failure);
+    }
+
     /// An outcome without a body.
     #[inline]
     pub fn plain(&mut self, code: Code, detail: u16) {
-        if let Some(out) = &mut self.0 {
+        self.last = code;
+        if let Some(out) = &mut self.out {
             begin_outcome(out, OutcomeHeader { code, detail });
         }
     }
@@ -25,7 +55,8 @@ impl Outcomes<'_> {
     /// An outcome whose body `put` writes; it is not called when nobody waits.
     #[inline]
     pub fn body(&mut self, code: Code, detail: u16, put: impl FnOnce(&mut BytesMut)) {
-        if let Some(out) = &mut self.0 {
+        self.last = code;
+        if let Some(out) = &mut self.out {
             body(out, code, detail, put);
         }
     }

@@ -5,19 +5,22 @@ use std::sync::Arc;
 use bytes::{BufMut, BytesMut};
 
 use crate::protocol::{
-    CellCounters, CellHandle, CellRef, Code, LineFault, Lines, OutcomeHeader, Refs, ReservationId,
-    ReservationState, ShortLine, SkuTotal, begin_outcome,
+    CellCounters, CellDetails, CellHandle, CellRef, Code, LineFault, LineShares, Lines, OpId,
+    OutcomeHeader, Refs, ReservationId, ReservationState, ShortLine, SkuTotal, begin_outcome,
 };
 use crate::world::UnixMicros;
 
-use super::cells::{Cell, CellTable, Missing};
+use super::cell::Cell;
+use super::cells::{CellTable, Missing};
 use super::holds::HeldLine;
 use super::names::SkuId;
-use super::outcomes::{body, put_millis};
+use super::outcomes::{Outcomes, body, put_millis};
 use super::record::Standing;
 use super::reserve::Demands;
+use super::shares::{LineSums, Place, state_of};
 use super::state::StockState;
 use super::time::{is_from_future, is_too_old};
+use super::transfer::put_transfer;
 
 /// Most cells on one page of READ_SKU, of at most 73 bytes each: nobody waits longer for such a read
 /// than for a burst of writes.
@@ -46,6 +49,11 @@ impl CellReader {
         self.table.read(cell.0).map(|cell| cell.counters())
     }
 
+    /// All about the cell, all of one moment, or `None` for a handle never given out.
+    pub fn details(&self, cell: CellHandle) -> Option<CellDetails> {
+        self.table.read_details(cell.0)
+    }
+
     /// How many cells there are.
     pub fn count(&self) -> u32 {
         self.table.count()
@@ -53,12 +61,18 @@ impl CellReader {
 
     /// Refuses a reserve that could not be granted at the log time `now` whatever is reclaimed:
     /// appends the NO_STOCK outcome and returns true. Returns false, and appends nothing, if there
-    /// may be enough, if a short cell may have due units that nobody has noticed, and if a line
-    /// names no cell: then the log decides.
+    /// may be enough, if a short cell may have due units that nobody has noticed, if a cell takes no
+    /// holds, and if a line names no cell: then the log decides.
     ///
     /// It judges stock alone: a request whose id may be known (a retry) or is not
     /// [accepted](Self::accepts_id) must go through the log.
-    pub fn refuse_if_short(&self, lines: &Lines<'_>, now: UnixMicros, out: &mut BytesMut) -> bool {
+    pub fn refuse_if_short(
+        &self,
+        lines: &Lines<'_>,
+        commit: bool,
+        now: UnixMicros,
+        out: &mut BytesMut,
+    ) -> bool {
         // Before the counters are read: what was swept by then is in them.
         let swept = self.table.swept_before();
         let first_not_due = self.table.clock(now, self.grace_ms).first_not_due();
@@ -71,7 +85,8 @@ impl CellReader {
         if count == 1 {
             let Some(Some(line)) = lines.next() else { return false };
             let Some(cell) = self.table.read(line.cell) else { return false };
-            if cell.available() >= i64::from(line.quantity) || !is_final(&cell) {
+            let enough = cell.grantable() >= i64::from(line.quantity);
+            if enough || !is_final(&cell) || !cell.is_open(commit) {
                 return false;
             }
             let available = cell.available();
@@ -86,13 +101,16 @@ impl CellReader {
         let mut shorts = Vec::new();
         for demand in &demands.sums {
             let Some(cell) = self.table.read(demand.cell) else { return false };
-            let available = cell.available();
-            if available >= demand.asked as i64 {
+            if !cell.is_open(commit) {
+                return false;
+            }
+            if cell.grantable() >= demand.asked as i64 {
                 continue;
             }
             if !is_final(&cell) {
                 return false;
             }
+            let available = cell.available();
             let (line, asked) = (demand.line, demand.asked);
             shorts.push(ShortLine { line, cell: CellHandle(demand.cell), asked, available });
         }
@@ -118,15 +136,26 @@ impl CellReader {
                 match found.and_then(|cell| Some((cell, self.table.read(cell)?))) {
                     Some((cell, value)) => put_cell(out, cell, &value),
                     None => {
-                        let named = match cell {
-                            CellRef::Handle(handle) => handle.0,
-                            CellRef::Name { .. } => u32::MAX,
-                        };
-                        out.put_u32_le(named);
+                        out.put_u32_le(missing_handle(cell));
                         out.put_u32_le(0);
                         CellCounters::default().encode(out);
                     }
                 }
+            }
+        });
+    }
+
+    /// Appends the outcome of READ_DETAILS. Cells that are not there are marked as not found.
+    pub fn read_details(&self, cells: &Refs<'_>, out: &mut BytesMut) {
+        body(out, Code::OK, 0, |out| {
+            for cell in cells.iter() {
+                let found = self.table.resolve(cell).ok();
+                let found = found.and_then(|cell| Some((cell, self.table.read_details(cell)?)));
+                let missing = || (missing_handle(cell), CellDetails::default());
+                let (handle, details) = found.unwrap_or_else(missing);
+                out.put_u32_le(handle);
+                out.put_u32_le(u32::from(found.is_some()));
+                details.encode(out);
             }
         });
     }
@@ -188,19 +217,85 @@ impl StockState {
         self.cells().read_sku(sku, after, out);
     }
 
+    /// Appends the outcome of READ_LINES.
+    pub fn read_lines(&self, id: ReservationId, out: &mut BytesMut) {
+        let found = self.holds.find(&id, self.holds.hash(&id.0));
+        let present = found.and_then(|handle| Some((handle, self.present_state(handle)?)));
+        let Some((handle, state)) = present else {
+            return body(out, Code::NOT_FOUND, 0, |_| ());
+        };
+        let record = self.holds.records.get(handle);
+        body(out, Code::OK, state as u16, |out| {
+            put_millis(out, crate::protocol::UnixMillis(record.created_ms));
+            let has_deadline = state != ReservationState::Fenced;
+            let deadline = has_deadline.then(|| self.clock.real(record.deadline));
+            put_millis(out, deadline.unwrap_or_default());
+            let pinned = record.is_pinned() && state == ReservationState::Active;
+            out.put_u32_le(u32::from(pinned));
+            out.put_u32_le(record.lines());
+            for (line, units) in self.present_shares(handle) {
+                out.put_u32_le(line.cell);
+                units.encode(out);
+            }
+        });
+    }
+
+    /// Appends the outcome of READ_TRANSFER.
+    pub fn read_transfer(&self, transfer: OpId, out: &mut BytesMut) {
+        let id = ReservationId(transfer.0);
+        let found = self.holds.find(&id, self.holds.hash(&id.0));
+        let record = found.map(|handle| self.holds.records.get(handle));
+        match record.and_then(|record| Some((record, record.standing()?))) {
+            Some((record, standing @ Standing::Transfer(state)))
+                if !standing.is_terminal() || self.clock.hold() < record.forget =>
+            {
+                put_transfer(Code::OK, state, &record.transfer(), &mut Outcomes::new(Some(out)));
+            }
+            _ => body(out, Code::NOT_FOUND, 0, |_| ()),
+        }
+    }
+
+    /// Whether the deadline has passed that nobody has noticed.
+    fn is_unnoticed(&self, handle: u32) -> bool {
+        let record = self.holds.records.get(handle);
+        record.is(ReservationState::Active) && self.clock.is_due(record.deadline)
+    }
+
+    /// What a look-up would find of each line.
+    fn present_shares(&self, handle: u32) -> Vec<(HeldLine, LineShares)> {
+        let mut lines = self.holds.shares(handle);
+        if self.is_unnoticed(handle) {
+            for (_, units) in &mut lines {
+                let due = std::mem::take(Place::Reserved.in_line(units));
+                *Place::Expired.in_line(units) += due;
+            }
+        }
+        lines
+    }
+
     /// The state as a look-up would leave it; `None`: forgotten, or not a reservation.
     fn present_state(&self, handle: u32) -> Option<ReservationState> {
         let record = self.holds.records.get(handle);
         let Some(Standing::Reservation(state)) = record.standing() else { return None };
-        let (state, forget) = match state {
-            ReservationState::Active if self.clock.is_due(record.deadline) => {
+        let (state, forget) = match self.is_unnoticed(handle) {
+            true => {
+                let lines = self.present_shares(handle).into_iter();
                 let due = self.clock.due(record.deadline).0 + self.config.retention_ms;
-                (ReservationState::Expired, record.forget.0.max(due))
+                let state = state_of(&LineSums::over(lines.map(|(_, units)| units)));
+                (state, record.forget.0.max(due))
             }
-            state => (state, record.forget.0),
+            false => (state, record.forget.0),
         };
-        let over = !matches!(state, ReservationState::Active | ReservationState::Confirmed);
+        let over = Standing::Reservation(state).is_terminal();
         (!over || self.clock.hold().0 < forget).then_some(state)
+    }
+}
+
+/// How a reply names a cell that is not there: by the handle that was asked for, if it was one.
+const fn missing_handle(cell: CellRef<'_>) -> u32 {
+    match cell {
+        CellRef::Handle(handle) => handle.0,
+        CellRef::Name { .. } => u32::MAX,
     }
 }
 

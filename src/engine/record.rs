@@ -9,17 +9,22 @@
 //! 32  8 forget    ms, hold clock                12 4 more: next line    16 4 next group of the tick
 //! 40  4 fingerprint of the request              16 4 next in its group  20 4 0
 //! 44  4 meta: state 4 | lines 12 | linked 12    20 4 0
+//!       | annexed 1 | pinned 1 | truth 1 | 0
 //! 48  4 cell      ┐ the first line
 //! 52  4 quantity  ┘
 //! 56  4 more: the second line, in the line slab
 //! 60  4 next: in its group while linked, else in its retention bucket, else free chain
 //! ```
 //!
+//! A stock write has no lines. Its `cell` is where it was; a count keeps what was on hand in `deadline` and
+//! the cell's epoch in `quantity`; a transfer keeps `to` in `cell`, what was shipped in `quantity`, `from` and
+//! what was received in the halves of `deadline`, what came damaged in `fingerprint`.
+//!
 //! `linked` counts the lines that are still in a group. A line stays in its group when the
 //! reservation is confirmed, released or extended; whoever walks the group drops or moves it. Until
 //! then the record is not freed.
 
-use crate::protocol::{ReservationId, ReservationState};
+use crate::protocol::{CellHandle, ReservationId, ReservationState, Transfer, TransferState};
 
 use super::ring::NIL;
 use super::slab::Entry;
@@ -28,25 +33,50 @@ use super::time::{HoldMillis, Tick};
 /// What a record stands for.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Standing {
+    /// A count that has begun; the record is its token.
+    Count,
+    /// What is left of a reservation whose lines were replaced, until no group holds them any more.
+    /// Its id leads to its successor.
+    Ghost,
     /// A stock write that was done; the record is its idempotency key.
     Op,
     /// A reservation.
     Reservation(ReservationState),
+    /// Units on their way to another cell.
+    Transfer(TransferState),
 }
 
 impl Standing {
     const fn to_bits(self) -> u32 {
         match self {
             Self::Reservation(state) => state as u32,
-            Self::Op => 6,
+            Self::Transfer(TransferState::Open) => 9,
+            Self::Transfer(TransferState::Received) => 10,
+            Self::Transfer(TransferState::Closed) => 11,
+            Self::Transfer(TransferState::Cancelled) => 12,
+            Self::Ghost => 13,
+            Self::Count => 14,
+            Self::Op => 15,
         }
     }
 
     fn from_bits(bits: u32) -> Option<Self> {
-        match bits {
-            6 => Some(Self::Op),
-            _ => ReservationState::from_detail(bits as u16).map(Self::Reservation),
-        }
+        Some(match bits {
+            9 => Self::Transfer(TransferState::Open),
+            10 => Self::Transfer(TransferState::Received),
+            11 => Self::Transfer(TransferState::Closed),
+            12 => Self::Transfer(TransferState::Cancelled),
+            13 => Self::Ghost,
+            14 => Self::Count,
+            15 => Self::Op,
+            _ => Self::Reservation(ReservationState::from_detail(bits as u16)?),
+        })
+    }
+
+    /// It is over and waits to be forgotten.
+    pub const fn is_terminal(self) -> bool {
+        use ReservationState::{Active, Confirmed};
+        !matches!(self, Self::Reservation(Active | Confirmed) | Self::Transfer(TransferState::Open))
     }
 }
 
@@ -74,6 +104,11 @@ const STATE_MASK: u32 = 0xf;
 const LINES_SHIFT: u32 = 4;
 const LINKED_SHIFT: u32 = 16;
 const COUNT_MASK: u32 = 0xfff;
+const ANNEXED: u32 = 1 << 28;
+const PINNED: u32 = 1 << 29;
+const TRUTH: u32 = 1 << 30;
+/// A record's bits that never change with its lines.
+const MARKS: u32 = ANNEXED | PINNED | TRUTH;
 
 impl Record {
     /// A record without lines.
@@ -95,14 +130,73 @@ impl Record {
 
     /// It is over and waits to be forgotten.
     pub fn is_terminal(&self) -> bool {
-        use ReservationState::{Active, Confirmed};
-        !matches!(self.standing(), None | Some(Standing::Reservation(Active | Confirmed)))
+        self.standing().is_some_and(Standing::is_terminal)
     }
 
     /// Changes the state.
     #[inline]
     pub fn set_state(&mut self, state: ReservationState) {
-        self.meta = self.meta & !STATE_MASK | state as u32;
+        self.set_standing(Standing::Reservation(state));
+    }
+
+    /// Changes what it stands for.
+    #[inline]
+    pub fn set_standing(&mut self, standing: Standing) {
+        self.meta = self.meta & !STATE_MASK | standing.to_bits();
+    }
+
+    /// There is more about it in an annex.
+    #[inline]
+    pub fn is_annexed(&self) -> bool {
+        self.meta & ANNEXED != 0
+    }
+
+    /// Says whether there is more about it in an annex.
+    pub fn set_annexed(&mut self, annexed: bool) {
+        self.meta = self.meta & !ANNEXED | if annexed { ANNEXED } else { 0 };
+    }
+
+    /// It was pinned.
+    pub fn is_pinned(&self) -> bool {
+        self.meta & PINNED != 0
+    }
+
+    /// It is pinned from now on.
+    pub fn pin(&mut self) {
+        self.meta |= PINNED;
+    }
+
+    /// The stock write was to be recorded whatever follows from it.
+    pub fn is_truth(&self) -> bool {
+        self.meta & TRUTH != 0
+    }
+
+    /// Says so.
+    pub fn set_truth(&mut self, truth: bool) {
+        self.meta = self.meta & !TRUTH | if truth { TRUTH } else { 0 };
+    }
+
+    /// What was on hand when a count began.
+    pub fn counted_from(&self) -> i64 {
+        self.deadline.0 as i64
+    }
+
+    /// A transfer as replies show it.
+    pub fn transfer(&self) -> Transfer {
+        Transfer {
+            from: CellHandle((self.deadline.0 >> 32) as u32),
+            to: CellHandle(self.cell),
+            shipped: self.quantity,
+            received: self.deadline.0 as u32,
+            damaged: self.fingerprint,
+        }
+    }
+
+    /// Stores a transfer as it stands.
+    pub fn set_transfer(&mut self, transfer: &Transfer) {
+        self.deadline = HoldMillis(u64::from(transfer.from.0) << 32 | u64::from(transfer.received));
+        (self.cell, self.quantity) = (transfer.to.0, transfer.shipped);
+        self.fingerprint = transfer.damaged;
     }
 
     /// How many lines it has: 0 for a fenced id and for a stock write.
@@ -119,7 +213,7 @@ impl Record {
 
     /// Sets the number of lines, none of them linked.
     pub fn set_lines(&mut self, count: u32) {
-        self.meta = self.meta & STATE_MASK | count << LINES_SHIFT;
+        self.meta = self.meta & (STATE_MASK | MARKS) | count << LINES_SHIFT;
     }
 
     /// One more line is in a group.
@@ -299,13 +393,13 @@ impl LineRef {
     }
 }
 
-fn put_words<const N: usize>(bytes: &mut [u8], words: [u32; N]) {
+pub(super) fn put_words<const N: usize>(bytes: &mut [u8], words: [u32; N]) {
     for (place, word) in bytes.chunks_exact_mut(4).zip(words) {
         place.copy_from_slice(&word.to_le_bytes());
     }
 }
 
-fn u32_at(bytes: &[u8], at: usize) -> u32 {
+pub(super) fn u32_at(bytes: &[u8], at: usize) -> u32 {
     u32::from_le_bytes(bytes[at..at + 4].try_into().expect("four bytes"))
 }
 

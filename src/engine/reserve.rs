@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! known id ─▶ REPLAY / ID_REUSED / HOLD_RELEASED
-//! unknown  ─▶ not_after ─▶ id's age ─▶ ttl ─▶ names ─▶ stock ─▶ grant
+//! unknown  ─▶ not_after ─▶ id's age ─▶ ttl ─▶ names ─▶ frozen ─▶ stock ─▶ range ─▶ grant
 //! ```
 //!
 //! A refusal leaves no trace of the id: it may be asked again and granted. It may leave due
@@ -15,6 +15,7 @@ use crate::protocol::{
     CellHandle, Code, LineFault, Lines, ReservationId, ReservationState, ShortLine,
 };
 
+use super::cell_writer::CellWriter;
 use super::cells::{CellTable, Missing};
 use super::hash::mix2;
 use super::holds::HeldLine;
@@ -26,9 +27,9 @@ use super::time::{HoldMillis, is_from_future, is_too_old};
 /// Buffers that are used again for every reserve.
 #[derive(Default)]
 pub(super) struct Scratch {
-    lines: Vec<HeldLine>,
-    demands: Demands,
-    shorts: Vec<ShortLine>,
+    pub lines: Vec<HeldLine>,
+    pub demands: Demands,
+    pub shorts: Vec<ShortLine>,
 }
 
 /// What a request asks of one cell: its lines on that cell, summed.
@@ -38,6 +39,8 @@ pub(super) struct Demand {
     pub line: u16,
     pub cell: u32,
     pub asked: u64,
+    /// Units of the cell that the reservation has already.
+    pub own: u64,
 }
 
 /// The demands of a request, each cell once, in the order of their first lines.
@@ -48,12 +51,20 @@ pub(super) struct Demands {
 
 impl Demands {
     /// Sums lines by cell.
+    #[inline]
     pub fn sum(&mut self, lines: impl Iterator<Item = HeldLine>) {
+        self.sum_of(lines.enumerate().map(|(line, held)| (line as u16, held)));
+    }
+
+    /// Sums some lines, which keep their numbers, by cell.
+    #[inline]
+    pub fn sum_of(&mut self, lines: impl Iterator<Item = (u16, HeldLine)>) {
         self.sums.clear();
-        self.sums.extend(lines.enumerate().map(|(line, held)| Demand {
-            line: line as u16,
+        self.sums.extend(lines.map(|(line, held)| Demand {
+            line,
             cell: held.cell,
             asked: u64::from(held.quantity),
+            own: 0,
         }));
         if self.sums.len() > 1 {
             self.sums.sort_unstable_by_key(|demand| (demand.cell, demand.line));
@@ -65,6 +76,16 @@ impl Demands {
             self.sums.sort_unstable_by_key(|demand| demand.line);
         }
     }
+}
+
+/// Why a demand is not met.
+pub(super) enum Unmet {
+    /// These cells take no holds.
+    Closed(Vec<u32>),
+    /// A sum would leave its range.
+    Overflow,
+    /// Too few units: see `Scratch::shorts`.
+    Short,
 }
 
 /// A ttl as asked for, or the default for 0.
@@ -88,12 +109,12 @@ impl StockState {
         hash: u64,
         ttl_ms: u32,
         lines: Lines<'_>,
-        late: bool,
+        (commit, late): (bool, bool),
         out: &mut Outcomes<'_>,
     ) {
         // Taken out so that the checks below may borrow the state; no allocation either way.
         let mut scratch = std::mem::take(&mut self.scratch);
-        self.reserve_with(&mut scratch, id, hash, ttl_ms, lines, late, out);
+        self.reserve_with(&mut scratch, id, hash, ttl_ms, lines, (commit, late), out);
         self.scratch = scratch;
     }
 
@@ -106,7 +127,7 @@ impl StockState {
         hash: u64,
         ttl_ms: u32,
         lines: Lines<'_>,
-        late: bool,
+        (commit, late): (bool, bool),
         out: &mut Outcomes<'_>,
     ) {
         if let Some(handle) = self.look_up(&id, hash) {
@@ -122,26 +143,29 @@ impl StockState {
         if let Err((line, missing)) = resolve(self.cells.table(), lines, &mut scratch.lines) {
             return refuse_names(self.cells.table(), lines, line, missing, out);
         }
-        if !self.check_stock(scratch) {
-            return refuse_stock(&scratch.shorts, out);
+        scratch.demands.sum(scratch.lines.iter().copied());
+        if let Err(unmet) = self.check_stock(scratch, commit) {
+            return refuse_unmet(&unmet, scratch, out);
         }
         // From here on the grant succeeds.
+        let state = if commit { ReservationState::Confirmed } else { ReservationState::Active };
         let record = Record {
             created_ms: self.clock.now.as_millis(),
             deadline: self.clock.deadline_after(ttl),
             forget: HoldMillis(self.clock.unreal(id.millis()).0 + self.config.retention_ms),
             fingerprint: fingerprint(&scratch.lines, ttl_ms),
-            ..Record::new(id, Standing::Reservation(ReservationState::Active))
+            ..Record::new(id, Standing::Reservation(state))
         };
         for line in &scratch.lines {
             self.cells.update(line.cell, |cell| {
-                cell.reserved += i64::from(line.quantity);
-                assert!(cell.available() >= 0, "a grant leaves no cell short");
+                *(if commit { &mut cell.committed } else { &mut cell.reserved }) +=
+                    i64::from(line.quantity);
+                assert!(cell.grantable() >= 0, "a grant leaves no cell short");
             });
         }
         self.holds.insert(&mut self.cells, record, hash, &scratch.lines);
         let deadline = self.clock.real(record.deadline);
-        out.body(Code::OK, ReservationState::Active as u16, |out| {
+        out.body(Code::OK, state as u16, |out| {
             put_millis(out, deadline);
             put_handles(out, lines, &scratch.lines);
         });
@@ -195,38 +219,79 @@ impl StockState {
         is_too_old(id.millis(), self.clock.now.as_millis(), self.config.retention_ms)
     }
 
-    /// Every cell has what is asked of it, if need be after its due reservations have expired. If
-    /// not, the short cells are in `scratch.shorts`.
+    /// Every cell has what is asked of it beyond what the reservation has there already, if need be
+    /// after its due reservations have expired.
+    ///
+    /// # Errors
+    /// Not so; short cells are in `scratch.shorts`.
     #[inline]
-    fn check_stock(&mut self, scratch: &mut Scratch) -> bool {
+    pub(super) fn check_stock(&mut self, scratch: &mut Scratch, commit: bool) -> Result<(), Unmet> {
         scratch.shorts.clear();
-        scratch.demands.sum(scratch.lines.iter().copied());
         let Self { holds, cells, clock, config, .. } = self;
+        let (mut open, mut in_range) = (true, true);
         for demand in &scratch.demands.sums {
-            let asked = demand.asked as i64;
-            let enough = cells.get(demand.cell).available() >= asked
-                || holds.reclaim(cells, clock, config.retention_ms, demand.cell, asked);
+            let more = demand.asked as i64 - demand.own as i64;
+            let cell = cells.get(demand.cell);
+            if more <= 0 {
+                continue;
+            }
+            open &= cell.is_open(commit);
+            in_range &= cells.room(demand.cell) >= more;
+            let enough = cell.grantable() >= more
+                || holds.reclaim(cells, clock, config.retention_ms, demand.cell, more);
             if !enough {
                 scratch.shorts.push(ShortLine {
                     line: demand.line,
                     cell: CellHandle(demand.cell),
                     asked: demand.asked,
-                    available: 0,
+                    available: demand.own as i64,
                 });
             }
         }
+        if !open {
+            return Err(Unmet::Closed(closed_cells(cells, &scratch.demands, commit)));
+        }
         // Reclaiming for a later line may have freed units of an earlier one: look once more.
         scratch.shorts.retain_mut(|short| {
-            short.available = cells.get(short.cell.0).available();
-            short.available < short.asked as i64
+            let cell = cells.get(short.cell.0);
+            let more = short.asked as i64 - short.available;
+            short.available += cell.available();
+            cell.grantable() < more
         });
-        scratch.shorts.is_empty()
+        match scratch.shorts.is_empty() {
+            false => Err(Unmet::Short),
+            true if in_range && scratch.demands.sums.len() == 1 => Ok(()),
+            true if fit_together(cells, &scratch.demands) => Ok(()),
+            true => Err(Unmet::Overflow),
+        }
     }
+}
+
+#[cold]
+fn closed_cells(cells: &CellWriter, demands: &Demands, commit: bool) -> Vec<u32> {
+    let closed =
+        |demand: &&Demand| demand.asked > demand.own && !cells.get(demand.cell).is_open(commit);
+    demands.sums.iter().filter(closed).map(|demand| demand.cell).collect()
+}
+
+/// No sum over a SKU leaves its range by all demands together. Cells of one SKU share its room.
+fn fit_together(cells: &CellWriter, demands: &Demands) -> bool {
+    let more = |demand: &Demand| demand.asked as i64 - demand.own as i64;
+    let all: i64 = demands.sums.iter().map(|demand| more(demand).max(0)).sum();
+    // A cart is small beside the range: only near its end must it be looked at closely.
+    demands.sums.iter().all(|demand| {
+        let room = cells.room(demand.cell);
+        room >= all || {
+            let sku = cells.sku(demand.cell);
+            let same = demands.sums.iter().filter(|other| cells.sku(other.cell) == sku);
+            room >= more(demand) && cells.room_of_sku(demand.cell) >= same.map(more).sum()
+        }
+    })
 }
 
 /// Finds the cells of all lines; the first line without one, if any.
 #[inline]
-fn resolve(
+pub(super) fn resolve(
     table: &CellTable,
     lines: Lines<'_>,
     resolved: &mut Vec<HeldLine>,
@@ -243,7 +308,7 @@ fn resolve(
 
 /// Names every line that has the same fault as the first faulty one.
 #[cold]
-fn refuse_names(
+pub(super) fn refuse_names(
     table: &CellTable,
     lines: Lines<'_>,
     first: u16,
@@ -259,12 +324,31 @@ fn refuse_names(
     });
 }
 
-fn refuse_stock(shorts: &[ShortLine], out: &mut Outcomes<'_>) {
+/// Says what is wrong with the lines of a reserve or an amend.
+#[cold]
+pub(super) fn refuse_unmet(unmet: &Unmet, scratch: &Scratch, out: &mut Outcomes<'_>) {
+    match unmet {
+        Unmet::Closed(cells) => {
+            let lines = (0..).zip(&scratch.lines).filter(|(_, line)| cells.contains(&line.cell));
+            refuse_closed(lines.map(|(line, _)| line), out);
+        }
+        Unmet::Overflow => out.plain(Code::OVERFLOW, 0),
+        Unmet::Short => refuse_stock(&scratch.shorts, out),
+    }
+}
+
+/// Names the lines on cells that take no holds.
+pub(super) fn refuse_closed(lines: impl Iterator<Item = u16> + Clone, out: &mut Outcomes<'_>) {
+    let first = lines.clone().next().unwrap_or_default();
+    out.body(Code::FROZEN, first, |out| lines.for_each(|line| LineFault { line }.encode(out)));
+}
+
+pub(super) fn refuse_stock(shorts: &[ShortLine], out: &mut Outcomes<'_>) {
     out.body(Code::NO_STOCK, 0, |out| shorts.iter().for_each(|short| short.encode(out)));
 }
 
 /// A request that named cells learns their handles.
-fn put_handles(out: &mut BytesMut, lines: Lines<'_>, resolved: &[HeldLine]) {
+pub(super) fn put_handles(out: &mut BytesMut, lines: Lines<'_>, resolved: &[HeldLine]) {
     if lines.is_named() {
         resolved.iter().for_each(|line| out.put_u32_le(line.cell));
     }

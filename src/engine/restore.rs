@@ -11,9 +11,13 @@ use crate::protocol::{Reader, Truncated};
 use crate::world::UnixMicros;
 
 use super::EngineConfig;
-use super::cells::{CELL_BYTES, CellWriter, decode};
+use super::annex::{Annex, Annexes, Share, Step};
+use super::cell::{Details, Sums};
+use super::cell_writer::CellWriter;
+use super::cells::{CELL_BYTES, decode};
+use super::details::ROW_BYTES;
 use super::holds::{FORGET_SPAN, Holds};
-use super::names::Names;
+use super::names::{Names, SkuId};
 use super::record::{ExtraLine, Group, Record};
 use super::ring::{NIL, Ring};
 use super::slab::{Entry, Slab};
@@ -90,6 +94,9 @@ pub struct SnapshotLoader {
     records: Slab<Record>,
     lines: Slab<ExtraLine>,
     groups: Slab<Group>,
+    annexes: Slab<Annex>,
+    shares: Slab<Share>,
+    steps: Slab<Step>,
     ring: Ring,
     forget: Ring,
     ticks: u32,
@@ -104,12 +111,16 @@ struct Head {
     warehouses: u32,
     skus: u32,
     cells: u32,
+    details: u32,
     records: u32,
     lines: u32,
     groups: u32,
+    annexes: u32,
+    shares: u32,
+    steps: u32,
     ticks: u32,
     buckets: u32,
-    free: [(u32, u32); 3],
+    free: [(u32, u32); 6],
 }
 
 impl SnapshotLoader {
@@ -126,6 +137,9 @@ impl SnapshotLoader {
             records: Slab::new(),
             lines: Slab::new(),
             groups: Slab::new(),
+            annexes: Slab::new(),
+            shares: Slab::new(),
+            steps: Slab::new(),
             ring: Ring::new(SPAN_TICKS),
             forget: Ring::new(FORGET_SPAN),
             ticks: 0,
@@ -215,9 +229,13 @@ impl SnapshotLoader {
             ),
             Kind::Skus => add_name(&self.cells.table().skus, head.skus, SKU_BYTES_MAX, reader),
             Kind::Cells => self.cell(reader),
+            Kind::Details => self.details(reader),
             Kind::Records => push(&mut self.records, head.records, reader),
             Kind::Lines => push(&mut self.lines, head.lines, reader),
             Kind::Groups => push(&mut self.groups, head.groups, reader),
+            Kind::Annexes => push(&mut self.annexes, head.annexes, reader),
+            Kind::Shares => push(&mut self.shares, head.shares, reader),
+            Kind::Steps => push(&mut self.steps, head.steps, reader),
             Kind::Ticks => chain(&mut self.ring, &mut self.ticks, head.ticks, reader),
             Kind::Buckets => chain(&mut self.forget, &mut self.buckets, head.buckets, reader),
             Kind::End if reader.u64()? == self.blocks => Ok(()),
@@ -250,9 +268,13 @@ impl SnapshotLoader {
             &mut head.warehouses,
             &mut head.skus,
             &mut head.cells,
+            &mut head.details,
             &mut head.records,
             &mut head.lines,
             &mut head.groups,
+            &mut head.annexes,
+            &mut head.shares,
+            &mut head.steps,
             &mut head.ticks,
             &mut head.buckets,
         ] {
@@ -272,24 +294,54 @@ impl SnapshotLoader {
         if table.count() >= self.head.cells || !named || table.has(warehouse, sku) {
             return Err(SnapshotFault::Content("a cell is one pair of names"));
         }
-        let limits = 0..=COUNTER_MAX;
-        if value.on_hand.checked_abs().is_none_or(|units| units > COUNTER_MAX)
-            || !limits.contains(&value.reserved)
-            || !limits.contains(&value.committed)
+        let limits = -COUNTER_MAX..=COUNTER_MAX;
+        let own = [value.on_hand, value.reserved, value.committed];
+        let sums = Sums::of(&value, &Details::default());
+        if !own.iter().all(|units| limits.contains(units))
+            || value.reserved < 0
+            || value.committed < 0
+            || !sums.are_in_range()
         {
             return Err(SnapshotFault::Content("counters are within range"));
         }
-        let total = table.total(sku);
-        let sums = [
-            (total.on_hand, value.on_hand),
-            (total.reserved, value.reserved),
-            (total.committed, value.committed),
-        ];
-        if sums.iter().any(|(total, more)| (total + more).abs() > COUNTER_MAX) {
-            return Err(SnapshotFault::Content("the counters of a SKU are within range"));
-        }
         self.cells.push(warehouse, sku, value);
-        Ok(())
+        self.check_sums(sku)
+    }
+
+    fn details(&mut self, reader: &mut Reader<'_>) -> Result<(), SnapshotFault> {
+        let table = self.cells.table();
+        let mut row = Reader::new(reader.bytes(ROW_BYTES)?);
+        let bytes = row.rest();
+        if table.details.count() >= self.head.details {
+            return Err(SnapshotFault::Block);
+        }
+        let taken = table.details.take(&mut row)?;
+        let taken = taken.filter(|(cell, details)| *cell < table.count() && details.are_sound());
+        let Some((cell, details)) = taken else {
+            return Err(SnapshotFault::Content("details are of one cell, and within range"));
+        };
+        let row = table.details.count() - 1;
+        table.details.store(row, &details);
+        let mut stored = Vec::new();
+        table.details.put(row, &mut stored);
+        if stored != bytes {
+            return Err(SnapshotFault::Content("details have one form"));
+        }
+        self.cells.adopt_details(cell, &details);
+        let (_, sku) = self.cells.table().key(cell).expect("the cell is counted");
+        self.check_sums(sku)
+    }
+
+    /// Keeps the sums of a SKU far from the end of 64 bits while its cells come in. In the end the
+    /// audit checks that they are within their range.
+    fn check_sums(&self, sku: SkuId) -> Result<(), SnapshotFault> {
+        const FAR: i64 = i64::MAX / 4;
+        let sums = self.cells.table().sums(sku);
+        let all = [sums.on_hand, sums.promised, sums.withheld, sums.incoming, sums.in_transit];
+        match all.iter().all(|sum| (-FAR..=FAR).contains(sum)) {
+            true => Ok(()),
+            false => Err(SnapshotFault::Content("the counters of a SKU are within range")),
+        }
     }
 
     fn build(mut self) -> Result<StockState, SnapshotFault> {
@@ -299,24 +351,28 @@ impl SnapshotLoader {
         let head = &self.head;
         let table = self.cells.table();
         let have = [table.warehouses.count(), table.skus.count(), table.count()];
-        let slabs = [self.records.len(), self.lines.len(), self.groups.len()];
-        let rings = [self.ticks, self.buckets];
+        let more = [table.details.count(), self.ticks, self.buckets];
+        let slabs = [
+            (self.records.len(), head.records, restore_chain(&mut self.records, head.free[0])),
+            (self.lines.len(), head.lines, restore_chain(&mut self.lines, head.free[1])),
+            (self.groups.len(), head.groups, restore_chain(&mut self.groups, head.free[2])),
+            (self.annexes.len(), head.annexes, restore_chain(&mut self.annexes, head.free[3])),
+            (self.shares.len(), head.shares, restore_chain(&mut self.shares, head.free[4])),
+            (self.steps.len(), head.steps, restore_chain(&mut self.steps, head.free[5])),
+        ];
         if have != [head.warehouses, head.skus, head.cells]
-            || slabs != [head.records, head.lines, head.groups]
-            || rings != [head.ticks, head.buckets]
+            || more != [head.details, head.ticks, head.buckets]
+            || slabs.iter().any(|(have, expected, _)| have != expected)
         {
             return Err(SnapshotFault::Content("the head counts all items"));
         }
-        let [records, lines, groups] = head.free;
-        if !self.records.set_free_chain(records.0, records.1)
-            || !self.lines.set_free_chain(lines.0, lines.1)
-            || !self.groups.set_free_chain(groups.0, groups.1)
-        {
+        if slabs.iter().any(|(_, _, chained)| !chained) {
             return Err(SnapshotFault::Content("free entries are chained"));
         }
         let seed = self.config.hash_seed;
         let wheel = Wheel::restore(self.groups, self.ring, seed);
-        let holds = Holds::restore(self.records, self.lines, wheel, self.forget, seed);
+        let annexes = Annexes::restore(self.annexes, self.shares, self.steps, seed);
+        let holds = Holds::restore(self.records, self.lines, annexes, wheel, self.forget, seed);
         let mut state = StockState::new(self.config);
         state.index = head.index;
         state.clock = HoldClock { now: head.now, shift_ms: head.shift_ms, ..state.clock };
@@ -325,6 +381,10 @@ impl SnapshotLoader {
         state.cells.publish(&state.clock, state.holds.wheel.front());
         Ok(state)
     }
+}
+
+fn restore_chain<T: Entry>(slab: &mut Slab<T>, (head, count): (u32, u32)) -> bool {
+    slab.set_free_chain(head, count)
 }
 
 fn add_name(

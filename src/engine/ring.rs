@@ -21,13 +21,15 @@ pub(super) struct Ring {
     near_count: u64,
     near: Vec<u32>,
     far: BTreeMap<u64, u32>,
+    /// Heads before each change, in order, if somebody may want to undo them.
+    journal: Option<Vec<(u64, u32)>>,
 }
 
 impl Ring {
     /// An empty ring with a near span of so many slots, a power of two.
     pub fn new(span: usize) -> Self {
         assert!(span.is_power_of_two(), "a ring is addressed by low bits");
-        Self { front: 0, near_count: 0, near: vec![NIL; span], far: BTreeMap::new() }
+        Self { front: 0, near_count: 0, near: vec![NIL; span], far: BTreeMap::new(), journal: None }
     }
 
     /// Every slot before this one is empty for good.
@@ -52,6 +54,28 @@ impl Ring {
     /// `number` is before the front.
     #[inline]
     pub fn replace(&mut self, number: u64, head: u32) -> u32 {
+        let before = self.put(number, head);
+        if let Some(journal) = &mut self.journal {
+            journal.push((number, before));
+        }
+        before
+    }
+
+    /// Notes changes from now on. The front must not move until they are undone or kept.
+    pub fn begin_journal(&mut self) {
+        self.journal = Some(Vec::new());
+    }
+
+    /// Ends the journal: undoes what it has noted, or keeps it.
+    pub fn end_journal(&mut self, undo: bool) {
+        let journal = self.journal.take().filter(|_| undo).unwrap_or_default();
+        for (number, head) in journal.into_iter().rev() {
+            self.put(number, head);
+        }
+    }
+
+    #[inline]
+    fn put(&mut self, number: u64, head: u32) -> u32 {
         assert!(number >= self.front, "a chain begins at or after the front");
         if number - self.front >= self.near.len() as u64 {
             let before = match head {

@@ -13,12 +13,24 @@
 //! ```text
 //! at 1000            time is start + 1000 ms; `wait 64` moves it on
 //! define w/s         receive ID w/s N [define]
-//! reserve ID w/s=N … [ttl=] [by=handle]
-//! confirm ID         release ID          extend ID [ttl=]
+//! adjust ID w/s ±N [truth]               set ID w/s N expected=N | feed=N
+//! count ID w/s       counted ID TOKEN N  policy ID w/s [frozen= untracked= preorder= no_hold=
+//!                                        oversell= buffer= reorder=N|none]
+//! move ID w/s FROM TO N [truth]          announce ID w/s ±N
+//! arrive ID w/s N [bucket=]              return ID w/s N [bucket=]
+//! ship ID w/s w/s N [truth]              land ID TRANSFER GOOD DAMAGED
+//! close TRANSFER     recall TRANSFER     transfer TRANSFER
+//! reserve ID w/s=N … [ttl=] [by=handle] [commit]
+//! confirm ID         release ID          cancel ID          fulfil ID [ship]
+//!                    each: [LINE:N … step=N] [reacquire]
+//! extend ID [ttl=]   pin ID [ttl=]       amend ID w/s=N … step=N
 //! expire N           leader              tick
+//! [ command ; command ; … ]              operations that are linked
 //! cell w/s           reservation ID      sku s [after=]     stats
-//! short w/s=N …      what a session says without the log
+//! lines ID           details w/s
+//! short w/s=N … [commit]   what a session says without the log
 //! any operation:     [not_after=ms]      relative to the start
+//!                    [define]            with a stock write
 //! ```
 
 use std::collections::BTreeMap;
@@ -28,8 +40,10 @@ use std::path::{Path, PathBuf};
 use bytes::{BufMut, BytesMut};
 
 use crate::protocol::{
-    CellCounters, CellHandle, CellRef, Code, Line, Op, OpFlags, OpId, Outcome, Reader,
-    ReservationId, ReservationState, ShortLine, SkuTotal, UnixMillis, take_op, take_outcome,
+    Bucket, CellCounters, CellDetails, CellHandle, CellRef, Code, Guard, Line, LineShares, Op,
+    OpFlags, OpId, Opcode, Outcome, Part, Parts, PolicyChange, Reader, ReservationId,
+    ReservationState, ShortLine, SkuTotal, Terms, Transfer, TransferState, UnixMillis, take_op,
+    take_outcome,
 };
 use crate::world::UnixMicros;
 
@@ -62,6 +76,45 @@ impl<'a> Words<'a> {
     fn number(&self, key: &str) -> Option<u64> {
         self.options.get(key).map(|text| text.parse().unwrap())
     }
+
+    fn flags(&self) -> OpFlags {
+        let named = [
+            ("define", OpFlags::DEFINE),
+            ("truth", OpFlags::TRUTH),
+            ("commit", OpFlags::COMMIT),
+            ("ship", OpFlags::SHIP),
+            ("reacquire", OpFlags::REACQUIRE),
+        ];
+        // The command itself may be called as a flag is.
+        let has = |name: &&str| self.plain[1..].contains(name);
+        let set = named.iter().filter(|(name, _)| has(name)).map(|(_, flag)| *flag);
+        set.fold(OpFlags::default(), OpFlags::with)
+    }
+
+    /// The words `LINE:N`.
+    fn parts(&self) -> Vec<Part> {
+        let parts = self.plain.iter().filter_map(|word| word.split_once(':'));
+        parts
+            .map(|(line, quantity)| Part {
+                line: line.parse().unwrap(),
+                quantity: quantity.parse().unwrap(),
+            })
+            .collect()
+    }
+
+    fn policy(&self) -> PolicyChange {
+        let flag = |key| self.options.get(key).map(|text| text.parse().unwrap());
+        let number = |key| self.options.get(key).map(|text| text.parse().unwrap());
+        PolicyChange {
+            frozen: flag("frozen"),
+            untracked: flag("untracked"),
+            preorder: flag("preorder"),
+            no_hold: flag("no_hold"),
+            oversell_limit: number("oversell"),
+            buffer: number("buffer"),
+            reorder_point: self.options.get("reorder").map(|text| text.parse().ok()),
+        }
+    }
 }
 
 impl Script {
@@ -72,6 +125,9 @@ impl Script {
 
     fn id(&mut self, words: &Words<'_>) -> ReservationId {
         let name = words.plain[1];
+        if !words.options.contains_key("born") {
+            return self.named_id(name);
+        }
         let born = words.options.get("born").map(|born| born.parse::<i64>().unwrap());
         let born = born.map_or(self.now_ms, |born| START_MS.checked_add_signed(born).unwrap());
         let mut random = [0; 10];
@@ -80,7 +136,37 @@ impl Script {
         *self.ids.entry(name.to_owned()).or_insert(fresh)
     }
 
+    /// Operations that are linked, each outcome on a line of its own.
+    fn run_linked(&mut self, commands: &str) -> String {
+        let commands: Vec<_> = commands.split(" ; ").map(str::trim).collect();
+        let mut ops = BytesMut::new();
+        for (at, command) in commands.iter().enumerate() {
+            let words = Words::new(command);
+            let begin = ops.len();
+            self.encode(words.plain[0], &words, &mut ops);
+            if at + 1 < commands.len() {
+                ops[begin + 1] |= OpFlags::LINKED.0;
+            }
+        }
+        let out = self.apply_all(&ops, commands.len() as u32);
+        self.state.audit().expect("every invariant holds after every step");
+        let mut reader = Reader::new(&out);
+        let shown: Vec<_> = commands
+            .iter()
+            .map(|command| {
+                let before = reader.rest();
+                take_outcome(&mut reader).unwrap();
+                let one = &before[..before.len() - reader.rest().len()];
+                self.show(command.split(' ').next().unwrap(), one)
+            })
+            .collect();
+        shown.join("\n")
+    }
+
     fn run(&mut self, line: &str) -> String {
+        if let Some(commands) = line.strip_prefix("[ ").and_then(|line| line.strip_suffix(" ]")) {
+            return self.run_linked(commands);
+        }
         let words = Words::new(line);
         match words.plain[0] {
             "at" => self.now_ms = START_MS + words.plain[1].parse::<u64>().unwrap(),
@@ -98,6 +184,19 @@ impl Script {
                 self.state.read_sku(words.plain[1].as_bytes(), after, &mut out);
                 return self.show("sku", &out);
             }
+            "lines" => {
+                let id = self.id(&words);
+                let mut out = BytesMut::new();
+                self.state.read_lines(id, &mut out);
+                return self.show("lines", &out);
+            }
+            "transfer" => {
+                let id = OpId(self.id(&words).0);
+                let mut out = BytesMut::new();
+                self.state.read_transfer(id, &mut out);
+                return self.show("transfer", &out);
+            }
+            "details" => return self.details(&words),
             "stats" => return self.stats(),
             "short" => return self.short(&words),
             command => {
@@ -112,38 +211,63 @@ impl Script {
     }
 
     fn apply(&mut self, ops: &[u8]) -> BytesMut {
+        self.apply_all(ops, 1)
+    }
+
+    fn apply_all(&mut self, ops: &[u8], count: u32) -> BytesMut {
         let (mut entry, mut out) = (BytesMut::new(), BytesMut::new());
         let batch = BatchBuilder::begin(&mut entry);
         entry.put_slice(ops);
-        batch.finish(&mut entry, UnixMicros(self.now_ms * 1_000), 1);
+        batch.finish(&mut entry, UnixMicros(self.now_ms * 1_000), count);
         self.state.apply(self.state.applied_index() + 1, &entry, Some(&mut out));
         out
     }
 
     fn encode(&mut self, command: &str, words: &Words<'_>, out: &mut BytesMut) {
-        let end = words.number("not_after").map(|ms| UnixMillis(START_MS + ms));
-        let none = OpFlags::default();
+        let not_after = words.number("not_after").map(|ms| UnixMillis(START_MS + ms));
+        let flags = words.flags();
+        let terms = Terms { flags, not_after, note: None };
         let ttl_ms = words.number("ttl").unwrap_or(0) as u32;
+        let step = words.number("step").unwrap_or(0) as u32;
+        if let Some(write) = self.stock_write(command, words) {
+            return write.encode(out, &terms);
+        }
         match command {
             "define" => {
                 let (warehouse, sku) = names(words.plain[1]);
                 Op::encode_define(out, warehouse.as_bytes(), sku.as_bytes());
             }
-            "receive" => {
-                let id = OpId(self.id(words).0);
-                let define = words.plain.get(4) == Some(&"define");
-                let flags = if define { OpFlags::DEFINE } else { none };
-                let quantity = words.plain[3].parse().unwrap();
-                Op::encode_receive(out, flags, end, id, cell(words.plain[2]), quantity);
-            }
             "reserve" => {
                 let id = self.id(words);
                 let lines = self.lines(&words.plain[2..], words.options.contains_key("by"));
-                Op::encode_reserve(out, none, end, id, ttl_ms, &lines);
+                Op::encode_reserve(out, flags, not_after, id, ttl_ms, &lines);
             }
-            "confirm" => Op::encode_confirm(out, none, end, self.id(words)),
-            "release" => Op::encode_release(out, none, end, self.id(words)),
-            "extend" => Op::encode_extend(out, none, end, self.id(words), ttl_ms),
+            "amend" => {
+                let id = self.id(words);
+                let lines = self.lines(&words.plain[2..], words.options.contains_key("by"));
+                Op::encode_amend(out, &terms, id, step, &lines);
+            }
+            "confirm" | "release" | "cancel" | "fulfil" => {
+                let (id, parts) = (self.id(words), words.parts());
+                let opcode = match command {
+                    "confirm" => Opcode::Confirm,
+                    "release" => Opcode::Release,
+                    "cancel" => Opcode::Cancel,
+                    _ => Opcode::Fulfil,
+                };
+                let whole = Parts::WHOLE;
+                match opcode {
+                    _ if !parts.is_empty() => {
+                        Op::encode_parts(out, opcode, &terms, id, step, &parts);
+                    }
+                    Opcode::Confirm => Op::Confirm { id, parts: whole }.encode(out, &terms),
+                    Opcode::Release => Op::Release { id, parts: whole }.encode(out, &terms),
+                    Opcode::Cancel => Op::Cancel { id, parts: whole }.encode(out, &terms),
+                    _ => Op::Fulfil { id, parts: whole }.encode(out, &terms),
+                }
+            }
+            "extend" => Op::Extend { id: self.id(words), ttl_ms }.encode(out, &terms),
+            "pin" => Op::Pin { id: self.id(words), ttl_ms }.encode(out, &terms),
             "expire" => batch::encode_expire(out, words.plain[1].parse().unwrap()),
             "leader" => batch::encode_leader_start(out),
             "tick" => batch::encode_tick(out),
@@ -153,6 +277,55 @@ impl Script {
             "stub" => out.put_slice(&[0x11, 0, 0, 0, 2, 0, 0, 0, 1, 2]),
             other => panic!("no such command: {other}"),
         }
+    }
+
+    /// A stock write, if the command is one.
+    fn stock_write<'a>(&mut self, command: &str, words: &Words<'a>) -> Option<Op<'a>> {
+        let known = [
+            "receive", "adjust", "set", "count", "counted", "move", "announce", "arrive", "return",
+            "ship", "land", "close", "recall", "policy",
+        ];
+        if !known.contains(&command) {
+            return None;
+        }
+        let op_id = OpId(self.id(words).0);
+        let at = |place: usize| cell(words.plain[place]);
+        let number = |place: usize| words.plain[place].parse::<i64>().unwrap();
+        let into = bucket(words.options.get("bucket").unwrap_or(&"sellable"));
+        Some(match command {
+            "receive" => Op::Receive { op_id, quantity: number(3) as u32, cell: at(2) },
+            "adjust" => Op::Adjust { op_id, delta: number(3), cell: at(2) },
+            "set" => {
+                let feed = words.number("feed").map(Guard::Feed);
+                let expected = || Guard::Expected(words.number("expected").unwrap() as i64);
+                let guard = feed.unwrap_or_else(expected);
+                Op::Set { op_id, on_hand: number(3), guard, cell: at(2) }
+            }
+            "count" => Op::CountBegin { op_id, cell: at(2) },
+            "counted" => {
+                let token = OpId(self.named_id(words.plain[2]).0);
+                Op::CountCommit { op_id, token, counted: number(3) }
+            }
+            "move" => {
+                let (from, to) = (bucket(words.plain[3]), bucket(words.plain[4]));
+                Op::Move { op_id, from, to, quantity: number(5) as u32, cell: at(2) }
+            }
+            "announce" => Op::Announce { op_id, delta: number(3), cell: at(2) },
+            "arrive" => Op::Arrive { op_id, quantity: number(3) as u32, bucket: into, cell: at(2) },
+            "return" => Op::Return { op_id, quantity: number(3) as u32, bucket: into, cell: at(2) },
+            "ship" => {
+                let quantity = number(4) as u32;
+                Op::TransferShip { op_id, quantity, from: at(2), to: at(3) }
+            }
+            "land" => {
+                let transfer = OpId(self.named_id(words.plain[2]).0);
+                let (good, damaged) = (number(3) as u32, number(4) as u32);
+                Op::TransferReceive { op_id, transfer, good, damaged }
+            }
+            "close" => Op::TransferClose { transfer: op_id },
+            "recall" => Op::TransferCancel { transfer: op_id },
+            _ => Op::SetPolicy { op_id, change: words.policy(), cell: at(2) },
+        })
     }
 
     fn lines<'a>(&self, words: &[&'a str], by_handle: bool) -> Vec<Line<'a>> {
@@ -166,7 +339,15 @@ impl Script {
             };
             Line { cell, quantity: quantity.parse().unwrap() }
         };
-        words.iter().map(line).collect()
+        words.iter().filter(|word| word.contains('=')).map(line).collect()
+    }
+
+    /// The id of that name, new or not.
+    fn named_id(&mut self, name: &str) -> ReservationId {
+        let mut random = [0; 10];
+        random[9] = name.parse().unwrap();
+        let fresh = ReservationId::from_parts(self.now_ms, random);
+        *self.ids.entry(name.to_owned()).or_insert(fresh)
     }
 
     fn cell(&self, words: &Words<'_>) -> String {
@@ -182,15 +363,28 @@ impl Script {
         let (mut op, mut out) = (BytesMut::new(), BytesMut::new());
         let id = ReservationId([0; 16]);
         let lines = self.lines(&words.plain[1..], false);
+        let commit = words.flags().contains(OpFlags::COMMIT);
         Op::encode_reserve(&mut op, OpFlags::default(), None, id, 0, &lines);
         let Ok((Op::Reserve { lines, .. }, ..)) = take_op(&mut Reader::new(&op)) else {
             unreachable!("a reserve was encoded");
         };
-        match self.state.cells().refuse_if_short(&lines, UnixMicros(self.now_ms * 1_000), &mut out)
-        {
+        let now = UnixMicros(self.now_ms * 1_000);
+        match self.state.cells().refuse_if_short(&lines, commit, now, &mut out) {
             true => self.show("reserve", &out),
             false => "the log decides".into(),
         }
+    }
+
+    fn details(&self, words: &Words<'_>) -> String {
+        let (warehouse, sku) = names(words.plain[1]);
+        let (mut op, mut out) = (BytesMut::new(), BytesMut::new());
+        let cells = [CellRef::name(warehouse, sku)];
+        Op::encode_read_details(&mut op, OpFlags::default(), &cells);
+        let Ok((Op::ReadDetails { cells }, ..)) = take_op(&mut Reader::new(&op)) else {
+            unreachable!("a read was encoded");
+        };
+        self.state.cells().read_details(&cells, &mut out);
+        self.show("details", &out)
     }
 
     fn stats(&self) -> String {
@@ -212,27 +406,126 @@ impl Script {
     }
 }
 
+fn show_written(body: &mut Reader<'_>, text: &mut String) {
+    let (cell, on_hand) = (body.u32().unwrap(), body.i64().unwrap());
+    let available = body.i64().unwrap();
+    write!(text, " handle={cell} on_hand={on_hand} available={available}").unwrap();
+}
+
+fn show_details(body: &mut Reader<'_>, text: &mut String) {
+    let (_, found) = (body.u32().unwrap(), body.u32().unwrap());
+    let details = CellDetails::take(body).unwrap();
+    if found == 0 {
+        return text.push_str(" not found");
+    }
+    write!(text, " {}", counters(&details.counters)).unwrap();
+    let mut show = |name: &str, number: i64| {
+        if number != 0 {
+            write!(text, " {name}={number}").unwrap();
+        }
+    };
+    for (bucket, units) in Bucket::ALL[1..].iter().zip(details.blocked) {
+        show(&bucket.name().to_lowercase(), units);
+    }
+    let policy = details.policy;
+    show("incoming", details.incoming);
+    show("in_transit", details.in_transit);
+    show("feed", details.feed_sequence as i64);
+    show("oversell", policy.oversell_limit);
+    show("buffer", policy.buffer);
+    if let Some(point) = policy.reorder_point {
+        write!(text, " reorder={point}").unwrap();
+    }
+    for (name, is_set) in [
+        ("frozen", policy.frozen),
+        ("untracked", policy.untracked),
+        ("preorder", policy.preorder),
+        ("no_hold", policy.no_hold),
+        ("SHORT", details.short),
+    ] {
+        if is_set {
+            write!(text, " {name}").unwrap();
+        }
+    }
+}
+
+fn show_lines(body: &mut Reader<'_>, relative: impl Fn(u64) -> i64, text: &mut String) {
+    let (created, deadline) = (body.u64().unwrap(), body.u64().unwrap());
+    write!(text, " created={} deadline={}", relative(created), relative(deadline)).unwrap();
+    if body.u32().unwrap() == 1 {
+        text.push_str(" pinned");
+    }
+    for _ in 0..body.u32().unwrap() {
+        write!(text, "\n  handle={}", body.u32().unwrap()).unwrap();
+        let LineShares { reserved, committed, fulfilled, released, expired, cancelled } =
+            LineShares::take(body).unwrap();
+        for (name, units) in [
+            ("reserved", reserved),
+            ("committed", committed),
+            ("fulfilled", fulfilled),
+            ("released", released),
+            ("expired", expired),
+            ("cancelled", cancelled),
+        ] {
+            if units > 0 {
+                write!(text, " {name}={units}").unwrap();
+            }
+        }
+    }
+}
+
 fn show_body(command: &str, outcome: &Outcome<'_>, text: &mut String) {
     let mut body = Reader::new(outcome.body);
-    let is_hold =
-        matches!(command, "reserve" | "confirm" | "release" | "extend" | "reservation" | "sku");
-    match ReservationState::from_detail(outcome.detail).filter(|_| is_hold) {
-        Some(state) if outcome.code.is_ok() || outcome.body.is_empty() => {
-            write!(text, " {}", state.name()).unwrap();
+    let is_hold = [
+        "reserve",
+        "confirm",
+        "release",
+        "extend",
+        "reservation",
+        "sku",
+        "cancel",
+        "fulfil",
+        "pin",
+        "amend",
+        "lines",
+    ]
+    .contains(&command);
+    let is_transfer = ["ship", "land", "close", "recall", "transfer"].contains(&command);
+    if let Some(state) = TransferState::from_detail(outcome.detail).filter(|_| is_transfer)
+        && (outcome.code.is_ok() || outcome.code == Code::CONFLICT)
+    {
+        write!(text, " {}", state.name()).unwrap();
+    } else {
+        match ReservationState::from_detail(outcome.detail).filter(|_| is_hold) {
+            Some(state) if outcome.code.is_ok() || outcome.body.is_empty() => {
+                write!(text, " {}", state.name()).unwrap();
+            }
+            _ if outcome.detail > 0 => write!(text, " line {}", outcome.detail).unwrap(),
+            _ => {}
         }
-        _ if outcome.detail > 0 => write!(text, " line {}", outcome.detail).unwrap(),
-        _ => {}
     }
     let relative = |ms: u64| ms as i64 - START_MS as i64;
     let ok = outcome.code.is_ok();
     match (command, outcome.code) {
         ("define", _) if ok => write!(text, " handle={}", body.u32().unwrap()).unwrap(),
-        ("receive", _) if ok => {
-            let (cell, on_hand) = (body.u32().unwrap(), body.i64().unwrap());
-            let available = body.i64().unwrap();
-            write!(text, " handle={cell} on_hand={on_hand} available={available}").unwrap();
+        (
+            "receive" | "adjust" | "set" | "count" | "counted" | "move" | "announce" | "arrive"
+            | "return" | "policy",
+            _,
+        ) if ok => show_written(&mut body, text),
+        _ if is_transfer && ok && !body.is_empty() => {
+            let Transfer { from, to, shipped, received, damaged } =
+                Transfer::take(&mut body).unwrap();
+            write!(text, " {} to {} shipped={shipped}", from.0, to.0).unwrap();
+            write!(text, " received={received} damaged={damaged}").unwrap();
         }
-        ("reserve" | "extend", _) if ok => {
+        ("details", _) => show_details(&mut body, text),
+        ("lines", Code::OK) => show_lines(&mut body, relative, text),
+        (_, Code::STALE_EXPECTED) => {
+            write!(text, " on_hand={}", body.i64().unwrap()).unwrap();
+        }
+        (_, Code::STALE_FEED) => write!(text, " feed={}", body.u64().unwrap()).unwrap(),
+        ("reserve" | "extend" | "pin" | "amend", _) if ok => {
             write!(text, " deadline={}", relative(body.u64().unwrap())).unwrap();
             while let Ok(handle) = body.u32() {
                 write!(text, " handle={handle}").unwrap();
@@ -256,7 +549,7 @@ fn show_body(command: &str, outcome: &Outcome<'_>, text: &mut String) {
                 write!(text, "\n  {name} handle={cell} {}", counters(&value)).unwrap();
             }
         }
-        (_, Code::NO_STOCK) => {
+        (_, Code::NO_STOCK | Code::WOULD_SHORT) => {
             while let Ok(short) = ShortLine::take(&mut body) {
                 let ShortLine { line, cell, asked, available } = short;
                 write!(text, "\n  line {line} handle={} ", cell.0).unwrap();
@@ -284,6 +577,11 @@ fn names(name: &str) -> (&str, &str) {
 fn cell(name: &str) -> CellRef<'_> {
     let (warehouse, sku) = names(name);
     CellRef::Name { warehouse: warehouse.as_bytes(), sku: sku.as_bytes() }
+}
+
+fn bucket(name: &str) -> Bucket {
+    let is_it = |bucket: &&Bucket| bucket.name().eq_ignore_ascii_case(name);
+    *Bucket::ALL.iter().find(is_it).expect("a bucket's name")
 }
 
 /// The script with its outputs replaced by what the engine says now.

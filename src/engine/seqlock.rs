@@ -59,12 +59,25 @@ impl Sequence {
     /// Runs `store`, the one writer's changes.
     #[inline]
     pub fn write(&self, store: impl FnOnce()) {
+        self.begin();
+        store();
+        self.end();
+    }
+
+    /// Begins the one writer's changes: readers wait from now on.
+    #[inline]
+    pub fn begin(&self) {
         let before = self.0.load(Ordering::Relaxed);
         self.0.store(before.wrapping_add(1), Ordering::Relaxed);
-        // Release fence: a reader that sees any store below sees the odd number.
+        // Release fence: a reader that sees any store that follows sees the odd number.
         fence(Ordering::Release);
-        store();
-        // Release: a reader that sees the even number sees the stores above.
-        self.0.store(before.wrapping_add(2), Ordering::Release);
+    }
+
+    /// Ends them.
+    #[inline]
+    pub fn end(&self) {
+        let before = self.0.load(Ordering::Relaxed);
+        // Release: a reader that sees the even number sees the stores before.
+        self.0.store(before.wrapping_add(1), Ordering::Release);
     }
 }

@@ -11,7 +11,7 @@
 //! the same handles for ever.
 //!
 //! Every change goes through [`Slab::get_mut`], which is where a running snapshot saves a page before
-//! its first change.
+//! its first change, and where a journal notes an entry before it changes.
 
 use super::cut::{PAGE, PAGE_BITS, PageCut};
 use super::hash::Digest;
@@ -45,13 +45,28 @@ pub(super) struct Slab<T> {
     len: u32,
     free_head: u32,
     free_count: u32,
+    watch: Option<Box<Watch<T>>>,
+}
+
+/// What wants to know of changes before they are made.
+struct Watch<T> {
     cut: Option<PageCut>,
+    journal: Option<Journal<T>>,
+}
+
+/// What it takes to undo the changes since some moment.
+struct Journal<T> {
+    len: u32,
+    free_head: u32,
+    free_count: u32,
+    /// Entries before each change, in order.
+    before: Vec<(u32, T)>,
 }
 
 impl<T: Entry> Slab<T> {
     /// An empty slab.
     pub fn new() -> Self {
-        Self { pages: Vec::new(), len: 0, free_head: NIL, free_count: 0, cut: None }
+        Self { pages: Vec::new(), len: 0, free_head: NIL, free_count: 0, watch: None }
     }
 
     /// Entries ever made, free ones included: handles are below this.
@@ -83,8 +98,8 @@ impl<T: Entry> Slab<T> {
     /// The entry at `handle`, about to change.
     #[inline]
     pub fn get_mut(&mut self, handle: u32) -> &mut T {
-        if let Some(cut) = &mut self.cut {
-            cut.before_change(handle, |range| encode(&self.pages, range));
+        if let Some(watch) = &mut self.watch {
+            watch.before_change(handle, &self.pages);
         }
         &mut self.pages[handle as usize >> PAGE_BITS][handle as usize & (PAGE - 1)]
     }
@@ -135,7 +150,7 @@ impl<T: Entry> Slab<T> {
     pub fn push(&mut self, entry: T) -> u32 {
         assert!(self.len < LEN_MAX, "a slab has less than 2^31 entries");
         let handle = self.len;
-        if handle as usize & (PAGE - 1) == 0 {
+        if handle as usize >> PAGE_BITS == self.pages.len() {
             self.pages.push(vec![T::free(NIL); PAGE].into_boxed_slice());
         }
         self.len += 1;
@@ -162,17 +177,44 @@ impl<T: Entry> Slab<T> {
 
     /// Begins a cut: [`Slab::take_page`] then gives the entries as they are now.
     pub fn begin_cut(&mut self) {
-        self.cut = Some(PageCut::new(self.len));
+        self.watch().cut = Some(PageCut::new(self.len));
     }
 
     /// Forgets the cut.
     pub fn end_cut(&mut self) {
-        self.cut = None;
+        self.watch().cut = None;
+        self.watch = None;
     }
 
     /// The next page of the cut: entry count and bytes.
     pub fn take_page(&mut self) -> Option<(u32, Vec<u8>)> {
-        self.cut.as_mut()?.take(|range| encode(&self.pages, range))
+        self.watch.as_mut()?.cut.as_mut()?.take(|range| encode(&self.pages, range))
+    }
+
+    /// Notes changes from now on, so that they can be undone.
+    pub fn begin_journal(&mut self) {
+        let Self { len, free_head, free_count, .. } = *self;
+        let journal = Journal { len, free_head, free_count, before: Vec::new() };
+        self.watch().journal = Some(journal);
+    }
+
+    /// Ends the journal: undoes what it has noted, or keeps it.
+    pub fn end_journal(&mut self, undo: bool) {
+        let Some(watch) = &mut self.watch else { return };
+        let journal = watch.journal.take();
+        if watch.cut.is_none() {
+            self.watch = None;
+        }
+        let Some(journal) = journal.filter(|_| undo) else { return };
+        for (handle, entry) in journal.before.into_iter().rev() {
+            self.pages[handle as usize >> PAGE_BITS][handle as usize & (PAGE - 1)] = entry;
+        }
+        (self.len, self.free_head, self.free_count) =
+            (journal.len, journal.free_head, journal.free_count);
+    }
+
+    fn watch(&mut self) -> &mut Watch<T> {
+        self.watch.get_or_insert_with(|| Box::new(Watch { cut: None, journal: None }))
     }
 
     /// Mixes everything in.
@@ -189,6 +231,19 @@ impl<T: Entry> Slab<T> {
     /// Bytes of memory held.
     pub fn bytes(&self) -> u64 {
         (self.pages.len() * PAGE * size_of::<T>()) as u64
+    }
+}
+
+impl<T: Entry> Watch<T> {
+    #[cold]
+    fn before_change(&mut self, handle: u32, pages: &[Box<[T]>]) {
+        if let Some(cut) = &mut self.cut {
+            cut.before_change(handle, |range| encode(pages, range));
+        }
+        if let Some(journal) = &mut self.journal {
+            let entry = pages[handle as usize >> PAGE_BITS][handle as usize & (PAGE - 1)];
+            journal.before.push((handle, entry));
+        }
     }
 }
 

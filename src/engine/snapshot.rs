@@ -10,17 +10,22 @@
 //! kind  body, in this order
 //!   1   head        magic 8 · version u32 · 0 u32 · grace, retention, max_life u64 (ms) · index u64 ·
 //!                   now u64 (µs) · shift u64 (ms) · fronts of the wheel and of the buckets u64 ·
-//!                   counts u32: warehouses, skus, cells, records, lines, groups, ticks, buckets ·
-//!                   free chains of records, lines, groups: head u32, length u32
+//!                   counts u32: warehouses, skus, cells, details, records, lines, groups, annexes,
+//!                   shares, steps, ticks, buckets · free chains of the slabs, records to steps: head
+//!                   u32, length u32
 //!   2   warehouses  names: len u8 + bytes                       blocks of whole items,
 //!   3   skus        names                                       as many blocks as it takes
 //!   4   cells       warehouse u32 · sku u32 · earliest due tick u64 · on_hand, reserved, committed i64
-//!   5   records     64 bytes each, see record.rs, free ones included
-//!   6   lines       24 bytes each
-//!   7   groups      24 bytes each
-//!   8   ticks       tick u64 · first group u32
-//!   9   buckets     bucket u64 · first record u32
-//!  10   end         blocks before this one u64
+//!   5   details     100 bytes each, see details.rs
+//!   6   records     64 bytes each, see record.rs, free ones included
+//!   7   lines       24 bytes each
+//!   8   groups      24 bytes each
+//!   9   annexes     16 bytes each, see annex.rs
+//!  10   shares      32 bytes each
+//!  11   steps       24 bytes each
+//!  12   ticks       tick u64 · first group u32
+//!  13   buckets     bucket u64 · first record u32
+//!  14   end         blocks before this one u64
 //! ```
 //!
 //! The slabs go out as they lie in memory, chains and all: a replica restored from a snapshot hands
@@ -36,7 +41,7 @@ use super::ring::Ring;
 use super::state::StockState;
 
 pub(super) const MAGIC: &[u8; 8] = b"STOCKSNP";
-pub(super) const VERSION: u32 = 1;
+pub(super) const VERSION: u32 = 2;
 pub(super) const BLOCK_HEADER_BYTES: usize = 12;
 pub(super) const BLOCK_BODY_BYTES_MAX: usize = 1 << 20;
 
@@ -48,12 +53,16 @@ pub(super) enum Kind {
     Warehouses = 2,
     Skus = 3,
     Cells = 4,
-    Records = 5,
-    Lines = 6,
-    Groups = 7,
-    Ticks = 8,
-    Buckets = 9,
-    End = 10,
+    Details = 5,
+    Records = 6,
+    Lines = 7,
+    Groups = 8,
+    Annexes = 9,
+    Shares = 10,
+    Steps = 11,
+    Ticks = 12,
+    Buckets = 13,
+    End = 14,
 }
 
 /// Names and chain heads per block.
@@ -103,6 +112,9 @@ impl StockState {
         self.holds.records.begin_cut();
         self.holds.lines.begin_cut();
         self.holds.wheel.groups.begin_cut();
+        self.holds.annexes.annexes.begin_cut();
+        self.holds.annexes.shares.begin_cut();
+        self.holds.annexes.steps.begin_cut();
         SnapshotCut { number, index: self.index, kind: Some(Kind::Head), written: 0, blocks: 0 }
     }
 
@@ -135,6 +147,9 @@ impl StockState {
             self.holds.records.end_cut();
             self.holds.lines.end_cut();
             self.holds.wheel.groups.end_cut();
+            self.holds.annexes.annexes.end_cut();
+            self.holds.annexes.shares.end_cut();
+            self.holds.annexes.steps.end_cut();
         }
     }
 
@@ -148,6 +163,9 @@ impl StockState {
         self.holds.records.digest(&mut digest);
         self.holds.lines.digest(&mut digest);
         self.holds.wheel.groups.digest(&mut digest);
+        self.holds.annexes.annexes.digest(&mut digest);
+        self.holds.annexes.shares.digest(&mut digest);
+        self.holds.annexes.steps.digest(&mut digest);
         for ring in [&self.holds.wheel.ring, &self.holds.forget] {
             digest_ring(ring, &mut digest);
         }
@@ -173,12 +191,21 @@ impl StockState {
         ] {
             head.put_u64_le(word);
         }
-        let slabs = [holds.records.len(), holds.lines.len(), holds.wheel.groups.len()];
-        let names = [table.warehouses.count(), table.skus.count(), table.count()];
-        names.into_iter().chain(slabs).chain([ticks, buckets]).for_each(|n| head.put_u32_le(n));
-        let free =
-            [holds.records.free_chain(), holds.lines.free_chain(), holds.wheel.groups.free_chain()];
-        free.into_iter().flat_map(|(at, count)| [at, count]).for_each(|n| head.put_u32_le(n));
+        let annexes = &holds.annexes;
+        let slabs = [
+            (holds.records.len(), holds.records.free_chain()),
+            (holds.lines.len(), holds.lines.free_chain()),
+            (holds.wheel.groups.len(), holds.wheel.groups.free_chain()),
+            (annexes.annexes.len(), annexes.annexes.free_chain()),
+            (annexes.shares.len(), annexes.shares.free_chain()),
+            (annexes.steps.len(), annexes.steps.free_chain()),
+        ];
+        let names = [table.warehouses.count(), table.skus.count()];
+        let cells = [table.count(), table.details.count()];
+        let lens = slabs.iter().map(|(len, _)| *len);
+        let counts = names.into_iter().chain(cells).chain(lens).chain([ticks, buckets]);
+        let free = slabs.iter().flat_map(|(_, (at, count))| [*at, *count]);
+        counts.chain(free).for_each(|number| head.put_u32_le(number));
         head
     }
 
@@ -196,9 +223,13 @@ impl StockState {
             Kind::Ticks => chains(own.ticks.get(cut.written as usize..)?)?,
             Kind::Buckets => chains(own.buckets.get(cut.written as usize..)?)?,
             Kind::Cells => self.cells.take_page()?,
+            Kind::Details => self.cells.take_details_page()?,
             Kind::Records => self.holds.records.take_page()?,
             Kind::Lines => self.holds.lines.take_page()?,
             Kind::Groups => self.holds.wheel.groups.take_page()?,
+            Kind::Annexes => self.holds.annexes.annexes.take_page()?,
+            Kind::Shares => self.holds.annexes.shares.take_page()?,
+            Kind::Steps => self.holds.annexes.steps.take_page()?,
         };
         cut.written += count;
         Some(body)
@@ -208,15 +239,22 @@ impl StockState {
 impl Kind {
     /// The kind that comes after this one.
     pub fn next(self) -> Option<Self> {
-        use Kind::{Buckets, Cells, End, Groups, Head, Lines, Records, Skus, Ticks, Warehouses};
+        use Kind::{
+            Annexes, Buckets, Cells, Details, End, Groups, Head, Lines, Records, Shares, Skus,
+            Steps, Ticks, Warehouses,
+        };
         Some(match self {
             Head => Warehouses,
             Warehouses => Skus,
             Skus => Cells,
-            Cells => Records,
+            Cells => Details,
+            Details => Records,
             Records => Lines,
             Lines => Groups,
-            Groups => Ticks,
+            Groups => Annexes,
+            Annexes => Shares,
+            Shares => Steps,
+            Steps => Ticks,
             Ticks => Buckets,
             Buckets => End,
             End => return None,

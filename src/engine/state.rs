@@ -2,17 +2,21 @@
 
 use bytes::BytesMut;
 
-use crate::protocol::{CellRef, Code, Op, ReservationId, ReservationState};
+use crate::protocol::{
+    CellRef, Code, Op, OpFlags, Opcode, ReservationId, ReservationState, TransferState,
+};
 use crate::world::UnixMicros;
 
 use super::EngineConfig;
 use super::batch::{Batch, Command};
-use super::cells::CellWriter;
+use super::cell_writer::CellWriter;
 use super::holds::{FORGET_CHAINS, FORGET_MS, Holds};
 use super::outcomes::Outcomes;
+use super::parts::Asked;
 use super::reader::CellReader;
 use super::reserve::{Scratch, ttl_or_default};
 use super::time::{HoldClock, OUTAGE_MS_MAX, TICK_MS};
+use super::transfer::Asker;
 
 /// Operations that are decoded and prefetched together. Past 32 nothing is gained: the processor
 /// keeps no more misses in flight.
@@ -47,11 +51,12 @@ pub struct Stats {
     pub active: u64,
     /// Reservations promised to orders.
     pub confirmed: u64,
-    /// Ended reservations, fences and stock writes that are still remembered.
+    /// All others: ended reservations, fences and stock writes that are still remembered, and transfers.
     pub ended: u64,
     /// All of the above: records in memory. Admission bounds this, with `lines`.
     pub records: u64,
-    /// Lines of reservations beyond their first: each takes about half a record's memory.
+    /// Lines of reservations beyond their first, shares of lines that went different ways, and steps
+    /// that were done: each takes about half a record's memory.
     pub lines: u64,
     /// Cells.
     pub cells: u64,
@@ -129,7 +134,7 @@ impl StockState {
             confirmed: self.holds.confirmed,
             ended: records - self.holds.active - self.holds.confirmed,
             records,
-            lines: u64::from(self.holds.lines.in_use()),
+            lines: u64::from(self.holds.lines.in_use()) + self.holds.annexes.load(),
             cells: u64::from(table.count()),
             warehouses: u64::from(table.warehouses.count()),
             skus: u64::from(table.skus.count()),
@@ -150,7 +155,8 @@ impl StockState {
         assert!(index > self.index, "log entries are applied in order, each once");
         self.index = index;
         let mut batch = Batch::decode(payload);
-        let mut outcomes = Outcomes(out);
+        let mut outcomes = Outcomes::new(out);
+        let mut chain = None;
         let before = self.clock.now;
         self.clock.now = before.max(batch.now);
         let mut outage_ms = (self.clock.now.0 - before.0) / 1_000;
@@ -164,12 +170,17 @@ impl StockState {
             }
             self.prefetch(&commands[..count]);
             for (command, hash) in &commands[..count] {
-                self.execute(*command, *hash, outage_ms, &mut outcomes);
+                if command.is_linked() || chain.is_some() {
+                    self.execute_linked(*command, *hash, &mut chain, &mut outcomes);
+                } else {
+                    self.execute(*command, *hash, outage_ms, &mut outcomes);
+                }
                 // Only a batch's first operation can start a leader: nothing may have been judged
                 // by the clock before the outage was given back.
                 outage_ms = 0;
             }
         }
+        self.end_chain(&mut chain);
         assert!(batch.ops.is_empty(), "a log entry ends with its last operation");
         self.advance();
         self.cells.publish(&self.clock, self.holds.wheel.front());
@@ -194,12 +205,7 @@ impl StockState {
     fn take<'a>(&self, batch: &mut Batch<'a>) -> (Command<'a>, u64) {
         let command = batch.take();
         let Command::Client(op, ..) = command else { return (command, 0) };
-        let id = match op {
-            Op::Receive { op_id, .. } => op_id.0,
-            Op::Confirm { id } | Op::Release { id } | Op::Extend { id, .. } => id.0,
-            Op::Reserve { id, .. } => id.0,
-            _ => return (command, 0),
-        };
+        let Some(id) = op.key() else { return (command, 0) };
         let hash = self.holds.hash(&id);
         self.holds.prefetch_id(hash);
         if let Op::Reserve { lines, ttl_ms, .. } = op
@@ -248,7 +254,13 @@ impl StockState {
     }
 
     #[inline]
-    fn execute(&mut self, command: Command<'_>, hash: u64, outage_ms: u64, out: &mut Outcomes<'_>) {
+    pub(super) fn execute(
+        &mut self,
+        command: Command<'_>,
+        hash: u64,
+        outage_ms: u64,
+        out: &mut Outcomes<'_>,
+    ) {
         let (op, flags, not_after) = match command {
             Command::Client(op, flags, not_after) => (op, flags, not_after),
             Command::Bad => return out.plain(Code::BAD_OP, 0),
@@ -268,11 +280,54 @@ impl StockState {
             Op::Receive { op_id, quantity, cell } => {
                 self.receive(op_id, hash, quantity, cell, flags, late, out);
             }
-            Op::Reserve { id, ttl_ms, lines } => self.reserve(id, hash, ttl_ms, lines, late, out),
-            Op::Confirm { id } => self.confirm(id, hash, late, out),
-            Op::Release { id } => self.release(id, hash, late, out),
+            Op::Reserve { id, ttl_ms, lines } => {
+                let commit = flags.contains(OpFlags::COMMIT);
+                self.reserve(id, hash, ttl_ms, lines, (commit, late), out);
+            }
+            Op::Confirm { id, parts } => {
+                self.confirm(&Asked { id, hash, parts, flags, late }, out);
+            }
+            Op::Release { id, parts } => {
+                self.release(&Asked { id, hash, parts, flags, late }, out);
+            }
+            Op::Cancel { id, parts } => {
+                self.shift_known(Opcode::Cancel, &Asked { id, hash, parts, flags, late }, out);
+            }
+            Op::Fulfil { id, parts } => {
+                self.shift_known(Opcode::Fulfil, &Asked { id, hash, parts, flags, late }, out);
+            }
             Op::Extend { id, ttl_ms } => self.extend(id, hash, ttl_ms, late, out),
-            _ => out.plain(Code::BAD_OP, 0),
+            Op::Pin { id, ttl_ms } => self.pin(id, hash, ttl_ms, late, out),
+            Op::Amend { id, step, lines } => self.amend(id, hash, step, lines, late, out),
+            Op::TransferShip { op_id, quantity, from, to } => {
+                self.ship_transfer(Asker { op_id, hash, late }, quantity, (from, to), flags, out);
+            }
+            Op::TransferReceive { op_id, transfer, good, damaged } => {
+                self.receive_transfer(Asker { op_id, hash, late }, transfer, (good, damaged), out);
+            }
+            Op::TransferClose { transfer } => {
+                self.end_transfer(transfer, TransferState::Closed, late, out);
+            }
+            Op::TransferCancel { transfer } => {
+                self.end_transfer(transfer, TransferState::Cancelled, late, out);
+            }
+            Op::Adjust { .. }
+            | Op::Set { .. }
+            | Op::CountBegin { .. }
+            | Op::CountCommit { .. }
+            | Op::Move { .. }
+            | Op::Announce { .. }
+            | Op::Arrive { .. }
+            | Op::Return { .. }
+            | Op::SetPolicy { .. } => self.write_stock(&op, hash, flags, late, out),
+            Op::ReadCells { .. }
+            | Op::ReadReservation { .. }
+            | Op::ReadSku { .. }
+            | Op::ReadDetails { .. }
+            | Op::ReadLines { .. }
+            | Op::ReadTransfer { .. }
+            | Op::Ping
+            | Op::ClusterStatus => out.plain(Code::BAD_OP, 0),
         }
     }
 

@@ -1,16 +1,48 @@
-//! DEFINE and RECEIVE: cells and the units in them.
+//! Stock writes: what is there, what may be sold, and what people say about it.
+//!
+//! ```text
+//! known op_id ─▶ REPLAY / ID_REUSED
+//! unknown     ─▶ not_after ─▶ op_id's age ─▶ names ─▶ what the write itself asks for ─▶ range ─▶ done
+//! ```
+//!
+//! Each is done once per op_id. A write that says what has happened (TRUTH, SET, COUNT_COMMIT) is recorded
+//! even if more is promised than is there then: nobody loses a reservation, and the cell shows that it is
+//! short.
 
 use bytes::BufMut;
 
 use crate::protocol::limits::COUNTER_MAX;
-use crate::protocol::{CellRef, Code, LineFault, OpFlags, OpId, ReservationId};
+use crate::protocol::{
+    CellHandle, CellRef, Code, Guard, LineFault, Op, OpFlags, OpId, ReservationId, ShortLine,
+};
 
+use super::cell::Change;
 use super::cells::Missing;
+use super::hash::mix2;
 use super::holds::{HeldLine, trace};
 use super::outcomes::Outcomes;
 use super::record::{Record, Standing};
 use super::reserve::fingerprint;
 use super::state::StockState;
+use super::time::HoldMillis;
+
+/// How long the token of a count lives: long enough for a night in a large warehouse.
+pub(super) const COUNT_MS_MAX: u64 = 24 * 60 * 60 * 1_000;
+
+/// Why a stock write does not take effect.
+#[derive(Clone, Copy)]
+pub(super) enum Refused {
+    /// A plain refusal.
+    Code(Code),
+    /// A bucket, or what is in transit or announced, has fewer units.
+    Exceeds,
+    /// The cell's on_hand is another.
+    StaleExpected,
+    /// This message of the feed, or a later one, was applied.
+    StaleFeed(u64),
+    /// So many units are promised or withheld.
+    WouldShort(u64),
+}
 
 impl StockState {
     /// Making a cell that is there says where it is: OK both times.
@@ -20,7 +52,7 @@ impl StockState {
             _ if late => return out.plain(Code::DEADLINE_PASSED, 0),
             (_, CellRef::Name { warehouse, sku }) => self.cells.define(warehouse, sku),
             // A define by handle does not decode.
-            (Err(missing), CellRef::Handle(_)) => return refuse_name(missing, out),
+            (Err(missing), CellRef::Handle(_)) => return refuse_name(missing, 0, out),
         };
         out.body(Code::OK, 0, |out| out.put_u32_le(handle));
     }
@@ -36,46 +68,295 @@ impl StockState {
         late: bool,
         out: &mut Outcomes<'_>,
     ) {
-        let id = ReservationId(op_id.0);
         let found = self.cells.table().resolve(cell);
-        if let Some(handle) = self.look_up(&id, hash) {
-            let record = self.holds.records.get(handle);
-            let same = record.standing() == Some(Standing::Op)
-                && found.is_ok_and(|cell| print(cell, quantity) == record.fingerprint);
-            return match found {
-                Ok(cell) if same => self.put_received(Code::REPLAY, cell, out),
-                _ => out.plain(Code::ID_REUSED, 0),
-            };
+        let same = |cell| fingerprint(&[HeldLine { cell, quantity }], 0);
+        if self.answer_known(op_id, hash, found.ok().map(|cell| (cell, same(cell))), out) {
+            return;
         }
         if late {
             return out.plain(Code::DEADLINE_PASSED, 0);
         }
-        if let Err(code) = self.check_new_id(&id) {
+        if let Err(code) = self.check_new_id(&ReservationId(op_id.0)) {
             return out.plain(code, 0);
         }
-        let cell = match (found, cell) {
-            (Ok(cell), _) => cell,
-            (Err(_), CellRef::Name { warehouse, sku }) if flags.contains(OpFlags::DEFINE) => {
-                self.cells.define(warehouse, sku)
-            }
-            (Err(missing), _) => return refuse_name(missing, out),
+        let cell = match self.cell_for_write(found, cell, flags) {
+            Ok(cell) => cell,
+            Err(missing) => return refuse_name(missing, 0, out),
         };
-        let most = self.cells.get(cell).on_hand.max(self.cells.total_on_hand(cell));
+        let most = self.cells.get(cell).on_hand.max(self.cells.sums(cell).on_hand);
         if most + i64::from(quantity) > COUNTER_MAX {
             return out.plain(Code::OVERFLOW, 0);
         }
         // From here on the receipt succeeds.
         self.cells.update(cell, |cell| cell.on_hand += i64::from(quantity));
-        let record = Record {
-            created_ms: self.clock.now.as_millis(),
-            fingerprint: print(cell, quantity),
-            ..trace(id, Standing::Op, self.forget_from_now(&id))
-        };
-        self.holds.insert(&mut self.cells, record, hash, &[]);
-        self.put_received(Code::OK, cell, out);
+        self.remember_write(op_id, hash, (Standing::Op, cell), |record| {
+            record.fingerprint = same(cell);
+        });
+        self.put_counters(Code::OK, cell, out);
     }
 
-    fn put_received(&self, code: Code, cell: u32, out: &mut Outcomes<'_>) {
+    /// Every other stock write that is about one cell.
+    pub(super) fn write_stock(
+        &mut self,
+        op: &Op<'_>,
+        hash: u64,
+        flags: OpFlags,
+        late: bool,
+        out: &mut Outcomes<'_>,
+    ) {
+        let Some(key) = op.key() else { return out.plain(Code::BAD_OP, 0) };
+        let op_id = OpId(key);
+        let found = self.cell_of_write(op);
+        let print = print(op, flags);
+        let same = found.map(|(_, cell)| cell).ok().flatten().map(|cell| (cell, print));
+        if self.answer_known(op_id, hash, same, out) {
+            return;
+        }
+        if late {
+            return out.plain(Code::DEADLINE_PASSED, 0);
+        }
+        if let Err(code) = self.check_new_id(&ReservationId(op_id.0)) {
+            return out.plain(code, 0);
+        }
+        let cell = match found {
+            Ok((_, Some(cell))) => cell,
+            Ok((Some(cell), None)) => {
+                let missing = self.cells.table().resolve(cell);
+                match self.cell_for_write(missing, cell, flags) {
+                    Ok(cell) => cell,
+                    Err(missing) => return refuse_name(missing, 0, out),
+                }
+            }
+            Ok((None, None)) => return out.plain(Code::NOT_FOUND, 0),
+            Err(code) => return out.plain(code, 0),
+        };
+        let change = match self.plan_write(op, cell, flags) {
+            Ok(change) => change,
+            Err(refused) => return self.refuse_write(refused, cell, 0, out),
+        };
+        if !self.cells.fits(cell, &change) {
+            return out.plain(Code::OVERFLOW, 0);
+        }
+        // From here on the write succeeds.
+        let standing = match op {
+            Op::CountBegin { .. } => Standing::Count,
+            _ => Standing::Op,
+        };
+        let (value, details) = (self.cells.get(cell), self.cells.details(cell));
+        self.cells.change(cell, &change);
+        let count_ms_more = COUNT_MS_MAX.saturating_sub(self.config.retention_ms);
+        self.remember_write(op_id, hash, (standing, cell), |record| {
+            record.fingerprint = print;
+            if standing == Standing::Count {
+                record.deadline = HoldMillis(value.on_hand as u64);
+                record.quantity = details.epoch;
+                record.forget.0 += count_ms_more;
+            }
+        });
+        self.put_counters(Code::OK, cell, out);
+    }
+
+    /// The cell as the request names it, and the cell it is, if it is there. A COUNT_COMMIT names its cell
+    /// by the token.
+    fn cell_of_write<'a>(
+        &mut self,
+        op: &Op<'a>,
+    ) -> Result<(Option<CellRef<'a>>, Option<u32>), Code> {
+        let named = match *op {
+            Op::Adjust { cell, .. }
+            | Op::Set { cell, .. }
+            | Op::CountBegin { cell, .. }
+            | Op::Move { cell, .. }
+            | Op::Announce { cell, .. }
+            | Op::Arrive { cell, .. }
+            | Op::Return { cell, .. }
+            | Op::SetPolicy { cell, .. } => cell,
+            Op::CountCommit { token, .. } => return Ok((None, Some(self.count_of(token)?))),
+            _ => return Err(Code::BAD_OP),
+        };
+        Ok((Some(named), self.cells.table().resolve(named).ok()))
+    }
+
+    /// The cell that a count is about.
+    fn count_of(&mut self, token: OpId) -> Result<u32, Code> {
+        let id = ReservationId(token.0);
+        let Some(handle) = self.look_up(&id, self.holds.hash(&token.0)) else {
+            let life = self.config.retention_ms.max(COUNT_MS_MAX);
+            let too_old = token.millis() + life <= self.clock.now.as_millis();
+            return Err(if too_old { Code::ID_TOO_OLD } else { Code::NOT_FOUND });
+        };
+        let record = self.holds.records.get(handle);
+        match record.standing() {
+            Some(Standing::Count) => Ok(record.cell),
+            _ => Err(Code::ID_REUSED),
+        }
+    }
+
+    /// What the write changes.
+    ///
+    /// # Errors
+    /// It does not take effect.
+    fn plan_write(&mut self, op: &Op<'_>, cell: u32, flags: OpFlags) -> Result<Change, Refused> {
+        let (value, details) = (self.cells.get(cell), self.cells.details(cell));
+        Ok(match *op {
+            Op::Adjust { delta, .. } => {
+                if delta < 0 {
+                    self.check_free(cell, delta.unsigned_abs(), flags)?;
+                }
+                Change::on_hand(delta)
+            }
+            Op::Set { on_hand, guard, .. } => {
+                let feed_sequence = match guard {
+                    Guard::Expected(expected) if expected != value.on_hand => {
+                        return Err(Refused::StaleExpected);
+                    }
+                    Guard::Expected(_) => None,
+                    Guard::Feed(sequence) if sequence <= details.feed_sequence => {
+                        return Err(Refused::StaleFeed(details.feed_sequence));
+                    }
+                    Guard::Feed(sequence) => Some(sequence),
+                };
+                let change = Change::on_hand(on_hand - value.on_hand);
+                Change { feed_sequence, is_stated: true, ..change }
+            }
+            Op::CountBegin { .. } => Change::default(),
+            Op::CountCommit { token, counted, .. } => {
+                let handle = self.look_up(&ReservationId(token.0), self.holds.hash(&token.0));
+                let count = self.holds.records.get(handle.expect("the count was found before"));
+                if count.quantity != details.epoch {
+                    return Err(Refused::StaleExpected);
+                }
+                let change = Change::on_hand(counted - count.counted_from());
+                Change { is_stated: true, ..change }
+            }
+            Op::Move { from, to, quantity, .. } => {
+                match details.bucket(from) {
+                    Some(units) if units < i64::from(quantity) => return Err(Refused::Exceeds),
+                    Some(_) => {}
+                    None => self.check_free(cell, u64::from(quantity), flags)?,
+                }
+                let quantity = i64::from(quantity);
+                Change::default().bucket(from, -quantity).bucket(to, quantity)
+            }
+            Op::Announce { delta, .. } => {
+                if details.incoming + delta < 0 {
+                    return Err(Refused::Exceeds);
+                }
+                Change { incoming: delta, ..Change::default() }
+            }
+            Op::Arrive { quantity, bucket, .. } => {
+                let quantity = i64::from(quantity);
+                if details.incoming < quantity {
+                    return Err(Refused::Exceeds);
+                }
+                let change = Change { incoming: -quantity, ..Change::on_hand(quantity) };
+                change.bucket(bucket, quantity)
+            }
+            Op::Return { quantity, bucket, .. } => {
+                let quantity = i64::from(quantity);
+                Change::on_hand(quantity).bucket(bucket, quantity)
+            }
+            Op::SetPolicy { change, .. } => {
+                Change { policy: Some(change.apply(details.policy)), ..Change::default() }
+            }
+            _ => return Err(Refused::Code(Code::BAD_OP)),
+        })
+    }
+
+    /// So many units can leave the cell without anything that is promised or withheld; unless they have
+    /// left it already.
+    pub(super) fn check_free(
+        &mut self,
+        cell: u32,
+        quantity: u64,
+        flags: OpFlags,
+    ) -> Result<(), Refused> {
+        let Self { holds, cells, clock, config, .. } = self;
+        let asked = quantity as i64;
+        let free = flags.contains(OpFlags::TRUTH)
+            || cells.get(cell).grantable() >= asked
+            || holds.reclaim(cells, clock, config.retention_ms, cell, asked);
+        if free { Ok(()) } else { Err(Refused::WouldShort(quantity)) }
+    }
+
+    /// The op_id is known: answers, and says so. `same` is the cell and the fingerprint of the same
+    /// request, if its cell is there.
+    fn answer_known(
+        &mut self,
+        op_id: OpId,
+        hash: u64,
+        same: Option<(u32, u32)>,
+        out: &mut Outcomes<'_>,
+    ) -> bool {
+        let Some(handle) = self.look_up(&ReservationId(op_id.0), hash) else { return false };
+        let record = self.holds.records.get(handle);
+        let is_write = matches!(record.standing(), Some(Standing::Op | Standing::Count));
+        match same.filter(|same| is_write && *same == (record.cell, record.fingerprint)) {
+            Some((cell, _)) => self.put_counters(Code::REPLAY, cell, out),
+            None => out.plain(Code::ID_REUSED, 0),
+        }
+        true
+    }
+
+    /// The cell of a write that names it; made if the write says so.
+    pub(super) fn cell_for_write(
+        &mut self,
+        found: Result<u32, Missing>,
+        cell: CellRef<'_>,
+        flags: OpFlags,
+    ) -> Result<u32, Missing> {
+        match (found, cell) {
+            (Err(_), CellRef::Name { warehouse, sku }) if flags.contains(OpFlags::DEFINE) => {
+                Ok(self.cells.define(warehouse, sku))
+            }
+            (found, _) => found,
+        }
+    }
+
+    /// Remembers a write under its op_id.
+    pub(super) fn remember_write(
+        &mut self,
+        op_id: OpId,
+        hash: u64,
+        (standing, cell): (Standing, u32),
+        fill: impl FnOnce(&mut Record),
+    ) -> u32 {
+        let id = ReservationId(op_id.0);
+        let created_ms = self.clock.now.as_millis();
+        let mut record =
+            Record { created_ms, cell, ..trace(id, standing, self.forget_from_now(&id)) };
+        fill(&mut record);
+        self.holds.insert(&mut self.cells, record, hash, &[])
+    }
+
+    pub(super) fn refuse_write(
+        &self,
+        refused: Refused,
+        cell: u32,
+        line: u16,
+        out: &mut Outcomes<'_>,
+    ) {
+        match refused {
+            Refused::Code(code) => out.plain(code, 0),
+            Refused::Exceeds => {
+                out.body(Code::QTY_EXCEEDS, 0, |out| LineFault { line }.encode(out));
+            }
+            Refused::StaleExpected => {
+                let on_hand = self.cells.get(cell).on_hand;
+                out.body(Code::STALE_EXPECTED, 0, |out| out.put_i64_le(on_hand));
+            }
+            Refused::StaleFeed(sequence) => {
+                out.body(Code::STALE_FEED, 0, |out| out.put_u64_le(sequence));
+            }
+            Refused::WouldShort(asked) => {
+                let available = self.cells.get(cell).available();
+                let short = ShortLine { line, cell: CellHandle(cell), asked, available };
+                out.body(Code::WOULD_SHORT, 0, |out| short.encode(out));
+            }
+        }
+    }
+
+    fn put_counters(&self, code: Code, cell: u32, out: &mut Outcomes<'_>) {
         let value = self.cells.get(cell);
         out.body(code, 0, |out| {
             out.put_u32_le(cell);
@@ -85,12 +366,47 @@ impl StockState {
     }
 }
 
-fn print(cell: u32, quantity: u32) -> u32 {
-    fingerprint(&[HeldLine { cell, quantity }], 0)
+/// 32 bits over what a write says, but for its cell.
+fn print(op: &Op<'_>, flags: OpFlags) -> u32 {
+    let words: [u64; 4] = match *op {
+        Op::Adjust { delta, .. } => [delta as u64, truth(flags), 0, 0],
+        Op::Set { on_hand, guard: Guard::Expected(expected), .. } => {
+            [on_hand as u64, 0, expected as u64, 0]
+        }
+        Op::Set { on_hand, guard: Guard::Feed(sequence), .. } => [on_hand as u64, 1, sequence, 0],
+        Op::CountCommit { token, counted, .. } => {
+            let token = u128::from_le_bytes(token.0);
+            [token as u64, (token >> 64) as u64, counted as u64, 0]
+        }
+        Op::Move { from, to, quantity, .. } => {
+            [from as u64, to as u64, u64::from(quantity), truth(flags)]
+        }
+        Op::Announce { delta, .. } => [delta as u64, 0, 0, 0],
+        Op::Arrive { quantity, bucket, .. } | Op::Return { quantity, bucket, .. } => {
+            [u64::from(quantity), bucket as u64, 0, 0]
+        }
+        Op::SetPolicy { change, .. } => {
+            let flag = |flag: Option<bool>| flag.map_or(0, |yes| 1 + u64::from(yes));
+            let flags = [change.frozen, change.untracked, change.preorder, change.no_hold];
+            let flags = flags.into_iter().fold(0, |bits, one| bits << 2 | flag(one));
+            let number = |number: Option<i64>| number.map_or(u64::MAX, |number| number as u64);
+            // No point is the number before the first.
+            let point = change.reorder_point.map(|point| point.unwrap_or(-2));
+            [flags, number(change.oversell_limit), number(change.buffer), number(point)]
+        }
+        _ => [0; 4],
+    };
+    let start = op.opcode() as u64;
+    let hash = words.into_iter().fold(start, |hash, word| mix2(1, hash, word));
+    (hash ^ hash >> 32) as u32
 }
 
-fn refuse_name(missing: Missing, out: &mut Outcomes<'_>) {
-    out.body(missing.code(), 0, |out| LineFault { line: 0 }.encode(out));
+fn truth(flags: OpFlags) -> u64 {
+    u64::from(flags.contains(OpFlags::TRUTH))
+}
+
+pub(super) fn refuse_name(missing: Missing, line: u16, out: &mut Outcomes<'_>) {
+    out.body(missing.code(), line, |out| LineFault { line }.encode(out));
 }
 
 impl Missing {
@@ -128,7 +444,7 @@ mod tests {
         state.cells.update(other, |cell| cell.on_hand = COUNTER_MAX - 10);
         fill_up(&mut state, cell);
         assert_eq!(state.cells.get(cell).on_hand, 10);
-        assert_eq!(state.cells.total_on_hand(other), COUNTER_MAX);
+        assert_eq!(state.cells.sums(other).on_hand, COUNTER_MAX);
         assert_eq!(state.audit(), Ok(()));
     }
 
@@ -151,7 +467,7 @@ mod tests {
                 by_handle,
                 flags,
                 false,
-                &mut Outcomes(Some(&mut out)),
+                &mut Outcomes::new(Some(&mut out)),
             );
             assert_eq!(take_outcome(&mut Reader::new(&out)).unwrap().code, code);
         }

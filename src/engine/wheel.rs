@@ -93,6 +93,20 @@ impl Wheel {
         self.groups.remove(handle);
     }
 
+    /// Notes changes from now on, so that they can be undone.
+    pub fn begin_journal(&mut self) {
+        self.groups.begin_journal();
+        self.ring.begin_journal();
+        self.index.begin_journal();
+    }
+
+    /// Ends the journal: undoes what it has noted, or keeps it.
+    pub fn end_journal(&mut self, undo: bool) {
+        self.groups.end_journal(undo);
+        self.ring.end_journal(undo);
+        self.index.end_journal(undo);
+    }
+
     /// Bytes of memory held.
     pub fn bytes(&self) -> u64 {
         self.groups.bytes() + self.ring.bytes() + self.index.bytes()

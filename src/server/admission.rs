@@ -48,6 +48,7 @@ pub(super) enum Route {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum BadOps {
     Count(u32),
+    Linked(u32),
     Mixed,
     Op { position: u32, error: OpError },
     Trailing,
@@ -68,6 +69,11 @@ impl fmt::Display for BadOps {
             Self::Count(count) => {
                 write!(f, "a batch has 1 to {} operations, not {count}", limits::BATCH_OPS_MAX)
             }
+            Self::Linked(position) => write!(
+                f,
+                "operation {position} is linked to nothing, or as more than {} in a row",
+                limits::LINKED_MAX
+            ),
             Self::Mixed => f.write_str("a batch has writes or reads, not both; send two"),
             Self::Op { position, error } => write!(f, "operation {position}: {error}"),
             Self::Trailing => f.write_str("bytes follow the last operation of the frame"),
@@ -83,18 +89,28 @@ pub(super) fn route(
     mut sold_out: impl FnMut(&Op<'_>, OpFlags, Option<UnixMillis>) -> bool,
 ) -> Result<(Route, u32), BadOps> {
     let mut reader = Reader::new(ops);
-    let (mut route, mut cells_read) = (None, 0);
+    let (mut route, mut cells_read, mut linked) = (None, 0, 0);
     for position in 0..count {
         let (op, flags, not_after) =
             take_op(&mut reader).map_err(|error| BadOps::Op { position, error })?;
         cells_read += match &op {
             Op::ReadCells { cells } => cells.len() as u32,
+            // Each is as long as two and a half cells.
+            Op::ReadDetails { cells } => cells.len() as u32 * 5 / 2,
             Op::ReadSku { .. } => CELLS_OF_A_SKU,
             _ => 0,
         };
+        let is_write = op.opcode().is_write();
+        let in_chain = linked > 0;
+        linked = if is_write && flags.contains(OpFlags::LINKED) { linked + 1 } else { 0 };
+        if linked >= limits::LINKED_MAX || linked > 0 && position + 1 == count {
+            return Err(BadOps::Linked(position));
+        }
         let own = match op {
             Op::Ping | Op::ClusterStatus => Route::Local,
-            _ if op.opcode().is_write() => {
+            // What is linked is decided together.
+            _ if is_write && (in_chain || linked > 0) => Route::Log,
+            _ if is_write => {
                 let ask = matches!(route, None | Some(Route::SoldOut));
                 if ask && sold_out(&op, flags, not_after) { Route::SoldOut } else { Route::Log }
             }
@@ -118,23 +134,30 @@ pub(super) fn route(
 }
 
 /// One of the checked operations makes the state remember one more id: a new reservation, a stock
-/// write, or the fence that a release of an unknown id leaves. What an id in memory asks for goes on.
+/// write, or the fence that a release of an unknown id leaves; or it leaves old lines behind. What else
+/// an id in memory asks for goes on.
 fn remembers_more(ops: &[u8], known: impl Fn(ReservationId) -> bool) -> bool {
     let mut reader = Reader::new(ops);
     std::iter::from_fn(|| take_op(&mut reader).ok()).any(|(op, ..)| match op {
-        Op::Reserve { id, .. } | Op::Release { id } => !known(id),
-        Op::Receive { .. } => true,
-        _ => false,
+        Op::Reserve { id, .. } | Op::Release { id, .. } => !known(id),
+        Op::Amend { .. } => true,
+        Op::Confirm { .. }
+        | Op::Extend { .. }
+        | Op::Pin { .. }
+        | Op::Cancel { .. }
+        | Op::Fulfil { .. }
+        | Op::TransferClose { .. }
+        | Op::TransferCancel { .. } => false,
+        _ => op.key().is_some(),
     })
 }
 
 /// One of the checked operations makes a cell that is not there yet.
 fn makes_cells(ops: &[u8], known: impl Fn(&[u8], &[u8]) -> bool) -> bool {
     let mut reader = Reader::new(ops);
-    std::iter::from_fn(|| take_op(&mut reader).ok()).any(|(op, flags, _)| match op {
-        Op::Define { cell } => !is_known(cell, &known),
-        Op::Receive { cell, .. } => flags.contains(OpFlags::DEFINE) && !is_known(cell, &known),
-        _ => false,
+    std::iter::from_fn(|| take_op(&mut reader).ok()).any(|(op, flags, _)| {
+        let may_make = matches!(op, Op::Define { .. }) || flags.contains(OpFlags::DEFINE);
+        may_make && op.written_cell().is_some_and(|cell| !is_known(cell, &known))
     })
 }
 
@@ -373,6 +396,24 @@ mod tests {
             2,
         );
         assert_eq!(reads, Ok(Route::Fresh));
+    }
+
+    #[test]
+    fn what_is_linked_goes_to_the_log_and_ends() {
+        let linked = |count: u32, last: OpFlags| {
+            let build = |out: &mut BytesMut| {
+                (1..count).for_each(|_| reserve(out, OpFlags::LINKED));
+                reserve(out, last);
+            };
+            routed(build, count)
+        };
+        let plain = OpFlags::default();
+        assert_eq!(linked(2, plain), Ok(Route::Log));
+        assert_eq!(linked(2, OpFlags::LINKED), Err(BadOps::Linked(1)));
+        assert_eq!(linked(1, OpFlags::LINKED), Err(BadOps::Linked(0)));
+        assert_eq!(linked(limits::LINKED_MAX, plain), Ok(Route::Log));
+        let over = Err(BadOps::Linked(limits::LINKED_MAX - 1));
+        assert_eq!(linked(limits::LINKED_MAX + 1, plain), over);
     }
 
     #[test]

@@ -9,8 +9,8 @@ use super::shared::Shared;
 use super::status::{self, Before};
 use super::words::escape;
 use crate::protocol::{
-    CellCounters, CellHandle, Code, OutcomeHeader, Reader, ReservationId, SkuTotal, Truncated,
-    limits, take_outcome,
+    CellCounters, CellHandle, Code, LineShares, OpId, Reader, ReservationId, SkuTotal, Transfer,
+    TransferState, Truncated, limits, take_outcome,
 };
 use crate::replication::{AdminError, NodeInfo};
 
@@ -28,8 +28,10 @@ const HELP: &[(&str, &str)] = &[
     ("digest", "the whole state in 16 hex digits, and its index; the node stands still meanwhile"),
     ("top", "rates since the last top on this connection, queues, codes, busiest connections"),
     ("cell WAREHOUSE SKU", "the counters of a cell, as this node has them"),
+    ("details WAREHOUSE SKU", "all counters of a cell and its rules, as this node has them"),
     ("sku SKU", "all cells of a SKU and their sum, as this node has them"),
-    ("hold ID", "a reservation, as this node has it"),
+    ("hold ID", "a reservation and what has become of its lines, as this node has it"),
+    ("shipment ID", "a transfer between warehouses, as this node has it"),
     ("add ID CLIENT_ADDR PEER_ADDR", "take a node into the cluster (on the leader)"),
     ("remove ID", "take a node out of the cluster (on the leader)"),
     ("transfer [ID]", "hand leadership over, to node ID or to the best follower"),
@@ -59,8 +61,10 @@ pub(super) async fn run(shared: &Arc<Shared>, words: &[Vec<u8>], before: &mut Be
         (b"limits", []) => Ok(status::limits(shared)),
         (b"version", []) => Ok(version()),
         (b"cell", [warehouse, sku]) => cell(shared, warehouse, sku),
+        (b"details", [warehouse, sku]) => details(shared, warehouse, sku),
         (b"sku", [sku]) => sku_cells(shared, sku),
         (b"hold", [id]) => hold(shared, id),
+        (b"shipment", [id]) => shipment(shared, id),
         (b"add", [id, client, peer]) => add(shared, id, client, peer).await,
         (b"remove", [id]) => remove(shared, id).await,
         (b"transfer", []) => transfer(shared, None).await,
@@ -168,16 +172,53 @@ fn cell(shared: &Shared, warehouse: &[u8], sku: &[u8]) -> Result<Value, String> 
     check_name("SKU", sku, limits::SKU_BYTES_MAX)?;
     let cells = shared.replica.cells();
     let found = cells.handle(warehouse, sku).and_then(|h| Some((h, cells.counters(h)?)));
-    let (handle, found) = found.ok_or_else(|| {
-        let (warehouse, sku) = (escape(warehouse), escape(sku));
-        format!("no cell '{warehouse}' '{sku}' on this node; receive stock into it to make it")
-    })?;
-    let mut fields = vec![
+    let (handle, found) = found.ok_or_else(|| no_cell(warehouse, sku))?;
+    let mut fields = cell_head(warehouse, sku, handle);
+    fields.extend(counters(&found));
+    fields.extend(as_of(shared));
+    Ok(Value::Object(fields))
+}
+
+fn no_cell(warehouse: &[u8], sku: &[u8]) -> String {
+    let (warehouse, sku) = (escape(warehouse), escape(sku));
+    format!("no cell '{warehouse}' '{sku}' on this node; receive stock into it to make it")
+}
+
+fn cell_head(warehouse: &[u8], sku: &[u8], handle: CellHandle) -> Vec<(&'static str, Value)> {
+    vec![
         ("warehouse", escape(warehouse).into()),
         ("sku", escape(sku).into()),
         ("handle", handle.0.into()),
-    ];
-    fields.extend(counters(&found));
+    ]
+}
+
+fn details(shared: &Shared, warehouse: &[u8], sku: &[u8]) -> Result<Value, String> {
+    check_name("warehouse", warehouse, limits::WAREHOUSE_BYTES_MAX)?;
+    check_name("SKU", sku, limits::SKU_BYTES_MAX)?;
+    let cells = shared.replica.cells();
+    let found = cells.handle(warehouse, sku).and_then(|h| Some((h, cells.details(h)?)));
+    let (handle, found) = found.ok_or_else(|| no_cell(warehouse, sku))?;
+    let [damaged, quality, safety, other] = found.blocked;
+    let policy = found.policy;
+    let mut fields = cell_head(warehouse, sku, handle);
+    fields.extend(counters(&found.counters));
+    fields.extend([
+        ("damaged", damaged.into()),
+        ("quality", quality.into()),
+        ("safety", safety.into()),
+        ("other", other.into()),
+        ("incoming", found.incoming.into()),
+        ("in_transit", found.in_transit.into()),
+        ("feed_sequence", found.feed_sequence.into()),
+        ("short", found.short.into()),
+        ("oversell_limit", policy.oversell_limit.into()),
+        ("buffer", policy.buffer.into()),
+        ("reorder_point", policy.reorder_point.into()),
+        ("frozen", policy.frozen.into()),
+        ("untracked", policy.untracked.into()),
+        ("preorder", policy.preorder.into()),
+        ("no_hold", policy.no_hold.into()),
+    ]);
     fields.extend(as_of(shared));
     Ok(Value::Object(fields))
 }
@@ -240,46 +281,82 @@ fn refused(code: Code, what: &str, name: &[u8]) -> String {
     format!("{what} '{}': {code}: {}", escape(name), code.advice())
 }
 
+fn take_id(text: &[u8]) -> Result<ReservationId, String> {
+    let id = std::str::from_utf8(text).ok().and_then(|text| text.parse().ok());
+    id.ok_or_else(|| format!("'{}' is no id: it has 32 hex digits, dashes allowed", escape(text)))
+}
+
+fn malformed(_: Truncated) -> String {
+    "the node's own answer is malformed".to_owned()
+}
+
 fn hold(shared: &Shared, text: &[u8]) -> Result<Value, String> {
-    let id: ReservationId =
-        std::str::from_utf8(text).ok().and_then(|text| text.parse().ok()).ok_or_else(|| {
-            format!("'{}' is no id: it has 32 hex digits, dashes allowed", escape(text))
-        })?;
+    let id = take_id(text)?;
     let mut out = BytesMut::new();
-    shared.replica.with_state(|state| state.read_reservation(id, &mut out));
-    let body = take_ok(&out).map_err(|code| refused(code, "reservation", text))?;
-    let header = take_outcome(&mut Reader::new(&out))
-        .map(|outcome| OutcomeHeader { code: outcome.code, detail: outcome.detail });
-    let malformed = |Truncated| "the node's own answer is malformed".to_owned();
-    let detail = header.map_err(malformed)?.detail;
-    take_hold(shared, id, detail, body).map_err(malformed)
+    shared.replica.with_state(|state| state.read_lines(id, &mut out));
+    take_ok(&out).map_err(|code| refused(code, "reservation", text))?;
+    let outcome = take_outcome(&mut Reader::new(&out)).map_err(malformed)?;
+    take_hold(shared, id, &outcome).map_err(malformed)
 }
 
 fn take_hold(
     shared: &Shared,
     id: ReservationId,
-    detail: u16,
-    body: &[u8],
+    outcome: &crate::protocol::Outcome<'_>,
 ) -> Result<Value, Truncated> {
-    let mut reader = Reader::new(body);
+    let mut reader = Reader::new(outcome.body);
     let (created, deadline) = (reader.u64()?, reader.u64()?);
+    let pinned = reader.u32()? == 1;
     let now = shared.replica.now().as_millis();
-    let state = crate::protocol::ReservationState::from_detail(detail);
     let mut rows = Vec::new();
     for _ in 0..reader.u32()? {
-        let (handle, quantity) = (reader.u32()?, reader.u32()?);
-        rows.push(vec![("handle", handle.into()), ("quantity", quantity.into())]);
+        let handle = reader.u32()?;
+        let units = LineShares::take(&mut reader)?;
+        rows.push(vec![
+            ("handle", handle.into()),
+            ("quantity", units.requested().into()),
+            ("reserved", units.reserved.into()),
+            ("committed", units.committed.into()),
+            ("fulfilled", units.fulfilled.into()),
+            ("released", units.released.into()),
+            ("expired", units.expired.into()),
+            ("cancelled", units.cancelled.into()),
+        ]);
     }
+    let state = outcome.state();
     let mut fields = vec![
         ("id", id.to_string().into()),
         ("state", state.map_or("unknown", |state| state.name()).into()),
         ("created_ms", created.into()),
         ("deadline_ms", deadline.into()),
         ("left_ms", (deadline as i64 - now as i64).into()),
+        ("pinned", pinned.into()),
         ("lines", rows.len().into()),
     ];
     fields.extend(as_of(shared));
     fields.push(("cells", Value::Table(rows)));
+    Ok(Value::Object(fields))
+}
+
+fn shipment(shared: &Shared, text: &[u8]) -> Result<Value, String> {
+    let id = take_id(text)?;
+    let mut out = BytesMut::new();
+    shared.replica.with_state(|state| state.read_transfer(OpId(id.0), &mut out));
+    let body = take_ok(&out).map_err(|code| refused(code, "transfer", text))?;
+    let transfer = Transfer::take(&mut Reader::new(body)).map_err(malformed)?;
+    let outcome = take_outcome(&mut Reader::new(&out)).map_err(malformed)?;
+    let state = TransferState::from_detail(outcome.detail);
+    let mut fields = vec![
+        ("id", id.to_string().into()),
+        ("state", state.map_or("unknown", TransferState::name).into()),
+        ("from_handle", transfer.from.0.into()),
+        ("to_handle", transfer.to.0.into()),
+        ("shipped", transfer.shipped.into()),
+        ("received", transfer.received.into()),
+        ("damaged", transfer.damaged.into()),
+        ("rest", transfer.rest().into()),
+    ];
+    fields.extend(as_of(shared));
     Ok(Value::Object(fields))
 }
 

@@ -348,6 +348,11 @@ impl Answering<'_> {
             Op::ReadCells { cells } => replica.cells().read_cells(cells, out),
             Op::ReadReservation { id } => replica.with_state(|s| s.read_reservation(*id, out)),
             Op::ReadSku { after, sku } => replica.with_state(|s| s.read_sku(sku, *after, out)),
+            Op::ReadDetails { cells } => replica.cells().read_details(cells, out),
+            Op::ReadLines { id } => replica.with_state(|s| s.read_lines(*id, out)),
+            Op::ReadTransfer { transfer } => {
+                replica.with_state(|s| s.read_transfer(*transfer, out));
+            }
             Op::Ping => drop(begin_outcome(out, ok)),
             Op::ClusterStatus => {
                 let start = begin_outcome(out, ok);
@@ -356,10 +361,27 @@ impl Answering<'_> {
             }
             Op::Define { .. }
             | Op::Receive { .. }
+            | Op::Adjust { .. }
+            | Op::Set { .. }
+            | Op::CountBegin { .. }
+            | Op::CountCommit { .. }
+            | Op::Move { .. }
+            | Op::Announce { .. }
+            | Op::Arrive { .. }
+            | Op::Return { .. }
+            | Op::TransferShip { .. }
+            | Op::TransferReceive { .. }
+            | Op::TransferClose { .. }
+            | Op::TransferCancel { .. }
+            | Op::SetPolicy { .. }
             | Op::Reserve { .. }
             | Op::Confirm { .. }
             | Op::Release { .. }
-            | Op::Extend { .. } => unreachable!("admission sends writes to the log"),
+            | Op::Extend { .. }
+            | Op::Pin { .. }
+            | Op::Amend { .. }
+            | Op::Cancel { .. }
+            | Op::Fulfil { .. } => unreachable!("admission sends writes to the log"),
         }
     }
 

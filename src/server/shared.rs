@@ -124,7 +124,8 @@ impl Shared {
             && (*ttl_ms == 0 || (TTL_MS_MIN..=TTL_MS_MAX).contains(ttl_ms))
             && not_after.is_none_or(|not_after| now.as_millis() < not_after.0)
             && self.replica.cells().accepts_id(id, now);
-        plain && self.replica.cells().refuse_if_short(lines, now, out)
+        let commit = flags.contains(OpFlags::COMMIT);
+        plain && self.replica.cells().refuse_if_short(lines, commit, now, out)
     }
 }
 

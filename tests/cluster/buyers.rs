@@ -52,9 +52,11 @@ impl Default for Market {
 pub enum Seen {
     Absent,
     Active,
+    Cancelled,
     Confirmed,
     Expired,
     Fenced,
+    Fulfilled,
     Released,
 }
 
@@ -62,9 +64,11 @@ impl From<ReservationState> for Seen {
     fn from(state: ReservationState) -> Self {
         match state {
             ReservationState::Active => Self::Active,
+            ReservationState::Cancelled => Self::Cancelled,
             ReservationState::Confirmed => Self::Confirmed,
             ReservationState::Expired => Self::Expired,
             ReservationState::Fenced => Self::Fenced,
+            ReservationState::Fulfilled => Self::Fulfilled,
             ReservationState::Released => Self::Released,
         }
     }

@@ -219,7 +219,7 @@ impl Run {
         };
         let mut out = BytesMut::new();
         let now = UnixMicros(self.model.now_micros());
-        self.state.cells().refuse_if_short(&lines, now, &mut out).then_some(out)
+        self.state.cells().refuse_if_short(&lines, false, now, &mut out).then_some(out)
     }
 
     fn apply(&mut self, now_micros: u64, op_count: u32, ops: &[u8]) -> BytesMut {

@@ -217,8 +217,8 @@ impl State {
                 let lines = lines.iter().map(|line| (handle(&line.cell), line.quantity)).collect();
                 self.reserve(*id, *ttl_ms, lines, flags, out);
             }
-            Op::Confirm { id } => self.confirm(*id, out),
-            Op::Release { id } => self.release(*id, out),
+            Op::Confirm { id, .. } => self.confirm(*id, out),
+            Op::Release { id, .. } => self.release(*id, out),
             Op::ReadReservation { id } => self.read(*id, out),
             Op::ReadCells { cells } => {
                 let handles: Vec<u32> = cells.iter().map(|cell| handle(&cell)).collect();

@@ -270,7 +270,10 @@ impl Server {
         let (cells, mut out) = (self.state.cells(), BytesMut::new());
         // What is sent again is marked, and always goes through the log.
         let fresh = !self.reused.contains(&id) && !self.executed.contains(&place);
-        if !fresh || !cells.accepts_id(&id, now) || !cells.refuse_if_short(&lines, now, &mut out) {
+        if !fresh
+            || !cells.accepts_id(&id, now)
+            || !cells.refuse_if_short(&lines, false, now, &mut out)
+        {
             return false;
         }
         let answer = self.answer(&mut Reader::new(&out), now, 0);

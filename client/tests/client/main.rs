@@ -2,6 +2,7 @@
 #![expect(clippy::unwrap_used, reason = "in a test, a panic is the report")]
 
 mod fake;
+mod writes;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,6 +17,7 @@ use stockd_protocol::{CellCounters, Frame, Opcode, ReplyPrefix, SkuTotal};
 use tokio::join;
 
 const ACTIVE: u16 = ReservationState::Active as u16;
+const CONFIRMED: u16 = ReservationState::Confirmed as u16;
 const RELEASED: u16 = ReservationState::Released as u16;
 
 fn id(n: u8) -> ReservationId {
@@ -476,8 +478,8 @@ async fn unanswered_frames_are_bounded_by_the_server_and_the_caller_may_fail() {
         let (a, b) = (peer.expect().await, peer.expect().await);
         let third = client.confirm(id(3)).await;
         assert_eq!(third, Err(Error::Retry(Why::Full)));
-        peer.send(reply(&a, Code::OK, 0, |_| ())).await;
-        peer.send(reply(&b, Code::OK, 0, |_| ())).await;
+        peer.send(reply(&a, Code::OK, CONFIRMED, |_| ())).await;
+        peer.send(reply(&b, Code::OK, CONFIRMED, |_| ())).await;
     };
     let (a, b, ()) = join!(client.confirm(id(1)), client.confirm(id(2)), script);
     assert!(a.is_ok() && b.is_ok());
@@ -492,7 +494,7 @@ async fn a_full_connection_lets_the_next_wait_its_turn() {
     let script = async {
         for _ in 0..3 {
             let frame = peer.expect().await;
-            peer.send(reply(&frame, Code::OK, 0, |_| ())).await;
+            peer.send(reply(&frame, Code::OK, CONFIRMED, |_| ())).await;
         }
     };
     let (a, b, c, ()) =

@@ -1,0 +1,285 @@
+//! What a record has no room for: quantities of its lines once they have gone different ways, and the
+//! steps that were done.
+//!
+//! ```text
+//! annex (16 bytes)     share (32), one per line, in order     step (24), the last one first
+//!  0 4 record           0 4 annex                              0 4 annex
+//!  4 4 first share      4 4 more: the next line's              4 4 more: the step before
+//!  8 4 last step        8 4 reserved     ┐                     8 4 step
+//! 12 4 steps           12 4 committed    │ sum to what the    12 4 opcode
+//!                      16 4 fulfilled    │ line asked for     16 4 fingerprint of what was asked
+//!                      20 4 released     │                    20 4 0
+//!                      24 4 expired      │
+//!                      28 4 cancelled    ┘
+//! ```
+//!
+//! A reservation whose lines always moved as one needs none: its state says where all units are. So
+//! most records have no annex, and no bytes for one.
+//!
+//! Invariants:
+//! - A record that says that it is annexed has one annex, and the annex has it.
+//! - An annex has a share for each line of its record, or none while all lines are as the state says.
+
+use crate::protocol::{LineShares, Opcode};
+
+use super::hash::mix2;
+use super::index::Index;
+use super::record::{put_words, u32_at};
+use super::ring::NIL;
+use super::slab::{Entry, Slab};
+
+/// See the module.
+#[derive(Clone, Copy)]
+pub(super) struct Annex {
+    pub record: u32,
+    pub shares: u32,
+    pub steps: u32,
+    pub step_count: u32,
+}
+
+impl Entry for Annex {
+    const BYTES: usize = 16;
+
+    fn free(next: u32) -> Self {
+        Self { record: NIL, shares: next, steps: NIL, step_count: 0 }
+    }
+
+    fn free_next(&self) -> Option<u32> {
+        (self.record == NIL).then_some(self.shares)
+    }
+
+    fn put(&self, out: &mut Vec<u8>) {
+        let mut bytes = [0; 16];
+        put_words(&mut bytes, [self.record, self.shares, self.steps, self.step_count]);
+        out.extend_from_slice(&bytes);
+    }
+
+    fn take(bytes: &[u8]) -> Self {
+        Self {
+            record: u32_at(bytes, 0),
+            shares: u32_at(bytes, 4),
+            steps: u32_at(bytes, 8),
+            step_count: u32_at(bytes, 12),
+        }
+    }
+}
+
+/// What has become of one line.
+#[derive(Clone, Copy)]
+pub(super) struct Share {
+    pub annex: u32,
+    pub more: u32,
+    pub units: LineShares,
+}
+
+impl Entry for Share {
+    const BYTES: usize = 32;
+
+    fn free(next: u32) -> Self {
+        Self { annex: NIL, more: next, units: LineShares::default() }
+    }
+
+    fn free_next(&self) -> Option<u32> {
+        (self.annex == NIL).then_some(self.more)
+    }
+
+    fn put(&self, out: &mut Vec<u8>) {
+        let mut bytes = [0; 32];
+        let LineShares { reserved, committed, fulfilled, released, expired, cancelled } =
+            self.units;
+        let words =
+            [self.annex, self.more, reserved, committed, fulfilled, released, expired, cancelled];
+        put_words(&mut bytes, words);
+        out.extend_from_slice(&bytes);
+    }
+
+    fn take(bytes: &[u8]) -> Self {
+        let units = LineShares {
+            reserved: u32_at(bytes, 8),
+            committed: u32_at(bytes, 12),
+            fulfilled: u32_at(bytes, 16),
+            released: u32_at(bytes, 20),
+            expired: u32_at(bytes, 24),
+            cancelled: u32_at(bytes, 28),
+        };
+        Self { annex: u32_at(bytes, 0), more: u32_at(bytes, 4), units }
+    }
+}
+
+/// An operation that was done, as its idempotency needs it.
+#[derive(Clone, Copy)]
+pub(super) struct Step {
+    pub annex: u32,
+    pub more: u32,
+    pub step: u32,
+    pub opcode: u32,
+    pub fingerprint: u32,
+}
+
+impl Entry for Step {
+    const BYTES: usize = 24;
+
+    fn free(next: u32) -> Self {
+        Self { annex: NIL, more: next, step: 0, opcode: 0, fingerprint: 0 }
+    }
+
+    fn free_next(&self) -> Option<u32> {
+        (self.annex == NIL).then_some(self.more)
+    }
+
+    fn put(&self, out: &mut Vec<u8>) {
+        let mut bytes = [0; 24];
+        let words = [self.annex, self.more, self.step, self.opcode, self.fingerprint];
+        put_words(&mut bytes, words);
+        out.extend_from_slice(&bytes);
+    }
+
+    fn take(bytes: &[u8]) -> Self {
+        Self {
+            annex: u32_at(bytes, 0),
+            more: u32_at(bytes, 4),
+            step: u32_at(bytes, 8),
+            opcode: u32_at(bytes, 12),
+            fingerprint: u32_at(bytes, 16),
+        }
+    }
+}
+
+/// All annexes, by record.
+pub(super) struct Annexes {
+    pub annexes: Slab<Annex>,
+    pub shares: Slab<Share>,
+    pub steps: Slab<Step>,
+    index: Index,
+    seed: u64,
+}
+
+impl Annexes {
+    /// Puts the index to the slabs. The seed is this process's own.
+    pub fn restore(
+        annexes: Slab<Annex>,
+        shares: Slab<Share>,
+        steps: Slab<Step>,
+        seed: u64,
+    ) -> Self {
+        let mut index = Index::new();
+        for (handle, annex) in annexes.iter().filter(|(_, annex)| annex.record != NIL) {
+            index.insert(hash(seed, annex.record), handle);
+        }
+        Self { annexes, shares, steps, index, seed }
+    }
+
+    /// The annex of a record, which says that it has one.
+    pub fn find(&self, record: u32) -> Option<u32> {
+        let is_it = |annex| self.annexes.get(annex).record == record;
+        self.index.find(hash(self.seed, record), is_it)
+    }
+
+    /// Makes the annex of a record that has none.
+    pub fn make(&mut self, record: u32) -> u32 {
+        let annex = Annex { record, shares: NIL, steps: NIL, step_count: 0 };
+        let annex = self.annexes.insert(annex);
+        self.index.insert(hash(self.seed, record), annex);
+        annex
+    }
+
+    /// Hands the annex on to another record.
+    pub fn hand_on(&mut self, annex: u32, record: u32) {
+        let before = self.annexes.get(annex).record;
+        self.index.remove(hash(self.seed, before), annex);
+        self.annexes.get_mut(annex).record = record;
+        self.index.insert(hash(self.seed, record), annex);
+    }
+
+    /// Gives an annex its shares, one per line, in order.
+    pub fn set_shares(&mut self, annex: u32, units: impl DoubleEndedIterator<Item = LineShares>) {
+        self.drop_shares(annex);
+        let insert = |more, units| self.shares.insert(Share { annex, more, units });
+        self.annexes.get_mut(annex).shares = units.rev().fold(NIL, insert);
+    }
+
+    /// All lines are as the state says.
+    pub fn drop_shares(&mut self, annex: u32) {
+        let mut at = std::mem::replace(&mut self.annexes.get_mut(annex).shares, NIL);
+        while at != NIL {
+            let more = self.shares.get(at).more;
+            self.shares.remove(at);
+            at = more;
+        }
+    }
+
+    /// The shares of an annex with their handles, line by line.
+    pub fn shares_of(&self, annex: u32) -> impl Iterator<Item = (u32, LineShares)> + '_ {
+        let share = |at: u32| (at != NIL).then_some(at);
+        let first = share(self.annexes.get(annex).shares);
+        std::iter::successors(first, move |at| share(self.shares.get(*at).more))
+            .map(|at| (at, self.shares.get(at).units))
+    }
+
+    /// What was asked for in a step that was done.
+    pub fn step(&self, annex: u32, opcode: Opcode, step: u32) -> Option<u32> {
+        let at = |at: u32| (at != NIL).then(|| self.steps.get(at));
+        std::iter::successors(at(self.annexes.get(annex).steps), |step| at(step.more))
+            .find(|done| done.opcode == opcode as u32 && done.step == step)
+            .map(|done| done.fingerprint)
+    }
+
+    /// How many steps were done.
+    pub fn step_count(&self, annex: u32) -> u32 {
+        self.annexes.get(annex).step_count
+    }
+
+    /// A step was done.
+    pub fn add_step(&mut self, annex: u32, opcode: Opcode, step: u32, fingerprint: u32) {
+        let more = self.annexes.get(annex).steps;
+        let opcode = opcode as u32;
+        let at = self.steps.insert(Step { annex, more, step, opcode, fingerprint });
+        let annex = self.annexes.get_mut(annex);
+        annex.steps = at;
+        annex.step_count += 1;
+    }
+
+    /// Frees an annex and what is in it.
+    pub fn remove(&mut self, annex: u32) {
+        self.drop_shares(annex);
+        let Annex { record, steps: mut at, .. } = *self.annexes.get(annex);
+        while at != NIL {
+            let more = self.steps.get(at).more;
+            self.steps.remove(at);
+            at = more;
+        }
+        self.index.remove(hash(self.seed, record), annex);
+        self.annexes.remove(annex);
+    }
+
+    /// Notes changes from now on, so that they can be undone.
+    pub fn begin_journal(&mut self) {
+        self.annexes.begin_journal();
+        self.shares.begin_journal();
+        self.steps.begin_journal();
+        self.index.begin_journal();
+    }
+
+    /// Ends the journal: undoes what it has noted, or keeps it.
+    pub fn end_journal(&mut self, undo: bool) {
+        self.annexes.end_journal(undo);
+        self.shares.end_journal(undo);
+        self.steps.end_journal(undo);
+        self.index.end_journal(undo);
+    }
+
+    /// Shares and steps in memory.
+    pub fn load(&self) -> u64 {
+        u64::from(self.shares.in_use()) + u64::from(self.steps.in_use())
+    }
+
+    /// Bytes of memory held.
+    pub fn bytes(&self) -> u64 {
+        let slabs = self.annexes.bytes() + self.shares.bytes() + self.steps.bytes();
+        slabs + self.index.bytes()
+    }
+}
+
+fn hash(seed: u64, record: u32) -> u64 {
+    mix2(seed, u64::from(record), 1)
+}

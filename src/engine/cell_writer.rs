@@ -1,0 +1,344 @@
+//! The one writer of the cells.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use crate::protocol::limits::COUNTER_MAX;
+
+use super::cell::{Cell, Change, Details, Sums};
+use super::cells::{CellTable, Slot, Total, encode, encode_details};
+use super::cut::PageCut;
+use super::names::{SkuId, WarehouseId};
+use super::prefetch::prefetch;
+use super::ring::NIL;
+use super::time::{HoldClock, Tick};
+
+/// See the module.
+pub(super) struct CellWriter {
+    table: Arc<CellTable>,
+    cut: Option<PageCut>,
+    details_cut: Option<PageCut>,
+    /// Cells before each change, in order, if somebody may want to undo them.
+    journal: Option<Vec<(u32, Cell, Details)>>,
+}
+
+impl CellWriter {
+    /// No cells yet. The seed is this process's own.
+    pub fn new(seed: u64) -> Self {
+        Self { table: Arc::new(CellTable::new(seed)), cut: None, details_cut: None, journal: None }
+    }
+
+    /// What readers share.
+    pub fn table(&self) -> &Arc<CellTable> {
+        &self.table
+    }
+
+    /// The cell's present state.
+    ///
+    /// # Panics
+    /// The cell was never defined.
+    #[inline]
+    pub fn get(&self, cell: u32) -> Cell {
+        self.table.load(cell, self.slot(cell))
+    }
+
+    /// The cell's present details.
+    pub fn details(&self, cell: u32) -> Details {
+        self.table.load_details(cell, self.slot(cell))
+    }
+
+    /// Starts fetching a cell; `cell` may be out of range.
+    #[inline]
+    pub fn prefetch(&self, cell: u32) {
+        if let Some(slot) = self.table.slots.get(cell) {
+            prefetch(&slot.seq);
+            prefetch(&slot.committed);
+        }
+    }
+
+    /// Starts fetching the total that the cell is in. The cell itself should be there by now.
+    #[inline]
+    pub fn prefetch_total(&self, cell: u32) {
+        if let Some(slot) = self.table.slots.get(cell)
+            && let Some(total) = self.table.totals.get(slot.sku())
+        {
+            prefetch(&total.seq);
+        }
+    }
+
+    /// The sums over all cells of the cell's SKU.
+    pub fn sums(&self, cell: u32) -> Sums {
+        self.table.load_sums(self.total_of(self.slot(cell)))
+    }
+
+    /// How many more units of the cell's SKU may be promised before a sum leaves its range, whether or
+    /// not they are there.
+    #[inline]
+    pub fn room(&self, cell: u32) -> i64 {
+        self.room_of_sku(cell).min(room_of(&self.slot(cell).load()))
+    }
+
+    /// As [`CellWriter::room`], as far as the sums over the SKU go.
+    #[inline]
+    pub fn room_of_sku(&self, cell: u32) -> i64 {
+        room_of(&self.total_of(self.slot(cell)).load())
+    }
+
+    /// The number of the cell's SKU.
+    pub fn sku(&self, cell: u32) -> u32 {
+        self.slot(cell).sku()
+    }
+
+    /// Changes the cell's counters, and with them the total of its SKU.
+    ///
+    /// # Panics
+    /// A counter leaves its range.
+    #[inline]
+    pub fn update(&mut self, cell: u32, change: impl FnOnce(&mut Cell)) {
+        self.before_change(cell);
+        let slot = self.slot(cell);
+        let before = self.table.load(cell, slot);
+        let mut value = before;
+        change(&mut value);
+        assert!(value.reserved >= 0 && value.committed >= 0, "promised units are never negative");
+        assert!(value.on_hand.abs() <= COUNTER_MAX, "a counter is within its range");
+        slot.seq.write(|| slot.store(&value));
+        let counters = |cell: &Cell| (cell.on_hand, cell.reserved, cell.committed);
+        if counters(&before) != counters(&value) {
+            let total = self.total_of(slot);
+            total.seq.write(|| total.follow(&before, &value));
+        }
+    }
+
+    /// Would the change leave every counter, and every sum over the SKU, within its range?
+    pub fn fits(&self, cell: u32, change: &Change) -> bool {
+        change.checked(&self.get(cell), &self.details(cell), self.sums(cell)).is_some()
+    }
+
+    /// Changes the cell's counters and details, and the sums of its SKU.
+    ///
+    /// # Panics
+    /// A counter leaves its range: ask [`CellWriter::fits`] before.
+    pub fn change(&mut self, cell: u32, change: &Change) {
+        let after = change.checked(&self.get(cell), &self.details(cell), self.sums(cell));
+        let (value, details) = after.expect("a counter is within its range");
+        self.put(cell, &value, &details);
+    }
+
+    /// Puts a cell's counters and details in the place of those it has.
+    fn put(&mut self, cell: u32, value: &Cell, details: &Details) {
+        self.before_change(cell);
+        let (before, before_details) = (self.get(cell), self.details(cell));
+        let row = self.row_for(cell, &before_details, details);
+        let slot = self.slot(cell);
+        let sums = (Sums::of(&before, &before_details), Sums::of(value, details));
+        slot.seq.write(|| {
+            slot.store(value);
+            if let Some(row) = row {
+                self.table.details.store(row, details);
+                slot.set_detailed();
+            }
+        });
+        let total = self.total_of(slot);
+        let more = self.table.load_sums(total).moved(&sums.0, &sums.1);
+        let extra = Sums { on_hand: 0, promised: 0, ..more };
+        let mut number = total.sums.load(Ordering::Relaxed);
+        if number == NIL && extra != Sums::default() {
+            number = self.table.details.make_sums();
+        }
+        total.seq.write(|| {
+            total.follow(&before, value);
+            if number != NIL {
+                self.table.details.store_sums(number, &more);
+                total.sums.store(number, Ordering::Relaxed);
+            }
+        });
+    }
+
+    /// The row that the details go to, about to change; `None` if there is nothing to say.
+    fn row_for(&mut self, cell: u32, before: &Details, after: &Details) -> Option<u32> {
+        let table = &self.table;
+        match table.details.find(cell) {
+            Some(row) => {
+                if let Some(cut) = &mut self.details_cut
+                    && before != after
+                {
+                    cut.before_change(row, |range| encode_details(table, range));
+                }
+                Some(row)
+            }
+            None => (*after != Details::default()).then(|| table.details.make(cell)),
+        }
+    }
+
+    #[inline]
+    fn before_change(&mut self, cell: u32) {
+        if let Some(cut) = &mut self.cut {
+            cut.before_change(cell, |range| encode(&self.table, range));
+        }
+        let before = self.journal.is_some().then(|| (self.get(cell), self.details(cell)));
+        if let (Some(journal), Some((value, details))) = (&mut self.journal, before) {
+            journal.push((cell, value, details));
+        }
+    }
+
+    /// Notes changes from now on, so that they can be undone. Readers wait until that is decided.
+    pub fn begin_journal(&mut self) {
+        self.table.undecided.begin();
+        self.journal = Some(Vec::new());
+    }
+
+    /// Ends the journal: undoes what it has noted, or keeps it. Cells that were made stay, with nothing
+    /// in them.
+    pub fn end_journal(&mut self, undo: bool) {
+        let journal = self.journal.take().expect("a journal that ends was begun");
+        for (cell, value, details) in journal.into_iter().rev().filter(|_| undo) {
+            self.put(cell, &value, &details);
+        }
+        self.table.undecided.end();
+    }
+
+    /// A line of the cell falls due in `tick`.
+    #[inline]
+    pub fn lower_earliest_due(&mut self, cell: u32, tick: Tick) {
+        if tick < self.get(cell).earliest_due {
+            self.update(cell, |value| value.earliest_due = tick);
+        }
+    }
+
+    /// The cell of two names, made if need be.
+    pub fn define(&mut self, warehouse: &[u8], sku: &[u8]) -> u32 {
+        let warehouse = WarehouseId(self.table.warehouses.add(warehouse));
+        let sku = SkuId(self.table.skus.add(sku));
+        match self.table.find(warehouse, sku) {
+            Some(cell) => cell,
+            None => {
+                self.push(warehouse, sku, Cell { earliest_due: Tick::NEVER, ..Cell::default() })
+            }
+        }
+    }
+
+    /// Appends a cell that is not there yet.
+    pub fn push(&mut self, warehouse: WarehouseId, sku: SkuId, value: Cell) -> u32 {
+        let table = &*self.table;
+        let cell = table.count.load(Ordering::Relaxed);
+        assert!(cell < NIL - 1, "cells have 32-bit handles");
+        let slot = table.slots.make(cell);
+        slot.sku.store(sku.0, Ordering::Relaxed);
+        slot.store(&value);
+        let key = table.keys.make(cell);
+        key.warehouse.store(warehouse.0, Ordering::Relaxed);
+        key.sku.store(sku.0, Ordering::Relaxed);
+        // Release: whoever sees the count, the pair or the link sees slot and key.
+        table.count.store(cell + 1, Ordering::Release);
+        table.pairs.insert(table.hash(warehouse, sku), cell);
+        let total = table.totals.make(sku.0);
+        match total.last.swap(cell, Ordering::Relaxed) {
+            NIL => total.first.store(cell, Ordering::Release),
+            last => table.keys.make(last).next.store(cell, Ordering::Release),
+        }
+        total.seq.write(|| total.follow(&Cell::default(), &value));
+        cell
+    }
+
+    /// Gives a cell that was pushed the row of details that a snapshot has for it.
+    pub fn adopt_details(&mut self, cell: u32, details: &Details) {
+        let slot = self.slot(cell);
+        slot.seq.write(|| slot.set_detailed());
+        let total = self.total_of(slot);
+        let none = Sums::of(&slot.load(), &Details::default());
+        let sums = self.table.load_sums(total).moved(&none, &Sums::of(&slot.load(), details));
+        let number = match total.sums.load(Ordering::Relaxed) {
+            NIL => self.table.details.make_sums(),
+            number => number,
+        };
+        total.seq.write(|| {
+            self.table.details.store_sums(number, &sums);
+            total.sums.store(number, Ordering::Relaxed);
+        });
+    }
+
+    /// Publishes the log's clock and how far the sweep has come.
+    pub fn publish(&self, clock: &HoldClock, front: Tick) {
+        // Release: a reader that sees the front sees the counters that the sweep changed.
+        self.table.now.store(clock.now.0, Ordering::Release);
+        self.table.shift_ms.store(clock.shift_ms, Ordering::Release);
+        self.table.front.store(front.0, Ordering::Release);
+    }
+
+    /// Begins a cut of the cells as they are now.
+    pub fn begin_cut(&mut self) {
+        self.cut = Some(PageCut::new(self.table.count()));
+        self.details_cut = Some(PageCut::new(self.table.details.count()));
+    }
+
+    /// Forgets the cut.
+    pub fn end_cut(&mut self) {
+        (self.cut, self.details_cut) = (None, None);
+    }
+
+    /// The next page of the cut: cell count and bytes.
+    pub fn take_page(&mut self) -> Option<(u32, Vec<u8>)> {
+        self.cut.as_mut()?.take(|range| encode(&self.table, range))
+    }
+
+    /// The next page of the cut of details: row count and bytes.
+    pub fn take_details_page(&mut self) -> Option<(u32, Vec<u8>)> {
+        self.details_cut.as_mut()?.take(|range| encode_details(&self.table, range))
+    }
+
+    /// Turns this table into `newer`, a later state of the same log, under the readers' feet: each
+    /// cell changes at once, all of them one after the other.
+    ///
+    /// # Panics
+    /// `newer` does not begin with this table's cells.
+    pub fn overwrite(&mut self, newer: &CellTable) {
+        self.end_cut();
+        for (ours, theirs) in
+            [(&self.table.warehouses, &newer.warehouses), (&self.table.skus, &newer.skus)]
+        {
+            for number in 0..theirs.count() {
+                let name = theirs.name(number).expect("counted names are there");
+                assert!(ours.add(name) == number, "a later state keeps the numbers of names");
+            }
+        }
+        assert!(self.table.count() <= newer.count(), "a later state keeps all cells");
+        for cell in 0..newer.count() {
+            let (warehouse, sku) = newer.key(cell).expect("counted cells have names");
+            if cell < self.table.count() {
+                assert!(self.table.key(cell) == Some((warehouse, sku)), "a cell keeps its names");
+            } else {
+                let earliest_due = Tick::NEVER;
+                self.push(warehouse, sku, Cell { earliest_due, ..Cell::default() });
+            }
+        }
+        // Rows in the order of the other table: both then number them alike.
+        for row in 0..newer.details.count() {
+            let cell = newer.details.cell_of(row).expect("counted rows have cells");
+            if self.table.details.find(cell).is_none() {
+                self.table.details.make(cell);
+            }
+            assert!(self.table.details.find(cell) == Some(row), "a later state keeps all details");
+        }
+        for cell in 0..newer.count() {
+            let slot = newer.slots.get(cell).expect("counted cells have slots");
+            self.put(cell, &slot.load(), &newer.load_details(cell, slot));
+        }
+    }
+
+    #[inline]
+    fn slot(&self, cell: u32) -> &Slot {
+        self.table.slots.get(cell).expect("a resolved cell has a slot")
+    }
+
+    #[inline]
+    fn total_of(&self, slot: &Slot) -> &Total {
+        self.table.totals.get(slot.sku()).expect("a cell's SKU has a total")
+    }
+}
+
+#[inline]
+fn room_of(sums: &Cell) -> i64 {
+    let promised = sums.reserved + sums.committed;
+    (COUNTER_MAX - promised).min(COUNTER_MAX + sums.on_hand - promised)
+}
