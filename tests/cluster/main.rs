@@ -16,6 +16,7 @@
 mod behind;
 mod buyers;
 mod clock;
+mod complaints;
 mod disk_full;
 mod followers;
 mod harness;
