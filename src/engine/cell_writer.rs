@@ -6,16 +6,18 @@ use std::sync::atomic::Ordering;
 use crate::protocol::limits::COUNTER_MAX;
 
 use super::cell::{Cell, Change, Details, Sums};
-use super::cells::{CellTable, Slot, Total, encode, encode_details};
+use super::cells::{CellTable, Slot, encode, encode_details};
 use super::cut::PageCut;
 use super::names::{SkuId, WarehouseId};
 use super::prefetch::prefetch;
 use super::ring::NIL;
 use super::time::{HoldClock, Tick};
+use super::totals::Total;
 
 /// See the module.
 pub(super) struct CellWriter {
     table: Arc<CellTable>,
+    total_count: u32,
     cut: Option<PageCut>,
     details_cut: Option<PageCut>,
     /// Cells before each change, in order, if somebody may want to undo them.
@@ -25,7 +27,9 @@ pub(super) struct CellWriter {
 impl CellWriter {
     /// No cells yet. The seed is this process's own.
     pub fn new(seed: u64) -> Self {
-        Self { table: Arc::new(CellTable::new(seed)), cut: None, details_cut: None, journal: None }
+        let (cut, details_cut) = (None, None);
+        let table = Arc::new(CellTable::new(seed));
+        Self { table, total_count: 0, cut, details_cut, journal: None }
     }
 
     /// What readers share.
@@ -60,7 +64,7 @@ impl CellWriter {
     #[inline]
     pub fn prefetch_total(&self, cell: u32) {
         if let Some(slot) = self.table.slots.get(cell)
-            && let Some(total) = self.table.totals.get(slot.sku())
+            && let Some(total) = slot.total().and_then(|number| self.table.totals.get(number))
         {
             prefetch(&total.seq);
         }
@@ -68,28 +72,30 @@ impl CellWriter {
 
     /// The sums over all cells of the cell's SKU.
     pub fn sums(&self, cell: u32) -> Sums {
-        self.table.load_sums(self.total_of(self.slot(cell)))
+        self.table.sums_around(cell)
     }
 
-    /// How many more units of the cell's SKU may be promised before a sum leaves its range, whether or
-    /// not they are there.
+    /// How many more units of the cell may be promised before a sum leaves its range, whether or not they
+    /// are there.
     #[inline]
     pub fn room(&self, cell: u32) -> i64 {
-        self.room_of_sku(cell).min(room_of(&self.slot(cell).load()))
+        let slot = self.slot(cell);
+        let own = room_of(&slot.load());
+        self.total_of(slot).map_or(own, |total| own.min(room_of(&total.load())))
     }
 
     /// As [`CellWriter::room`], as far as the sums over the SKU go.
-    #[inline]
     pub fn room_of_sku(&self, cell: u32) -> i64 {
-        room_of(&self.total_of(self.slot(cell)).load())
+        let slot = self.slot(cell);
+        room_of(&self.total_of(slot).map_or_else(|| slot.load(), Total::load))
     }
 
-    /// The number of the cell's SKU.
-    pub fn sku(&self, cell: u32) -> u32 {
-        self.slot(cell).sku()
+    /// The cell's SKU.
+    pub fn sku(&self, cell: u32) -> SkuId {
+        self.table.key(cell).expect("a resolved cell has names").1
     }
 
-    /// Changes the cell's counters, and with them the total of its SKU.
+    /// Changes the cell's counters, and with them the total of its SKU. `change` sees no details.
     ///
     /// # Panics
     /// A counter leaves its range.
@@ -97,15 +103,13 @@ impl CellWriter {
     pub fn update(&mut self, cell: u32, change: impl FnOnce(&mut Cell)) {
         self.before_change(cell);
         let slot = self.slot(cell);
-        let before = self.table.load(cell, slot);
+        let before = slot.load();
         let mut value = before;
         change(&mut value);
         assert!(value.reserved >= 0 && value.committed >= 0, "promised units are never negative");
         assert!(value.on_hand.abs() <= COUNTER_MAX, "a counter is within its range");
         slot.seq.write(|| slot.store(&value));
-        let counters = |cell: &Cell| (cell.on_hand, cell.reserved, cell.committed);
-        if counters(&before) != counters(&value) {
-            let total = self.total_of(slot);
+        if let Some(total) = self.total_of(slot) {
             total.seq.write(|| total.follow(&before, &value));
         }
     }
@@ -131,7 +135,6 @@ impl CellWriter {
         let (before, before_details) = (self.get(cell), self.details(cell));
         let row = self.row_for(cell, &before_details, details);
         let slot = self.slot(cell);
-        let sums = (Sums::of(&before, &before_details), Sums::of(value, details));
         slot.seq.write(|| {
             slot.store(value);
             if let Some(row) = row {
@@ -139,20 +142,12 @@ impl CellWriter {
                 slot.set_detailed();
             }
         });
-        let total = self.total_of(slot);
-        let more = self.table.load_sums(total).moved(&sums.0, &sums.1);
-        let extra = Sums { on_hand: 0, promised: 0, ..more };
-        let mut number = total.sums.load(Ordering::Relaxed);
-        if number == NIL && extra != Sums::default() {
-            number = self.table.details.make_sums();
+        if let Some(total) = self.total_of(slot) {
+            total.seq.write(|| {
+                total.follow(&before, value);
+                total.follow_details(&before_details, details);
+            });
         }
-        total.seq.write(|| {
-            total.follow(&before, value);
-            if number != NIL {
-                self.table.details.store_sums(number, &more);
-                total.sums.store(number, Ordering::Relaxed);
-            }
-        });
     }
 
     /// The row that the details go to, about to change; `None` if there is nothing to say.
@@ -224,7 +219,6 @@ impl CellWriter {
         let cell = table.count.load(Ordering::Relaxed);
         assert!(cell < NIL - 1, "cells have 32-bit handles");
         let slot = table.slots.make(cell);
-        slot.sku.store(sku.0, Ordering::Relaxed);
         slot.store(&value);
         let key = table.keys.make(cell);
         key.warehouse.store(warehouse.0, Ordering::Relaxed);
@@ -232,30 +226,43 @@ impl CellWriter {
         // Release: whoever sees the count, the pair or the link sees slot and key.
         table.count.store(cell + 1, Ordering::Release);
         table.pairs.insert(table.hash(warehouse, sku), cell);
-        let total = table.totals.make(sku.0);
-        match total.last.swap(cell, Ordering::Relaxed) {
-            NIL => total.first.store(cell, Ordering::Release),
-            last => table.keys.make(last).next.store(cell, Ordering::Release),
+        let chain = table.chains.make(sku.0);
+        match chain.last.swap(cell, Ordering::Relaxed) {
+            NIL => chain.first.store(cell, Ordering::Release),
+            last => {
+                self.share_total(last, cell);
+                self.table.keys.make(last).next.store(cell, Ordering::Release);
+            }
         }
-        total.seq.write(|| total.follow(&Cell::default(), &value));
         cell
+    }
+
+    /// Takes a cell that was just made into the total of another of its SKU, which is made with the second.
+    fn share_total(&mut self, other: u32, cell: u32) {
+        let slot = self.slot(other);
+        let number = slot.total().unwrap_or(self.total_count);
+        if slot.total().is_none() {
+            let total = self.table.totals.make(number);
+            let none = (Cell::default(), Details::default());
+            total.follow(&none.0, &slot.load());
+            total.follow_details(&none.1, &self.details(other));
+            // Whoever sees the number in the slot, sees the total: the sequence ends with Release.
+            slot.seq.write(|| slot.set_total(number));
+            self.total_count += 1;
+        }
+        let total = self.table.totals.get(number).expect("it is there by now");
+        let slot = self.slot(cell);
+        slot.seq.write(|| slot.set_total(number));
+        total.seq.write(|| total.follow(&Cell::default(), &slot.load()));
     }
 
     /// Gives a cell that was pushed the row of details that a snapshot has for it.
     pub fn adopt_details(&mut self, cell: u32, details: &Details) {
         let slot = self.slot(cell);
         slot.seq.write(|| slot.set_detailed());
-        let total = self.total_of(slot);
-        let none = Sums::of(&slot.load(), &Details::default());
-        let sums = self.table.load_sums(total).moved(&none, &Sums::of(&slot.load(), details));
-        let number = match total.sums.load(Ordering::Relaxed) {
-            NIL => self.table.details.make_sums(),
-            number => number,
-        };
-        total.seq.write(|| {
-            self.table.details.store_sums(number, &sums);
-            total.sums.store(number, Ordering::Relaxed);
-        });
+        if let Some(total) = self.total_of(slot) {
+            total.seq.write(|| total.follow_details(&Details::default(), details));
+        }
     }
 
     /// Publishes the log's clock and how far the sweep has come.
@@ -332,8 +339,8 @@ impl CellWriter {
     }
 
     #[inline]
-    fn total_of(&self, slot: &Slot) -> &Total {
-        self.table.totals.get(slot.sku()).expect("a cell's SKU has a total")
+    fn total_of(&self, slot: &Slot) -> Option<&Total> {
+        slot.total().map(|number| self.table.totals.get(number).expect("a numbered total is there"))
     }
 }
 

@@ -1,11 +1,11 @@
 //! Cells and their counters: any number of readers, no locks.
 //!
 //! ```text
-//! slot  (40 bytes)   seq u32 · sku u32 · earliest_due u64 · on_hand i64 · reserved i64 · committed i64
-//!                    the top bit of sku: the cell has details (details.rs)
+//! slot  (40 bytes)   seq u32 · more u32 · earliest_due u64 · on_hand i64 · reserved i64 · committed i64
+//!                    more: 1 bit, the cell has details (details.rs) · 31 bits, the total it is in
 //! key   (12 bytes)   warehouse u32 · sku u32 · next cell of the same SKU u32
-//! total (40 bytes)   seq u32 · first cell u32 · last cell u32 · more sums u32 · on_hand, reserved,
-//!                    committed i64
+//! SKU    (8 bytes)   first cell u32 · last cell u32
+//! total (56 bytes)   the sums of a SKU that has several cells (totals.rs)
 //! ```
 //!
 //! Slots and totals are seqlocks: `seq` is odd while the writer (cell_writer.rs) changes the counters, and
@@ -32,21 +32,32 @@ use super::ring::NIL;
 use super::seqlock::Sequence;
 use super::shared_index::SharedIndex;
 use super::time::{HoldClock, Tick};
+use super::totals::Total;
 
-/// The bit of a slot's `sku` that says that the cell has details.
+/// The bit of a slot's `more` that says that the cell has details.
 const DETAILED: u32 = 1 << 31;
 
-#[derive(Default)]
+/// The rest of a slot's `more` while the cell is the only one of its SKU.
+const NO_TOTAL: u32 = DETAILED - 1;
+
 pub(super) struct Slot {
     pub seq: Sequence,
-    pub sku: AtomicU32,
+    more: AtomicU32,
     earliest_due: AtomicU64,
     on_hand: AtomicI64,
     reserved: AtomicI64,
     pub committed: AtomicI64,
 }
 
-const _: () = assert!(size_of::<Slot>() == 40 && size_of::<Total>() == 40);
+const _: () = assert!(size_of::<Slot>() == 40 && size_of::<Total>() == 56);
+
+impl Default for Slot {
+    fn default() -> Self {
+        let [on_hand, reserved, committed] = [const { AtomicI64::new(0) }; 3];
+        let (seq, more) = (Sequence::default(), AtomicU32::new(NO_TOTAL));
+        Self { seq, more, earliest_due: AtomicU64::new(0), on_hand, reserved, committed }
+    }
+}
 
 pub(super) struct Key {
     pub warehouse: AtomicU32,
@@ -60,23 +71,15 @@ impl Default for Key {
     }
 }
 
-/// A SKU over all warehouses: the chain of its cells, and their sums.
-pub(super) struct Total {
-    pub seq: Sequence,
+/// The chain of a SKU's cells.
+pub(super) struct Chain {
     pub first: AtomicU32,
     pub last: AtomicU32,
-    /// Where the sums of details are, or NIL while all of them are 0.
-    pub sums: AtomicU32,
-    on_hand: AtomicI64,
-    reserved: AtomicI64,
-    committed: AtomicI64,
 }
 
-impl Default for Total {
+impl Default for Chain {
     fn default() -> Self {
-        let [on_hand, reserved, committed] = [const { AtomicI64::new(0) }; 3];
-        let [first, last, sums] = [const { AtomicU32::new(NIL) }; 3];
-        Self { seq: Sequence::default(), first, last, sums, on_hand, reserved, committed }
+        Self { first: AtomicU32::new(NIL), last: AtomicU32::new(NIL) }
     }
 }
 
@@ -92,6 +95,7 @@ pub(super) enum Missing {
 pub(super) struct CellTable {
     pub slots: Chunked<Slot>,
     pub keys: Chunked<Key>,
+    pub chains: Chunked<Chain>,
     pub totals: Chunked<Total>,
     pub details: DetailTable,
     pub pairs: SharedIndex,
@@ -113,6 +117,7 @@ impl CellTable {
         Self {
             slots: Chunked::new(),
             keys: Chunked::new(),
+            chains: Chunked::new(),
             totals: Chunked::new(),
             details: DetailTable::new(seed),
             pairs: SharedIndex::new(),
@@ -210,27 +215,40 @@ impl CellTable {
 
     /// A SKU's counters over all its cells, of one moment.
     pub fn total(&self, sku: SkuId) -> CellCounters {
-        let Some(total) = self.totals.get(sku.0) else { return CellCounters::default() };
-        let load = || {
-            let (base, sums) = (total.load(), self.load_sums(total));
-            Cell { withheld: sums.withheld, ..base }.counters()
-        };
-        self.undecided.read(|| total.seq.read(load))
+        let Some(first) = self.first_of(sku) else { return CellCounters::default() };
+        self.undecided.read(|| {
+            // While there is no total, there is no other cell: the slot says both at one moment.
+            let alone = |slot: &Slot| match slot.total() {
+                Some(number) => Err(number),
+                None => Ok(self.load(first, slot)),
+            };
+            let slot = self.slots.get(first).expect("a chained cell has a slot");
+            let sum = slot.seq.read(|| alone(slot)).unwrap_or_else(|number| {
+                let total = self.totals.get(number).expect("a numbered total is there");
+                total.seq.read(|| total.load())
+            });
+            sum.counters()
+        })
     }
 
-    /// The sums of a SKU, of one moment.
+    /// What is bounded of a SKU, over all its cells. For the writer's thread.
     pub fn sums(&self, sku: SkuId) -> Sums {
-        let total = self.totals.get(sku.0);
-        total.map_or(Sums::default(), |total| total.seq.read(|| self.load_sums(total)))
+        self.first_of(sku).map_or(Sums::default(), |first| self.sums_around(first))
     }
 
-    /// The sums of a SKU: for the writer, or under the total's sequence.
-    pub fn load_sums(&self, total: &Total) -> Sums {
-        let sums = Sums::of(&total.load(), &Details::default());
-        match total.sums.load(Ordering::Relaxed) {
-            NIL => sums,
-            number => self.details.load_sums(number, sums),
+    /// What is bounded of the SKU of a cell, over all its cells. For the writer's thread.
+    pub fn sums_around(&self, cell: u32) -> Sums {
+        let slot = self.slots.get(cell).expect("the cell was found before");
+        match slot.total().and_then(|number| self.totals.get(number)) {
+            Some(total) => total.sums(),
+            None => Sums::of(&slot.load(), &self.load_details(cell, slot)),
         }
+    }
+
+    fn first_of(&self, sku: SkuId) -> Option<u32> {
+        // Acquire: pairs with the writer's Release when it makes the cell.
+        let first = self.chains.get(sku.0)?.first.load(Ordering::Acquire);
+        (first != NIL).then_some(first)
     }
 
     /// The cells of a SKU, in the order of their handles, after `after`.
@@ -240,7 +258,7 @@ impl CellTable {
         let is_of = |cell: &u32| self.key(*cell).is_some_and(|(_, of)| of == sku);
         let begin = match after.filter(|after| *after < self.count() && is_of(after)) {
             Some(after) => next(&after),
-            None => self.totals.get(sku.0).map(|total| total.first.load(Ordering::Acquire)),
+            None => self.first_of(sku),
         };
         std::iter::successors(begin, next)
             .take_while(|cell| *cell != NIL)
@@ -279,8 +297,9 @@ impl CellTable {
 
     /// Bytes of memory held.
     pub fn bytes(&self) -> u64 {
-        let tables = self.slots.bytes() + self.keys.bytes() + self.totals.bytes();
+        let tables = self.slots.bytes() + self.keys.bytes() + self.chains.bytes();
         tables
+            + self.totals.bytes()
             + self.details.bytes()
             + self.pairs.bytes()
             + self.warehouses.bytes()
@@ -289,21 +308,29 @@ impl CellTable {
 }
 
 impl Slot {
-    /// The SKU's number.
+    /// The number of the total that the cell is in; `None`: it is the only cell of its SKU.
     #[inline]
-    pub fn sku(&self) -> u32 {
-        self.sku.load(Ordering::Relaxed) & !DETAILED
+    pub fn total(&self) -> Option<u32> {
+        let number = self.more.load(Ordering::Relaxed) & !DETAILED;
+        (number != NO_TOTAL).then_some(number)
     }
 
     /// The cell has a row of details.
     #[inline]
     pub fn is_detailed(&self) -> bool {
-        self.sku.load(Ordering::Relaxed) & DETAILED != 0
+        self.more.load(Ordering::Relaxed) & DETAILED != 0
     }
 
     /// Says that the cell has a row of details now. The writer does so within the sequence.
     pub fn set_detailed(&self) {
-        self.sku.store(self.sku() | DETAILED, Ordering::Relaxed);
+        self.more.store(self.more.load(Ordering::Relaxed) | DETAILED, Ordering::Relaxed);
+    }
+
+    /// Says that the cell is in a total now. The writer does so within the sequence.
+    pub fn set_total(&self, number: u32) {
+        assert!(number < NO_TOTAL, "totals have 31-bit numbers");
+        let detailed = self.more.load(Ordering::Relaxed) & DETAILED;
+        self.more.store(detailed | number, Ordering::Relaxed);
     }
 
     /// What lies in the slot itself. Relaxed: the writer reads its own stores, a reader checks `seq`
@@ -326,33 +353,6 @@ impl Slot {
         self.on_hand.store(cell.on_hand, Ordering::Relaxed);
         self.reserved.store(cell.reserved, Ordering::Relaxed);
         self.committed.store(cell.committed, Ordering::Relaxed);
-    }
-}
-
-impl Total {
-    /// As [`Slot::load`]; nothing is due in a total.
-    #[inline]
-    pub fn load(&self) -> Cell {
-        Cell {
-            earliest_due: Tick::NEVER,
-            on_hand: self.on_hand.load(Ordering::Relaxed),
-            reserved: self.reserved.load(Ordering::Relaxed),
-            committed: self.committed.load(Ordering::Relaxed),
-            ..Cell::default()
-        }
-    }
-
-    /// A cell has changed. The sums may pass their range while a whole table is overwritten, and be
-    /// right in the end.
-    /// The writer does so within the sequence.
-    #[inline]
-    pub fn follow(&self, before: &Cell, after: &Cell) {
-        let moved = |sum: &AtomicI64, before: i64, after: i64| {
-            sum.store(sum.load(Ordering::Relaxed).wrapping_add(after - before), Ordering::Relaxed);
-        };
-        moved(&self.on_hand, before.on_hand, after.on_hand);
-        moved(&self.reserved, before.reserved, after.reserved);
-        moved(&self.committed, before.committed, after.committed);
     }
 }
 

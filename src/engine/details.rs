@@ -1,9 +1,8 @@
-//! The details of those cells that have any, and the sums of them over a SKU: readable without locks.
+//! The details of those cells that have any, readable without locks.
 //!
 //! ```text
 //! index      cell ──▶ row                      only for cells whose slot says that they have one
 //! row        cell u32 · 12 words               guarded by the slot's sequence
-//! sums       3 words                           of a SKU, guarded by the total's sequence
 //! ```
 //!
 //! Rows are made once and never freed: a cell that once had rules of its own is likely to have them
@@ -13,7 +12,7 @@ use std::sync::atomic::{AtomicI64, AtomicU32, Ordering};
 
 use crate::protocol::{Policy, Reader, Truncated};
 
-use super::cell::{Details, Sums};
+use super::cell::Details;
 use super::chunked::Chunked;
 use super::hash::mix2;
 use super::ring::NIL;
@@ -35,21 +34,11 @@ impl Default for Row {
     }
 }
 
-/// The part of a SKU's sums that most SKUs do not need.
-#[derive(Default)]
-struct SkuSums {
-    withheld: AtomicI64,
-    incoming: AtomicI64,
-    in_transit: AtomicI64,
-}
-
-/// See the module. One writer; every reader reads under the sequence of the cell or the total.
+/// See the module. One writer; every reader reads under the sequence of the cell.
 pub(super) struct DetailTable {
     rows: Chunked<Row>,
     count: AtomicU32,
     index: SharedIndex,
-    sums: Chunked<SkuSums>,
-    sums_count: AtomicU32,
     seed: u64,
 }
 
@@ -59,8 +48,6 @@ impl DetailTable {
             rows: Chunked::new(),
             count: AtomicU32::new(0),
             index: SharedIndex::new(),
-            sums: Chunked::new(),
-            sums_count: AtomicU32::new(0),
             seed,
         }
     }
@@ -164,36 +151,9 @@ impl DetailTable {
         Ok(Some((cell, self.load(row))))
     }
 
-    /// Makes sums for a SKU that has none.
-    pub fn make_sums(&self) -> u32 {
-        let number = self.sums_count.load(Ordering::Relaxed);
-        self.sums.make(number);
-        self.sums_count.store(number + 1, Ordering::Relaxed);
-        number
-    }
-
-    /// Fills in the sums of a SKU that are not in its total. Relaxed: see [`DetailTable::load`].
-    pub fn load_sums(&self, number: u32, sums: Sums) -> Sums {
-        let Some(own) = self.sums.get(number) else { return sums };
-        Sums {
-            withheld: own.withheld.load(Ordering::Relaxed),
-            incoming: own.incoming.load(Ordering::Relaxed),
-            in_transit: own.in_transit.load(Ordering::Relaxed),
-            ..sums
-        }
-    }
-
-    /// Changes the sums of a SKU. The caller does so within the total's sequence.
-    pub fn store_sums(&self, number: u32, sums: &Sums) {
-        let own = self.sums.get(number).expect("sums are made before they are stored");
-        own.withheld.store(sums.withheld, Ordering::Relaxed);
-        own.incoming.store(sums.incoming, Ordering::Relaxed);
-        own.in_transit.store(sums.in_transit, Ordering::Relaxed);
-    }
-
     /// Bytes of memory held.
     pub fn bytes(&self) -> u64 {
-        self.rows.bytes() + self.index.bytes() + self.sums.bytes()
+        self.rows.bytes() + self.index.bytes()
     }
 
     fn hash(&self, cell: u32) -> u64 {

@@ -62,6 +62,7 @@ mod state;
 mod stock;
 mod sweep;
 mod time;
+mod totals;
 mod transfer;
 mod wheel;
 

@@ -160,8 +160,9 @@ impl StockState {
             self.cells.update(line.cell, |cell| {
                 *(if commit { &mut cell.committed } else { &mut cell.reserved }) +=
                     i64::from(line.quantity);
-                assert!(cell.grantable() >= 0, "a grant leaves no cell short");
             });
+            let left = self.cells.get(line.cell).grantable();
+            assert!(left >= 0, "a grant leaves no cell short");
         }
         self.holds.insert(&mut self.cells, record, hash, &scratch.lines);
         let deadline = self.clock.real(record.deadline);
