@@ -14,7 +14,7 @@ use bytes::{BufMut, BytesMut};
 use stockd_client as client;
 use stockd_protocol::{
     CellHandle, CellRef, Code, Line, Op, OpError, OpFlags, OpId, Reader, ReservationId,
-    ReservationState, UnixMillis, take_op,
+    ReservationState, Terms, UnixMillis, take_op, take_op_and_terms,
 };
 
 /// `completed` of an operation whose end nobody saw.
@@ -114,6 +114,42 @@ pub enum Request {
         /// Any node may answer.
         stale: bool,
     },
+    /// Any other operation.
+    Other(Sent),
+}
+
+/// An operation as it is sent for the first time.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Sent(Vec<u8>);
+
+impl Sent {
+    /// Any operation that a server takes, and what stands around it.
+    ///
+    /// # Errors
+    /// A server would not take it.
+    ///
+    /// # Panics
+    /// A name, a reference or a number is out of the protocol's range.
+    pub fn new(op: &Op<'_>, terms: &Terms<'_>) -> Result<Self, OpError> {
+        let mut bytes = BytesMut::new();
+        let flags = terms.flags.without(OpFlags::RETRY);
+        op.encode(&mut bytes, &Terms { flags, ..*terms });
+        take_op(&mut Reader::new(&bytes))?;
+        Ok(Self(bytes.to_vec()))
+    }
+
+    /// What is asked for, and what stands around it.
+    pub fn op(&self) -> (Op<'_>, Terms<'_>) {
+        take_op_and_terms(&mut Reader::new(&self.0)).expect("checked when it was made")
+    }
+}
+
+impl std::fmt::Debug for Sent {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let (op, terms) = self.op();
+        write!(f, "{op:?} {:#04x}", terms.flags.0)?;
+        terms.not_after.map_or(Ok(()), |end| write!(f, " until {}", end.0))
+    }
 }
 
 /// How a call ended.
@@ -168,37 +204,40 @@ impl Cell {
 }
 
 impl Request {
-    /// Owns a decoded operation; `None` for what the model does not know: PING and CLUSTER_STATUS, about
-    /// which there is nothing to check, and for now every operation, part and flag that came after EXTEND.
-    /// Whoever finds such a one in a log says so.
-    pub fn of(op: &Op<'_>, flags: OpFlags) -> Option<Self> {
+    /// Owns a decoded operation; `None` for PING and CLUSTER_STATUS, about which there is nothing to
+    /// check.
+    pub fn of(op: &Op<'_>, terms: &Terms<'_>) -> Option<Self> {
+        let flags = terms.flags;
         let stale = flags.contains(OpFlags::STALE);
-        if flags.contains(OpFlags::LINKED) {
-            return None;
-        }
+        let plain = !flags.contains(OpFlags::LINKED) && terms.note.is_none();
         Some(match *op {
-            Op::Define { cell } => Self::Define { cell: Cell::of(cell) },
-            Op::Receive { op_id, quantity, cell } => {
+            Op::Ping | Op::ClusterStatus => return None,
+            Op::Define { cell } if plain => Self::Define { cell: Cell::of(cell) },
+            Op::Receive { op_id, quantity, cell } if plain => {
                 let define = flags.contains(OpFlags::DEFINE);
                 Self::Receive { op_id, quantity, cell: Cell::of(cell), define }
             }
-            Op::Reserve { id, ttl_ms, lines } if !flags.contains(OpFlags::COMMIT) => {
+            Op::Reserve { id, ttl_ms, lines } if plain && !flags.contains(OpFlags::COMMIT) => {
                 let lines = lines.iter().map(|line| (Cell::of(line.cell), line.quantity));
                 Self::Reserve { id, ttl_ms, lines: lines.collect() }
             }
             Op::Confirm { id, parts }
-                if parts.is_whole() && !flags.contains(OpFlags::REACQUIRE) =>
+                if plain && parts.is_whole() && !flags.contains(OpFlags::REACQUIRE) =>
             {
                 Self::Confirm { id }
             }
-            Op::Release { id, parts } if parts.is_whole() => Self::Release { id },
-            Op::Extend { id, ttl_ms } => Self::Extend { id, ttl_ms },
+            Op::Release { id, parts } if plain && parts.is_whole() => Self::Release { id },
+            Op::Extend { id, ttl_ms } if plain => Self::Extend { id, ttl_ms },
             Op::ReadCells { cells } => {
                 Self::ReadCells { cells: cells.iter().map(Cell::of).collect(), stale }
             }
             Op::ReadReservation { id } => Self::ReadReservation { id, stale },
             Op::ReadSku { after, sku } => Self::ReadSku { sku: sku.to_vec(), after, stale },
-            _ => return None,
+            _ => {
+                // The moment is kept beside the request.
+                let terms = Terms { not_after: None, ..*terms };
+                Self::Other(Sent::new(op, &terms).ok()?)
+            }
         })
     }
 
@@ -238,6 +277,10 @@ impl Request {
             Self::ReadSku { sku, after, stale } => {
                 Op::encode_read_sku(out, flag(*stale, OpFlags::STALE), *after, sku);
             }
+            Self::Other(sent) => {
+                let (op, terms) = sent.op();
+                op.encode(out, &Terms { not_after, ..terms });
+            }
         }
     }
 
@@ -246,38 +289,111 @@ impl Request {
     /// # Errors
     /// The bytes are no operation, or one about which there is nothing to check.
     pub fn decode(bytes: &[u8]) -> Result<(Self, Option<UnixMillis>), OpError> {
-        let (op, flags, not_after) = take_op(&mut Reader::new(bytes))?;
+        let (op, terms) = take_op_and_terms(&mut Reader::new(bytes))?;
         let opcode = op.opcode() as u8;
-        let request = Self::of(&op, flags).ok_or(OpError::UnknownOpcode(opcode))?;
-        Ok((request, not_after))
+        let request = Self::of(&op, &terms).ok_or(OpError::UnknownOpcode(opcode))?;
+        Ok((request, terms.not_after))
     }
 
     /// It changes state, so the log has it.
-    pub const fn is_write(&self) -> bool {
-        !matches!(
-            self,
-            Self::ReadCells { .. } | Self::ReadReservation { .. } | Self::ReadSku { .. }
-        )
+    pub fn is_write(&self) -> bool {
+        match self {
+            Self::ReadCells { .. } | Self::ReadReservation { .. } | Self::ReadSku { .. } => false,
+            Self::Other(sent) => sent.op().0.opcode().is_write(),
+            _ => true,
+        }
     }
 
     /// It may be answered from any node's present state.
-    pub const fn is_stale(&self) -> bool {
+    pub fn is_stale(&self) -> bool {
         match self {
             Self::ReadCells { stale, .. }
             | Self::ReadReservation { stale, .. }
             | Self::ReadSku { stale, .. } => *stale,
+            Self::Other(sent) => {
+                let (op, terms) = sent.op();
+                !op.opcode().is_write() && terms.flags.contains(OpFlags::STALE)
+            }
             _ => false,
         }
     }
 
+    /// It is linked to the next of its batch.
+    pub fn is_linked(&self) -> bool {
+        match self {
+            Self::Other(sent) => sent.op().1.flags.contains(OpFlags::LINKED),
+            _ => false,
+        }
+    }
+
+    /// The same, linked to the next of its batch.
+    ///
+    /// # Panics
+    /// It is a read.
+    #[must_use]
+    pub fn linked(&self) -> Self {
+        let mut bytes = BytesMut::new();
+        self.encode(&mut bytes, None);
+        let (op, terms) = take_op_and_terms(&mut Reader::new(&bytes)).expect("it was encoded");
+        assert!(op.opcode().is_write(), "reads are not linked");
+        let flags = terms.flags.with(OpFlags::LINKED);
+        Self::Other(Sent::new(&op, &Terms { flags, ..terms }).expect("it was encoded"))
+    }
+
+    /// A reserve's lines, and whether it is to be confirmed at once.
+    pub fn lines(&self) -> Option<(Vec<(Cell, u32)>, bool)> {
+        match self {
+            Self::Reserve { lines, .. } => Some((lines.clone(), false)),
+            Self::Other(sent) => match sent.op() {
+                (Op::Reserve { lines, .. }, terms) => {
+                    let lines = lines.iter().map(|line| (Cell::of(line.cell), line.quantity));
+                    Some((lines.collect(), terms.flags.contains(OpFlags::COMMIT)))
+                }
+                _ => None,
+            },
+            _ => None,
+        }
+    }
+
+    /// The id under which a write is done once, whatever is done with it later.
+    pub fn once(&self) -> Option<[u8; 16]> {
+        match self {
+            Self::Receive { op_id, .. } => Some(op_id.0),
+            Self::Reserve { id, .. } => Some(id.0),
+            Self::Other(sent) => match sent.op().0 {
+                Op::Reserve { id, .. } => Some(id.0),
+                Op::TransferClose { .. } | Op::TransferCancel { .. } => None,
+                op if op.written_cell().is_some()
+                    || matches!(op, Op::CountCommit { .. } | Op::TransferReceive { .. }) =>
+                {
+                    op.key()
+                }
+                _ => None,
+            },
+            _ => None,
+        }
+    }
+
     /// The reservation that it is about.
-    pub const fn reservation(&self) -> Option<ReservationId> {
+    pub fn reservation(&self) -> Option<ReservationId> {
         match self {
             Self::Reserve { id, .. }
             | Self::Confirm { id }
             | Self::Release { id }
             | Self::Extend { id, .. }
             | Self::ReadReservation { id, .. } => Some(*id),
+            Self::Other(sent) => match sent.op().0 {
+                Op::Reserve { id, .. }
+                | Op::Confirm { id, .. }
+                | Op::Release { id, .. }
+                | Op::Extend { id, .. }
+                | Op::Pin { id, .. }
+                | Op::Amend { id, .. }
+                | Op::Cancel { id, .. }
+                | Op::Fulfil { id, .. }
+                | Op::ReadLines { id } => Some(id),
+                _ => None,
+            },
             _ => None,
         }
     }

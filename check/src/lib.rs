@@ -13,6 +13,7 @@
 #![forbid(unsafe_code)]
 
 pub mod blackbox;
+pub mod call;
 pub mod committed;
 pub mod file;
 pub mod history;
@@ -24,7 +25,7 @@ mod search;
 mod sku;
 pub mod witness;
 
-pub use history::{Answer, Cell, Operation, Request, Verdict};
+pub use history::{Answer, Cell, Operation, Request, Sent, Verdict};
 pub use replay::Entry;
 pub use report::{Report, Rule, Violation};
 pub use witness::{Options, check};

@@ -262,15 +262,17 @@ impl<'a> Check<'a> {
         let operation = &self.history[place];
         let answer = operation.verdict.answer().expect("only answers are looked at");
         if operation.request.is_write() {
-            match &operation.request {
-                Request::Reserve { lines, .. } if answer.code == Code::NO_STOCK => {
+            match operation.request.lines() {
+                Some((lines, commit)) if answer.code == Code::NO_STOCK => {
                     self.report.add("refusals without the log", 1);
-                    let truth = self.is_short(lines, answer).and(self.is_not_granted(place));
+                    let short = self.is_short(&lines, commit, answer);
+                    let truth = short.and(self.is_not_granted(place));
                     if let Err(text) = truth {
                         self.report.break_rule(Rule::Truth, index, &[place], text);
                     }
                 }
-                request => {
+                _ => {
+                    let request = &operation.request;
                     let text = format!("answered {answer:?}, the log has no {request:?} there");
                     self.report.break_rule(Rule::Durability, index, &[place], text);
                     return;
@@ -327,10 +329,11 @@ impl<'a> Check<'a> {
     fn is_short(
         &self,
         lines: &[(crate::history::Cell, u32)],
+        commit: bool,
         answer: &Answer,
     ) -> Result<(), String> {
         let now = answer.server_now.0.saturating_mul(1_000);
-        let truth = self.replay.model.shorts_at(lines, now);
+        let truth = self.replay.model.shorts_at(lines, commit, now);
         match truth {
             Some(shorts) if shorts == answer.body && !shorts.is_empty() => Ok(()),
             truth => Err(format!("refused with {:?}, true is {truth:?}", answer.body)),

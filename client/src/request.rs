@@ -5,11 +5,11 @@ use std::time::Duration;
 use bytes::{BufMut, BytesMut};
 use stockd_protocol::{
     CellHandle, CellRef, Header, Kind, Line, Op, OpError, OpFlags, OpId, Opcode, ReservationId,
-    UnixMillis, limits,
+    Terms, UnixMillis, limits,
 };
 
 use crate::error::Invalid;
-use crate::writes::{Amend, Change, Shipment, StockWrite};
+use crate::writes::{Amend, Change, Shipment, StockWrite, encode_checked};
 
 /// How fresh a read must be.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -174,6 +174,15 @@ impl Batch {
     /// See the type.
     pub fn extend(&mut self, id: ReservationId, ttl: Duration) -> Result<(), Invalid> {
         self.add(Opcode::Extend, |out| extend(out, id, ttl))
+    }
+
+    /// Adds a pin.
+    ///
+    /// # Errors
+    /// See the type.
+    pub fn pin(&mut self, id: ReservationId, ttl: Duration) -> Result<(), Invalid> {
+        let op = Op::Pin { id, ttl_ms: pin_ms(ttl) };
+        self.add(Opcode::Pin, |out| encode_checked(&op, &Terms::default(), out))
     }
 
     /// Adds a define.

@@ -78,7 +78,7 @@ impl Cluster {
         };
         let nodes: Vec<Node> = (1..=plan.nodes + 1).map(node).collect();
         let apps = APP_HOSTS.map(|host| Machine::new(host, dice.split())).into();
-        let (oracle, faults) = (Oracle::default(), BTreeMap::new());
+        let (oracle, faults) = (Oracle::new(plan.plain_names()), BTreeMap::new());
         let mut cluster =
             Self { plan, now_ms: 0, nodes, apps, oracle, dice, faults, founded: false };
         cluster.set_links(&|_, _, _| ());

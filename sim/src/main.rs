@@ -26,6 +26,8 @@
 #[cfg(stockd_sim)]
 mod cluster;
 #[cfg(stockd_sim)]
+mod desk;
+#[cfg(stockd_sim)]
 mod doors;
 #[cfg(stockd_sim)]
 mod faults;

@@ -63,4 +63,17 @@ impl Plan {
             retention_ms: dice.between(4_000, 60_000),
         }
     }
+
+    /// Warehouses and SKUs of the cells. In the first half nothing but buying goes on.
+    pub fn names(&self) -> Vec<(String, String)> {
+        let name = |number: u64| (format!("w{}", number % 2), format!("sku-{}", number / 2));
+        (0..self.cells).map(name).collect()
+    }
+
+    /// The cells in which nobody can sell more than there is, whatever is written.
+    pub fn plain_names(&self) -> Vec<(String, String)> {
+        let mut names = self.names();
+        names.truncate(names.len() / 2);
+        names
+    }
 }

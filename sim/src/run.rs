@@ -92,13 +92,13 @@ fn come_up(cluster: &mut Cluster) -> Result<(), String> {
 
 fn open_shop(cluster: &mut Cluster, history: &History, closed: &Arc<AtomicBool>) {
     let plan = &cluster.plan;
-    let name = |number: u64| (format!("w{}", number % 2), format!("sku-{}", number / 2));
     let shop = Shop {
         history: history.clone(),
-        cells: (0..plan.cells).map(name).collect(),
+        cells: plan.names(),
         addresses: (1..=plan.nodes).map(|id| node::info(id).client_address).collect(),
         closed: closed.clone(),
         known: Arc::default(),
+        ledger: Arc::default(),
         handles: Arc::default(),
         think_ms: plan.think_ms,
         ttl_ms_max: plan.ttl_ms_max,

@@ -10,13 +10,14 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use stockd_check::history::NEVER;
-use stockd_check::{Cell, Operation, Request, Verdict};
+use stockd_check::{Cell, Operation, Request, Verdict, call};
 use stockd_client::{Batch, Client, Consistency, Options, Reserve};
 use stockd_protocol::{
     CellHandle, CellRef, Code, Reader, ReservationId, ReservationState, UnixMillis,
 };
 use tokio::time::{sleep, timeout};
 
+use crate::desk::Ledger;
 use crate::doors::{Dice, Ids};
 
 /// A place in time: the millisecond in the upper bits, a running number in these.
@@ -98,6 +99,8 @@ pub struct Shop {
     pub closed: Arc<AtomicBool>,
     /// Reservations that somebody has made.
     pub known: Arc<Mutex<Vec<ReservationId>>>,
+    /// What order desks and warehouses have begun.
+    pub ledger: Arc<Mutex<Ledger>>,
     /// Handles that answers have told, by name.
     pub handles: Arc<Mutex<BTreeMap<Cell, CellHandle>>>,
     /// Most milliseconds between two steps of one application.
@@ -108,16 +111,21 @@ pub struct Shop {
 
 /// One application.
 pub struct App {
-    shop: Shop,
+    pub(super) shop: Shop,
     number: u32,
-    dice: Dice,
-    client: Client,
-    options: Options,
+    pub(super) dice: Dice,
+    pub(super) client: Client,
+    pub(super) options: Options,
     /// Does it give cells by handle, where it knows them?
     handles: bool,
 }
 
 impl Shop {
+    /// The cells in which more happens than buying.
+    pub(super) fn managed(&self) -> &[(String, String)] {
+        &self.cells[self.cells.len() / 2..]
+    }
+
     fn is_closed(&self) -> bool {
         self.closed.load(Ordering::Relaxed)
     }
@@ -151,6 +159,8 @@ impl App {
     async fn work(mut self, part: u32) {
         while !self.shop.is_closed() {
             match part {
+                0 if self.dice.chance(60) => self.manage().await,
+                5 | 6 if self.dice.chance(70) => self.order().await,
                 0 => self.supply().await,
                 7 | 8 => self.read().await,
                 9 => self.batch().await,
@@ -166,7 +176,7 @@ impl App {
         }
     }
 
-    async fn think(&self) {
+    pub(super) async fn think(&self) {
         sleep(Duration::from_millis(self.dice.between(1, self.shop.think_ms))).await;
     }
 
@@ -181,7 +191,7 @@ impl App {
 
     /// The handle, if it is known and this application uses handles. A request has only names or only
     /// handles, so all or none.
-    fn by_handle(&self, cells: &mut [&mut Cell]) {
+    pub(super) fn by_handle(&self, cells: &mut [&mut Cell]) {
         let handles = self.shop.handles.lock().expect("nobody panics while looking");
         if self.handles && cells.iter().all(|cell| handles.contains_key(cell)) {
             for cell in cells {
@@ -206,7 +216,7 @@ impl App {
         Terms { not_after, retry: false }
     }
 
-    fn ttl_ms(&self) -> u32 {
+    pub(super) fn ttl_ms(&self) -> u32 {
         self.dice.between(1_000, self.shop.ttl_ms_max) as u32
     }
 
@@ -216,8 +226,13 @@ impl App {
     }
 
     /// Writes a call down, with patience or without.
-    async fn call(&self, request: Request) -> Verdict {
+    pub(super) async fn call(&self, request: Request) -> Verdict {
         self.call_on(request, Terms::default()).await
+    }
+
+    /// A call that was made before.
+    pub(super) async fn call_again(&self, request: Request) -> Verdict {
+        self.call_on(request, RETRY).await
     }
 
     async fn call_on(&self, request: Request, terms: Terms) -> Verdict {
@@ -264,6 +279,7 @@ impl App {
             Request::ReadSku { sku, after, stale } => {
                 client.read_sku(sku, *after, consistency(*stale)).await.into()
             }
+            Request::Other(sent) => call::call(client, sent, terms.not_after, terms.retry).await,
             Request::Define { .. }
             | Request::ReadCells { .. }
             | Request::ReadReservation { .. } => {
@@ -277,6 +293,9 @@ impl App {
         let mut batch = Batch::new();
         for request in requests {
             add(&mut batch, request);
+        }
+        if requests.iter().any(Request::is_linked) {
+            batch.link_all().expect("the shop links writes");
         }
         match self.client.batch(batch).await {
             Ok(results) => results.into_iter().map(Verdict::from).collect(),
@@ -401,8 +420,11 @@ impl App {
 
     /// Another system that works in batches: writes of all kinds, or reads.
     async fn batch(&self) {
-        let count = self.dice.between(2, 12);
         let mut requests = Vec::new();
+        let count = if self.dice.chance(30) { 0 } else { self.dice.between(2, 12) };
+        if count == 0 {
+            requests = self.linked();
+        }
         for _ in 0..count {
             let known = self.known().filter(|_| self.dice.chance(60));
             requests.push(match (self.dice.between(0, 4), known) {
@@ -451,6 +473,7 @@ fn add(batch: &mut Batch, request: &Request) {
         }
         Request::Release { id } => batch.release(*id),
         Request::Reserve { id, ttl_ms, lines } => batch.reserve(&reserve(*id, *ttl_ms, lines)),
+        Request::Other(sent) => call::add(batch, sent),
         Request::Define { .. } | Request::ReadSku { .. } => panic!("never put into a batch"),
     };
     added.expect("the shop makes no invalid requests");

@@ -41,7 +41,7 @@ impl CellWriter {
     ///
     /// # Panics
     /// The cell was never defined.
-    #[inline]
+    #[inline(always)]
     pub fn get(&self, cell: u32) -> Cell {
         self.table.load(cell, self.slot(cell))
     }
@@ -58,6 +58,12 @@ impl CellWriter {
             prefetch(&slot.seq);
             prefetch(&slot.committed);
         }
+    }
+
+    /// There is a SKU with several cells.
+    #[inline]
+    pub fn has_totals(&self) -> bool {
+        self.total_count > 0
     }
 
     /// Starts fetching the total that the cell is in. The cell itself should be there by now.
@@ -168,12 +174,19 @@ impl CellWriter {
 
     #[inline]
     fn before_change(&mut self, cell: u32) {
+        if self.cut.is_some() || self.journal.is_some() {
+            self.save(cell);
+        }
+    }
+
+    #[cold]
+    fn save(&mut self, cell: u32) {
         if let Some(cut) = &mut self.cut {
             cut.before_change(cell, |range| encode(&self.table, range));
         }
-        let before = self.journal.is_some().then(|| (self.get(cell), self.details(cell)));
-        if let (Some(journal), Some((value, details))) = (&mut self.journal, before) {
-            journal.push((cell, value, details));
+        let before = (cell, self.get(cell), self.details(cell));
+        if let Some(journal) = &mut self.journal {
+            journal.push(before);
         }
     }
 

@@ -200,14 +200,19 @@ impl CellTable {
     /// Relaxed: the writer reads its own stores, a reader checks the slot's sequence around it.
     #[inline]
     pub fn load(&self, cell: u32, slot: &Slot) -> Cell {
-        match slot.is_detailed() {
-            true => slot.load().with(&self.load_details(cell, slot)),
-            false => slot.load(),
+        let mut value = slot.load();
+        if slot.is_detailed() {
+            self.add_details(cell, slot, &mut value);
         }
+        value
+    }
+
+    #[cold]
+    fn add_details(&self, cell: u32, slot: &Slot, value: &mut Cell) {
+        *value = value.with(&self.load_details(cell, slot));
     }
 
     /// As [`CellTable::load`].
-    #[cold]
     pub fn load_details(&self, cell: u32, slot: &Slot) -> Details {
         let row = slot.is_detailed().then(|| self.details.find(cell)).flatten();
         row.map_or(Details::default(), |row| self.details.load(row))

@@ -44,12 +44,7 @@ pub(super) struct DetailTable {
 
 impl DetailTable {
     pub fn new(seed: u64) -> Self {
-        Self {
-            rows: Chunked::new(),
-            count: AtomicU32::new(0),
-            index: SharedIndex::new(),
-            seed,
-        }
+        Self { rows: Chunked::new(), count: AtomicU32::new(0), index: SharedIndex::new(), seed }
     }
 
     /// How many rows there are.

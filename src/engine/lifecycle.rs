@@ -28,6 +28,7 @@ use super::time::HoldMillis;
 
 impl StockState {
     /// The reservation and its state; `None`: there is none, which has been said.
+    #[inline]
     pub(super) fn reservation(
         &mut self,
         id: &ReservationId,
@@ -35,7 +36,20 @@ impl StockState {
         late: bool,
         out: &mut Outcomes<'_>,
     ) -> Option<(u32, ReservationState)> {
-        let code = match self.look_up(id, hash) {
+        let found = self.look_up(id, hash);
+        self.reservation_at(found, id, late, out)
+    }
+
+    /// As [`StockState::reservation`], for an id that was looked up.
+    #[inline]
+    fn reservation_at(
+        &mut self,
+        found: Option<u32>,
+        id: &ReservationId,
+        late: bool,
+        out: &mut Outcomes<'_>,
+    ) -> Option<(u32, ReservationState)> {
+        let code = match found {
             Some(handle) => match self.holds.records.get(handle).standing() {
                 Some(Standing::Reservation(state)) => return Some((handle, state)),
                 _ if late => Code::DEADLINE_PASSED,
@@ -74,10 +88,11 @@ impl StockState {
     #[inline]
     pub(super) fn release(&mut self, asked: &Asked<'_>, out: &mut Outcomes<'_>) {
         use ReservationState::{Active, Released};
-        if asked.parts.is_whole() && self.look_up(&asked.id, asked.hash).is_none() {
+        let found = self.look_up(&asked.id, asked.hash);
+        if found.is_none() && asked.parts.is_whole() {
             return self.fence(asked, out);
         }
-        let found = self.reservation(&asked.id, asked.hash, asked.late, out);
+        let found = self.reservation_at(found, &asked.id, asked.late, out);
         let Some((handle, state)) = found else { return };
         let annexed = self.holds.records.get(handle).is_annexed();
         if state != Active || asked.late || annexed || !asked.parts.is_whole() {

@@ -116,7 +116,10 @@ impl StockState {
         }
         let (handle, code) = match plan {
             Plan::Shift(from, to) => {
-                let code = self.code_of_shift(handle, from, &wanted, &lines);
+                let code = match to {
+                    Place::Released => Code::OK,
+                    _ => self.code_of_shift(handle, from, &wanted, &lines),
+                };
                 let forget = self.forget_if_over();
                 if parts.is_whole() {
                     self.holds.shift_whole(&mut self.cells, handle, from, to, forget);
@@ -141,7 +144,7 @@ impl StockState {
         out.state(code, self.holds.state(handle));
     }
 
-    /// LATE is said of units that leave `reserved` after the deadline.
+    /// LATE is said of units that leave `reserved` for good after the deadline.
     fn code_of_shift(
         &self,
         handle: u32,

@@ -263,7 +263,11 @@ impl StockState {
             false => Err(Unmet::Short),
             true if in_range && scratch.demands.sums.len() == 1 => Ok(()),
             true if fit_together(cells, &scratch.demands) => Ok(()),
-            true => Err(Unmet::Overflow),
+            true => {
+                scratch.demands.sums.iter().for_each(|demand| self.reclaim_sku(demand.cell));
+                let fits = fit_together(&self.cells, &scratch.demands);
+                if fits { Ok(()) } else { Err(Unmet::Overflow) }
+            }
         }
     }
 }

@@ -237,6 +237,9 @@ impl StockState {
         for record in likely.iter().filter(|record| **record != u32::MAX) {
             self.cells.prefetch(self.holds.records.get(*record).cell);
         }
+        if !self.cells.has_totals() {
+            return;
+        }
         for (command, _) in commands {
             if let Command::Client(Op::Reserve { lines, .. }, ..) = command
                 && !lines.is_named()

@@ -134,7 +134,7 @@ impl StockState {
             Ok(change) => change,
             Err(refused) => return self.refuse_write(refused, cell, 0, out),
         };
-        if !self.cells.fits(cell, &change) {
+        if !self.fits(cell, &change) {
             return out.plain(Code::OVERFLOW, 0);
         }
         // From here on the write succeeds.

@@ -3,11 +3,13 @@
 
 use crate::protocol::ReservationState;
 
+use super::cell::Change;
 use super::cell_writer::CellWriter;
 use super::holds::{FORGET_CHAINS, Holds};
 use super::record::{LineAt, LineRef};
 use super::ring::NIL;
 use super::shares::Place;
+use super::state::StockState;
 use super::time::{HoldClock, HoldMillis, Tick};
 
 /// Groups whose lines are fetched together by the sweep.
@@ -16,6 +18,27 @@ const SWEEP_AHEAD: usize = 16;
 /// How far reclaim looks past the due ticks for the cell's next group. Every tick found empty is
 /// one in which a sold-out cell is refused without the log: 64 ticks are 4 seconds.
 const LOOK_AHEAD_TICKS: u64 = 64;
+
+impl StockState {
+    /// Would the change leave all sums within their ranges, once what is due has expired?
+    pub(super) fn fits(&mut self, cell: u32, change: &Change) -> bool {
+        self.cells.fits(cell, change) || {
+            self.reclaim_sku(cell);
+            self.cells.fits(cell, change)
+        }
+    }
+
+    /// Expires all that is due on the cells of a SKU: at the end of the range of a sum, how far the sweep
+    /// has come must not decide.
+    #[cold]
+    pub(super) fn reclaim_sku(&mut self, cell: u32) {
+        let Self { holds, cells, clock, config, .. } = self;
+        let same: Vec<u32> = cells.table().cells_of(cells.sku(cell), None).collect();
+        for cell in same {
+            holds.reclaim(cells, clock, config.retention_ms, cell, i64::MAX);
+        }
+    }
+}
 
 impl Holds {
     /// Expires a reservation that is due; says how many lines gave their units back.

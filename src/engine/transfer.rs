@@ -82,7 +82,7 @@ impl StockState {
         let units = i64::from(quantity);
         let leave = Change::on_hand(-units);
         let travel = Change { in_transit: units, ..Change::default() };
-        if !self.cells.fits(from, &leave) || !self.cells.fits(to, &travel) {
+        if !self.fits(from, &leave) || !self.fits(to, &travel) {
             return out.plain(Code::OVERFLOW, 0);
         }
         // From here on the units are on their way.
@@ -135,7 +135,7 @@ impl StockState {
         let units = i64::from(good) + i64::from(damaged);
         let arrive = Change { in_transit: -units, ..Change::on_hand(units) };
         let arrive = arrive.bucket(Bucket::Damaged, i64::from(damaged));
-        if !self.cells.fits(to, &arrive) {
+        if !self.fits(to, &arrive) {
             return out.plain(Code::OVERFLOW, 0);
         }
         // From here on the units are there.
@@ -176,7 +176,7 @@ impl StockState {
         let vanish = Change { in_transit: -rest, ..Change::default() };
         let come_back = Change::on_hand(rest);
         let comes_back = into == TransferState::Cancelled;
-        if comes_back && !self.cells.fits(now.from.0, &come_back) {
+        if comes_back && !self.fits(now.from.0, &come_back) {
             return out.plain(Code::OVERFLOW, 0);
         }
         // From here on nothing is in transit.

@@ -62,6 +62,16 @@ fn the_engine_agrees_with_the_model() {
             Code::TTL_RANGE,
             Code::MAX_LIFE,
             Code::DEADLINE_PASSED,
+            Code::OK_REACQUIRED,
+            Code::NOT_CONFIRMED,
+            Code::CONFLICT,
+            Code::QTY_EXCEEDS,
+            Code::STALE_EXPECTED,
+            Code::STALE_FEED,
+            Code::WOULD_SHORT,
+            Code::FROZEN,
+            Code::OVERFLOW,
+            Code::LINKED_FAILED,
         ] {
             assert!(codes.get(&code).is_some_and(|n: &u64| *n > 20), "{code} {codes:?}");
         }

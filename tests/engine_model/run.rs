@@ -3,10 +3,13 @@
 use bytes::{BufMut, BytesMut};
 use stockd::engine::batch::{self, BatchBuilder};
 use stockd::engine::{EngineConfig, SnapshotLoader, StockState};
+use stockd::protocol::limits::COUNTER_MAX;
 use stockd::protocol::{
-    CellHandle, Code, Op, OpId, Outcome, Reader, ReservationId, UnixMillis, take_op, take_outcome,
+    Bucket, CellHandle, Code, Guard, Line, Note, Op, OpFlags, OpId, Opcode, Outcome, Part, Parts,
+    PolicyChange, Reader, ReservationId, Terms, UnixMillis, take_op_and_terms, take_outcome,
 };
 use stockd::world::UnixMicros;
+use stockd_check::history::Sent;
 use stockd_check::model::{self, Body, Entry, Expected, Model};
 use stockd_check::{Cell, Request};
 
@@ -34,7 +37,10 @@ pub struct Run {
     /// The engine as it was restored from a snapshot on the way: it must stay equal.
     twin: Option<StockState>,
     ids: Vec<[u8; 16]>,
-    reserves: Vec<Request>,
+    holds: Vec<[u8; 16]>,
+    sent: Vec<Request>,
+    counts: Vec<OpId>,
+    transfers: Vec<OpId>,
     pub refused_early: u64,
     pub codes: std::collections::BTreeMap<Code, u64>,
 }
@@ -50,7 +56,10 @@ impl Run {
             state: StockState::new(config),
             twin: None,
             ids: Vec::new(),
-            reserves: Vec::new(),
+            holds: Vec::new(),
+            sent: Vec::new(),
+            counts: Vec::new(),
+            transfers: Vec::new(),
             refused_early: 0,
             codes: std::collections::BTreeMap::new(),
         }
@@ -78,12 +87,14 @@ impl Run {
         id
     }
 
+    /// Most likely the id of a reservation.
     fn old_id(&mut self, now_ms: u64) -> [u8; 16] {
-        let recent = self.ids.len().saturating_sub(30);
-        match self.dice.below(10) {
+        let recent = self.holds.len().saturating_sub(self.dice.pick(&[20, 100, 300]));
+        match self.dice.below(20) {
             0 => self.id(now_ms),
-            1 | 2 if !self.ids.is_empty() => self.dice.pick(&self.ids),
-            _ if recent < self.ids.len() => self.dice.pick(&self.ids[recent..]),
+            1 if !self.ids.is_empty() => self.dice.pick(&self.ids),
+            2 if !self.holds.is_empty() => self.dice.pick(&self.holds),
+            _ if recent < self.holds.len() => self.dice.pick(&self.holds[recent..]),
             _ => self.id(now_ms),
         }
     }
@@ -113,38 +124,243 @@ impl Run {
     }
 
     fn command(&mut self, now_ms: u64) -> Command {
-        let request = match self.dice.below(100) {
+        match self.dice.below(100) {
+            0..5 => Command::Expire { budget: self.dice.below(12) as u32 },
+            5..7 => Command::Tick,
+            _ => Command::Client(self.request(now_ms)),
+        }
+    }
+
+    fn request(&mut self, now_ms: u64) -> Request {
+        if !self.sent.is_empty() && self.dice.one_in(25) {
+            let recent = self.sent.len().saturating_sub(200);
+            return self.dice.pick(&self.sent[recent..]);
+        }
+        let request = self.new_request(now_ms);
+        self.sent.push(request.clone());
+        request
+    }
+
+    fn new_request(&mut self, now_ms: u64) -> Request {
+        match self.dice.below(100) {
             0..3 => Request::Define { cell: self.name() },
-            3..15 => {
+            3..11 => {
                 let (op_id, cell) = (OpId(self.id(now_ms)), self.cell());
                 let define = self.dice.one_in(2) && matches!(cell, Cell::Name(..));
-                let quantity = 1 + self.dice.below(6) as u32;
+                let quantity = 1 + self.dice.below(30) as u32;
                 Request::Receive { op_id, quantity, cell, define }
             }
-            15..19 if !self.reserves.is_empty() => self.dice.pick(&self.reserves),
-            15..55 => {
-                let ttl_ms = match self.dice.below(30) {
-                    0 => 999,
-                    1 => 0,
-                    2 => 14_400_001,
-                    _ => 1_000 + self.dice.below(4_000) as u32,
-                };
+            11..38 => {
+                let ttl_ms = self.ttl_ms();
                 let id = ReservationId(self.id(now_ms));
-                let reserve = Request::Reserve { id, ttl_ms, lines: self.lines() };
-                self.reserves.push(reserve.clone());
-                reserve
+                self.holds.push(id.0);
+                Request::Reserve { id, ttl_ms, lines: self.lines() }
             }
-            55..68 => Request::Confirm { id: ReservationId(self.old_id(now_ms)) },
-            68..80 => Request::Release { id: ReservationId(self.old_id(now_ms)) },
-            80..90 => {
-                let ttl_ms = if self.dice.one_in(20) { 5 } else { 1_000 + self.dice.below(6_000) };
+            38..44 => Request::Confirm { id: ReservationId(self.old_id(now_ms)) },
+            44..50 => Request::Release { id: ReservationId(self.old_id(now_ms)) },
+            50..56 => {
                 let id = ReservationId(self.old_id(now_ms));
-                Request::Extend { id, ttl_ms: ttl_ms as u32 }
+                Request::Extend { id, ttl_ms: self.ttl_ms() }
             }
-            90..97 => return Command::Expire { budget: self.dice.below(12) as u32 },
-            _ => return Command::Tick,
+            56..76 => Request::Other(self.change(now_ms)),
+            _ => Request::Other(self.write(now_ms)),
+        }
+    }
+
+    fn ttl_ms(&mut self) -> u32 {
+        match self.dice.below(30) {
+            0 => 999,
+            1 => 0,
+            2 => 14_400_001,
+            _ => 1_000 + self.dice.below(5_000) as u32,
+        }
+    }
+
+    /// What stands around an operation, with some of `flags`.
+    fn terms(&mut self, flags: &[OpFlags]) -> Terms<'static> {
+        let mut all = OpFlags::default();
+        for flag in flags {
+            all = if self.dice.one_in(2) { all.with(*flag) } else { all };
+        }
+        let note = Note { reason: 3, reference: b"why" };
+        Terms { flags: all, not_after: None, note: self.dice.one_in(10).then_some(note) }
+    }
+
+    /// Something that is done with a reservation, in part or by a rare way.
+    fn change(&mut self, now_ms: u64) -> Sent {
+        let id = ReservationId(self.old_id(now_ms));
+        let kind = self.dice.below(12);
+        if kind == 0 {
+            let ttl_ms = self.ttl_ms();
+            return Sent::new(&Op::Pin { id, ttl_ms }, &self.terms(&[])).unwrap();
+        }
+        let mut bytes = BytesMut::new();
+        if kind <= 3 {
+            let commit = kind == 1;
+            let (lines, step) = (self.lines(), 1 + self.dice.below(3) as u32);
+            let lines: Vec<_> =
+                lines.iter().map(|line| Line { cell: line.0.as_ref(), quantity: line.1 }).collect();
+            let terms = self.terms(&[]);
+            if commit {
+                let id = ReservationId(self.id(now_ms));
+                self.holds.push(id.0);
+                let flags = OpFlags::COMMIT;
+                Op::encode_reserve(&mut bytes, flags, None, id, self.ttl_ms(), &lines);
+            } else {
+                Op::encode_amend(&mut bytes, &terms, id, step, &lines);
+            }
+        } else {
+            let opcode = [Opcode::Confirm, Opcode::Release, Opcode::Cancel, Opcode::Fulfil];
+            let opcode = self.dice.pick(&opcode);
+            let flags: &[OpFlags] = match opcode {
+                Opcode::Confirm => &[OpFlags::REACQUIRE],
+                Opcode::Fulfil => &[OpFlags::SHIP, OpFlags::REACQUIRE],
+                _ => &[],
+            };
+            let terms = self.terms(flags);
+            if self.dice.one_in(3) {
+                let parts = Parts::WHOLE;
+                let op = match opcode {
+                    Opcode::Confirm => Op::Confirm { id, parts },
+                    Opcode::Release => Op::Release { id, parts },
+                    Opcode::Cancel => Op::Cancel { id, parts },
+                    _ => Op::Fulfil { id, parts },
+                };
+                op.encode(&mut bytes, &terms);
+            } else {
+                let mut parts = Vec::new();
+                let mut line = self.dice.below(2) as u16;
+                for _ in 0..=self.dice.below(2) {
+                    parts.push(Part { line, quantity: 1 + self.dice.below(3) as u32 });
+                    line += 1 + self.dice.below(2) as u16;
+                }
+                let step = 1 + self.dice.below(4) as u32;
+                Op::encode_parts(&mut bytes, opcode, &terms, id, step, &parts);
+            }
+        }
+        let (op, terms) = take_op_and_terms(&mut Reader::new(&bytes)).unwrap();
+        Sent::new(&op, &terms).unwrap()
+    }
+
+    fn bucket(&mut self) -> Bucket {
+        self.dice.pick(&Bucket::ALL)
+    }
+
+    /// A number, seldom near the end of its range.
+    fn units(&mut self) -> i64 {
+        match self.dice.below(60) {
+            0 => COUNTER_MAX - self.dice.below(10) as i64,
+            1 => COUNTER_MAX / 2,
+            2..30 => self.dice.below(60) as i64,
+            _ => self.dice.below(6) as i64,
+        }
+    }
+
+    /// A write of stock.
+    fn write(&mut self, now_ms: u64) -> Sent {
+        let (op_id, cell, other) = (OpId(self.id(now_ms)), self.cell(), self.cell());
+        let (on_hand, quantity) = (self.units(), 1 + self.dice.below(5) as u32);
+        let define = matches!(cell, Cell::Name(..)) && self.dice.one_in(2);
+        let signed = |units: i64, less: bool| if less { -units - 1 } else { units + 1 };
+        let less = self.dice.one_in(3);
+        let delta = signed(on_hand, less).clamp(-COUNTER_MAX, COUNTER_MAX);
+        let known = self.model.resolve(&cell).ok().map(|cell| self.model.counters(cell).on_hand);
+        let (truth, sequence) = (self.dice.one_in(3), 1 + self.dice.below(40));
+        let token = self.pick_or(&self.counts.clone(), op_id);
+        let transfer = self.pick_or(&self.transfers.clone(), op_id);
+        let (bucket, to) = (self.bucket(), self.bucket());
+        let terms = self.terms(&[]);
+        let cell_ref = cell.as_ref();
+        let kind = self.dice.below(24);
+        let op = match kind {
+            0..3 => Op::Adjust { op_id, delta, cell: cell_ref },
+            3..5 => {
+                let expected = known.filter(|_| !self.dice.one_in(3)).unwrap_or(on_hand);
+                Op::Set { op_id, on_hand, guard: Guard::Expected(expected), cell: cell_ref }
+            }
+            5 => Op::Set { op_id, on_hand, guard: Guard::Feed(sequence), cell: cell_ref },
+            6 => {
+                self.counts.push(op_id);
+                Op::CountBegin { op_id, cell: cell_ref }
+            }
+            7 | 8 => Op::CountCommit { op_id, token, counted: on_hand },
+            9 | 10 if bucket != to => {
+                Op::Move { op_id, from: bucket, to, quantity, cell: cell_ref }
+            }
+            9..12 => Op::Announce { op_id, delta, cell: cell_ref },
+            12 => Op::Arrive { op_id, quantity, bucket, cell: cell_ref },
+            13 => Op::Return { op_id, quantity, bucket, cell: cell_ref },
+            14 | 15 => Op::SetPolicy { op_id, change: self.policy(), cell: cell_ref },
+            16..19 => {
+                self.transfers.push(op_id);
+                let to = match (&cell, &other) {
+                    (Cell::Name(_, sku), Cell::Name(warehouse, _)) => {
+                        Cell::name(warehouse, if self.dice.one_in(9) { b"s1" } else { &sku[..] })
+                    }
+                    (Cell::Name(..), _) => cell.clone(),
+                    (Cell::Handle(_), Cell::Handle(_)) => other,
+                    (Cell::Handle(handle), _) => Cell::Handle(CellHandle(handle.0 ^ 1)),
+                };
+                let ship = Op::TransferShip { op_id, quantity, from: cell_ref, to: to.as_ref() };
+                return Sent::new(&ship, &with_flags(terms, truth, define)).unwrap();
+            }
+            19..22 => {
+                let (good, damaged) = (self.dice.below(3) as u32, self.dice.below(3) as u32);
+                let good = if good + damaged == 0 { 1 } else { good };
+                Op::TransferReceive { op_id, transfer, good, damaged }
+            }
+            22 => Op::TransferClose { transfer },
+            _ => Op::TransferCancel { transfer },
         };
-        Command::Client(request)
+        let define = define && op.written_cell().is_some();
+        Sent::new(&op, &with_flags(terms, truth && kind < 11, define)).unwrap()
+    }
+
+    fn pick_or(&mut self, some: &[OpId], other: OpId) -> OpId {
+        let recent = some.len().saturating_sub(8);
+        if some.is_empty() || self.dice.one_in(30) {
+            other
+        } else {
+            self.dice.pick(&some[recent..])
+        }
+    }
+
+    fn policy(&mut self) -> PolicyChange {
+        let mut change = PolicyChange { frozen: Some(false), ..PolicyChange::default() };
+        // Most rules are given up soon, or nothing would be refused any more.
+        let on = self.dice.one_in(6);
+        match self.dice.below(8) {
+            0 => change.frozen = Some(on),
+            1 => change.untracked = Some(on),
+            2 => change.preorder = Some(on),
+            3 => change.no_hold = Some(on),
+            4 => change.oversell_limit = Some(self.units()),
+            5 => change.buffer = Some(self.units()),
+            6 => change.reorder_point = Some(on.then_some(3)),
+            _ => {
+                let off = Some(false);
+                (change.untracked, change.preorder, change.no_hold) = (off, off, off);
+                (change.oversell_limit, change.buffer) = (Some(0), Some(0));
+            }
+        }
+        change
+    }
+
+    /// Some operations that are linked.
+    fn chain(&mut self, now_ms: u64) -> Vec<Command> {
+        let count = 2 + self.dice.below(2);
+        let mut chain: Vec<Command> = Vec::new();
+        for place in 1..=count {
+            let request = self.request(now_ms);
+            let mut bytes = BytesMut::new();
+            request.encode(&mut bytes, None);
+            let (op, terms) = take_op_and_terms(&mut Reader::new(&bytes)).unwrap();
+            let linked = if place < count { OpFlags::LINKED } else { OpFlags::default() };
+            let flags = terms.flags.without(OpFlags::LINKED).with(linked);
+            let sent = Sent::new(&op, &Terms { flags, ..terms }).unwrap();
+            chain.push(Command::Client(Request::Other(sent)));
+        }
+        chain
     }
 
     /// One batch: executed by the model, the engine, and its twin.
@@ -167,29 +383,62 @@ impl Run {
             self.model.give_back(outage_ms, self.state.active_reservations() > 0);
         }
         for _ in 0..count {
-            let command = self.command(now_ms);
-            // The protocol's encoder offers no deadline for a define.
-            let has_end =
-                self.dice.one_in(15) && !matches!(command, Command::Client(Request::Define { .. }));
-            let not_after = has_end.then(|| UnixMillis(now_ms + 2 - self.dice.below(4)));
-            commands.push((command, not_after));
+            let more = match self.dice.one_in(40) {
+                true => self.chain(now_ms),
+                false => vec![self.command(now_ms)],
+            };
+            for command in more {
+                // The protocol's encoder offers no deadline for a define.
+                let has_end = self.dice.one_in(15)
+                    && !matches!(command, Command::Client(Request::Define { .. }));
+                let not_after = has_end.then(|| UnixMillis(now_ms + 2 - self.dice.below(4)));
+                commands.push((command, not_after));
+            }
         }
         let refused = self.refuse_early(&commands);
         let mut ops = BytesMut::new();
         commands.iter().for_each(|(command, end)| encode(&mut ops, command, *end));
         let out = self.apply(stamp, commands.len() as u32, &ops);
         let mut outcomes = Reader::new(&out);
-        for (command, not_after) in &commands {
-            let expected = self.expect(command, *not_after);
+        for (command, expected) in self.expect_all(&commands) {
             let outcome = take_outcome(&mut outcomes).unwrap();
             *self.codes.entry(outcome.code).or_default() += 1;
-            self.compare(command, &expected, &outcome);
+            self.compare(&command, &expected, &outcome);
         }
         assert!(outcomes.is_empty(), "seed {}: one outcome per operation", self.seed);
         if let Some(refused) = refused {
             assert_eq!(refused, out, "seed {}: {commands:?} was refused too early", self.seed);
             self.refused_early += 1;
         }
+    }
+
+    fn expect_all(
+        &mut self,
+        commands: &[(Command, Option<UnixMillis>)],
+    ) -> Vec<(Command, Expected)> {
+        let mut expected = Vec::new();
+        let mut rest = commands;
+        while let Some(((first, end), _)) = rest.split_first() {
+            let is_linked = |command: &Command| matches!(command, Command::Client(request) if request.is_linked());
+            if !is_linked(first) {
+                expected.push((first.clone(), self.expect(first, *end)));
+                rest = &rest[1..];
+                continue;
+            }
+            let links = rest.iter().take_while(|(command, _)| is_linked(command)).count();
+            let (chain, after) = rest.split_at((links + 1).min(rest.len()));
+            let requests: Vec<_> = chain
+                .iter()
+                .map(|(command, end)| match command {
+                    Command::Client(request) => (request.clone(), *end),
+                    other => panic!("{other:?} is in a chain"),
+                })
+                .collect();
+            let outcomes = self.model.chain(&requests);
+            expected.extend(chain.iter().map(|(command, _)| command.clone()).zip(outcomes));
+            rest = after;
+        }
+        expected
     }
 
     fn expect(&mut self, command: &Command, not_after: Option<UnixMillis>) -> Expected {
@@ -204,22 +453,23 @@ impl Run {
 
     /// What a session answers without the log, if the batch is one reserve that it would refuse.
     fn refuse_early(&self, commands: &[(Command, Option<UnixMillis>)]) -> Option<BytesMut> {
-        let [(Command::Client(Request::Reserve { id, ttl_ms, .. }), None)] = commands else {
-            return None;
-        };
-        let fresh = !self.model.entries().contains_key(&id.0)
-            && model::millis(&id.0).abs_diff(self.model.now_micros() / 1_000) < 4_000;
-        if !fresh || !(1_000..=14_400_000).contains(ttl_ms) {
+        let [(Command::Client(request), None)] = commands else { return None };
+        if request.is_linked() {
             return None;
         }
-        let mut op = BytesMut::new();
-        encode(&mut op, &commands[0].0, None);
-        let (Op::Reserve { lines, .. }, ..) = take_op(&mut Reader::new(&op)).unwrap() else {
-            unreachable!("a reserve was encoded");
-        };
+        let mut bytes = BytesMut::new();
+        request.encode(&mut bytes, None);
+        let (op, terms) = take_op_and_terms(&mut Reader::new(&bytes)).unwrap();
+        let Op::Reserve { id, ttl_ms, lines } = op else { return None };
+        let fresh = !self.model.entries().contains_key(&id.0)
+            && model::millis(&id.0).abs_diff(self.model.now_micros() / 1_000) < 4_000;
+        if !fresh || !(1_000..=14_400_000).contains(&ttl_ms) {
+            return None;
+        }
         let mut out = BytesMut::new();
         let now = UnixMicros(self.model.now_micros());
-        self.state.cells().refuse_if_short(&lines, false, now, &mut out).then_some(out)
+        let commit = terms.flags.contains(OpFlags::COMMIT);
+        self.state.cells().refuse_if_short(&lines, commit, now, &mut out).then_some(out)
     }
 
     fn apply(&mut self, now_micros: u64, op_count: u32, ops: &[u8]) -> BytesMut {
@@ -237,7 +487,7 @@ impl Run {
         out
     }
 
-    fn compare(&self, command: &Command, expected: &Expected, outcome: &Outcome<'_>) {
+    fn compare(&self, command: &dyn std::fmt::Debug, expected: &Expected, outcome: &Outcome<'_>) {
         let seed = self.seed;
         let now = self.model.now_micros();
         let head = (expected.code, expected.detail);
@@ -268,21 +518,33 @@ impl Run {
         assert!(!self.state.due(UnixMicros(now)), "seed {seed}: all that is due was swept");
         let cells = self.state.cells();
         for cell in 0..self.model.names().len() as u32 {
-            let want = self.model.counters(cell);
-            let have = cells.counters(CellHandle(cell)).unwrap();
-            let want = (want.on_hand, want.reserved, want.committed, want.available());
-            let have = (have.on_hand, have.reserved, have.committed, have.available);
+            let want = self.model.counters(cell).details();
+            let have = cells.details(CellHandle(cell)).unwrap();
             assert_eq!(have, want, "seed {seed}: cell {cell}");
             let names = &self.model.names()[cell as usize];
             let found = cells.handle(&names.0, &names.1);
             assert_eq!(found, Some(CellHandle(cell)), "seed {seed}");
         }
-        for (id, entry) in self.model.entries() {
-            let Entry::Hold(held) = entry else { continue };
+        let entries: Vec<_> =
+            self.model.entries().iter().map(|(id, entry)| (*id, entry.clone())).collect();
+        for (id, entry) in entries {
             let mut out = BytesMut::new();
-            self.state.read_reservation(ReservationId(*id), &mut out);
-            let outcome = take_outcome(&mut Reader::new(&out)).map(|o| (o.code, o.detail));
-            assert_eq!(outcome, Ok((Code::OK, held.state as u16)), "seed {seed}");
+            let expected = match entry {
+                Entry::Hold(_) => {
+                    self.state.read_reservation(ReservationId(id), &mut out);
+                    let expected = self.model.read_reservation(id);
+                    self.compare(&"a reservation", &expected, &read_outcome(&out));
+                    out.clear();
+                    self.state.read_lines(ReservationId(id), &mut out);
+                    self.model.read_lines(id)
+                }
+                Entry::Transfer { .. } => {
+                    self.state.read_transfer(OpId(id), &mut out);
+                    self.model.read_transfer(OpId(id))
+                }
+                Entry::Op { .. } | Entry::Count { .. } => continue,
+            };
+            self.compare(&entry, &expected, &read_outcome(&out));
         }
     }
 
@@ -348,4 +610,15 @@ fn encode(out: &mut BytesMut, command: &Command, not_after: Option<UnixMillis>) 
         Command::LeaderStart => batch::encode_leader_start(out),
         Command::Tick => batch::encode_tick(out),
     }
+}
+
+fn read_outcome(out: &[u8]) -> Outcome<'_> {
+    take_outcome(&mut Reader::new(out)).unwrap()
+}
+
+fn with_flags(terms: Terms<'_>, truth: bool, define: bool) -> Terms<'_> {
+    let none = OpFlags::default();
+    let truth = if truth { OpFlags::TRUTH } else { none };
+    let define = if define { OpFlags::DEFINE } else { none };
+    Terms { flags: terms.flags.with(truth).with(define), ..terms }
 }

@@ -297,6 +297,7 @@ async fn call(
         Request::ReadSku { sku, after, stale } => {
             client.read_sku(sku, *after, consistency(*stale)).await.into()
         }
+        Request::Other(sent) => stockd_check::call::call(client, sent, not_after, retry).await,
     }
 }
 

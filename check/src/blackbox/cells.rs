@@ -8,6 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use stockd_protocol::{CellCounters, CellHandle, Code, Reader, ReservationState, ShortLine};
 
+use super::beyond::Beyond;
 use super::{Options, explain};
 use crate::history::{Answer, Cell, NEVER, Operation, Request, Verdict};
 use crate::report::{Report, Rule};
@@ -134,7 +135,12 @@ fn span(operation: &Operation) -> Span {
 }
 
 /// Checks every cell.
-pub(super) fn check(history: &[Operation], options: &Options, report: &mut Report) {
+pub(super) fn check(
+    history: &[Operation],
+    beyond: &Beyond,
+    options: &Options,
+    report: &mut Report,
+) {
     let names = Names::of(history);
     let mut cells: BTreeMap<Cell, CellHistory> = BTreeMap::new();
     let mut unclear = BTreeSet::new();
@@ -150,6 +156,10 @@ pub(super) fn check(history: &[Operation], options: &Options, report: &mut Repor
         add_told(&names, place, operation, &mut cells);
     }
     cells.retain(|name, _| !unclear.contains(name));
+    let before = cells.len();
+    let left_out: BTreeSet<Cell> = beyond.cells.iter().map(|cell| names.key(cell)).collect();
+    cells.retain(|name, _| !left_out.contains(name));
+    report.add("cells left out, more happens there", (before - cells.len()) as u64);
     report.add("cells searched", cells.len() as u64);
     report.add("cells left out, one id with several bodies", unclear.len() as u64);
     for (name, cell) in cells {

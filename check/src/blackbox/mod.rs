@@ -23,9 +23,13 @@
 //! (REPLAY), or a refusal, an attempt before may have taken effect, or may still
 //! ([`Options::late_attempts`]): that is an optional event. Stale reads are left out.
 //!
+//! **Left out** are the ids and the cells that it has no rules for: those of requests that are neither a
+//! DEFINE, a RECEIVE, nor a whole RESERVE, CONFIRM, RELEASE or EXTEND.
+//!
 //! It works for up to about 2,000 operations a cell and 16 clients. A search that is given up counts as a
 //! violation.
 
+mod beyond;
 mod cells;
 mod reservations;
 
@@ -69,8 +73,9 @@ impl Options {
 pub fn check(history: &[Operation], options: &Options) -> Report {
     let mut report = Report::default();
     report.count_history(history);
-    reservations::check(history, options, &mut report);
-    cells::check(history, options, &mut report);
+    let beyond = beyond::Beyond::of(history);
+    reservations::check(history, &beyond, options, &mut report);
+    cells::check(history, &beyond, options, &mut report);
     report
 }
 

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use stockd_protocol::{Code, Reader, ReservationId, ReservationState};
 
+use super::beyond::Beyond;
 use super::{Options, explain};
 use crate::history::{Answer, Operation, Request, Verdict};
 use crate::report::Report;
@@ -60,7 +61,12 @@ struct Reservation<'a> {
 }
 
 /// Checks every id.
-pub(super) fn check(history: &[Operation], options: &Options, report: &mut Report) {
+pub(super) fn check(
+    history: &[Operation],
+    beyond: &Beyond,
+    options: &Options,
+    report: &mut Report,
+) {
     let mut by_id: BTreeMap<[u8; 16], Vec<usize>> = BTreeMap::new();
     for (place, operation) in history.iter().enumerate() {
         let id = match &operation.request {
@@ -72,6 +78,9 @@ pub(super) fn check(history: &[Operation], options: &Options, report: &mut Repor
             by_id.entry(id).or_default().push(place);
         }
     }
+    let before = by_id.len();
+    by_id.retain(|id, _| !beyond.ids.contains(id));
+    report.add("ids left out", (before - by_id.len()) as u64);
     report.add("ids searched", by_id.len() as u64);
     for (id, places) in by_id {
         let id = ReservationId(id);
