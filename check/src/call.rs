@@ -2,9 +2,12 @@
 
 use std::time::Duration;
 
-use stockd_client::{Amend, Batch, Change, Client, Invalid, Reserve, Shipment, StockWrite};
+use stockd_client::{
+    Amend, Batch, Change, Client, Invalid, Reserve, ReserveFrom, Shipment, StockWrite,
+};
 use stockd_protocol::{
-    CellRef, Guard, Op, OpFlags, OpId, Opcode, Parts, ReservationId, Terms, UnixMillis,
+    CellRef, Guard, LineMode, Op, OpFlags, OpId, Opcode, Parts, ReservationId, Rules, Terms,
+    UnixMillis,
 };
 
 use crate::history::{Sent, Verdict};
@@ -15,6 +18,7 @@ enum Built<'a> {
     Change(Change<'a>),
     Extend(ReservationId, Duration),
     Pin(ReservationId, Duration),
+    ReserveFrom(ReserveFrom<'a>),
     Receive(OpId, CellRef<'a>, u32),
     Reserve(Reserve<'a>),
     Transfer(Shipment<'a>),
@@ -35,6 +39,7 @@ pub async fn call(
         Built::Amend(amend) => client.amend(&amend).await.into(),
         Built::Change(change) => client.change(&change).await.into(),
         Built::Extend(id, ttl) => client.extend(id, ttl).await.into(),
+        Built::ReserveFrom(cart) => client.reserve_from(&cart).await.into(),
         Built::Pin(id, ttl) => client.pin(id, ttl).await.into(),
         Built::Receive(op_id, cell, quantity) => client.receive(op_id, cell, quantity).await.into(),
         Built::Reserve(reserve) => client.reserve(&reserve).await.into(),
@@ -55,6 +60,7 @@ pub fn add(batch: &mut Batch, sent: &Sent) -> Result<(), Invalid> {
         Built::Amend(amend) => batch.amend(&amend),
         Built::Change(change) => batch.change(&change),
         Built::Extend(id, ttl) => batch.extend(id, ttl),
+        Built::ReserveFrom(cart) => batch.reserve_from(&cart),
         Built::Pin(id, ttl) => batch.pin(id, ttl),
         Built::Receive(op_id, cell, quantity) => batch.receive(op_id, cell, quantity),
         Built::Reserve(reserve) => batch.reserve(&reserve),
@@ -92,6 +98,21 @@ fn build(sent: &Sent, not_after: Option<UnixMillis>, retry: bool) -> Built<'_> {
                 cart = cart.not_after(end);
             }
             Built::Reserve(if retry { cart.retry() } else { cart })
+        }
+        Op::ReserveFrom { id, ttl_ms, wishes } => {
+            let Rules { mode, sourcing, splits_max } = wishes.rules();
+            let mut cart = ReserveFrom::new(id).ttl(millis(ttl_ms));
+            for wish in wishes.iter() {
+                cart = match mode {
+                    LineMode::UpTo => cart.up_to(wish.quantity, wish.min_quantity, wish.cells()),
+                    _ => cart.line(wish.quantity, wish.cells()),
+                };
+            }
+            let cart = if mode == LineMode::Lines { cart.some_lines() } else { cart };
+            let cart = cart.sourcing(sourcing).splits_max(splits_max);
+            let commit = terms.flags.contains(OpFlags::COMMIT);
+            let cart = if commit { cart.commit() } else { cart };
+            Built::ReserveFrom(with_terms!(cart, terms, retry))
         }
         Op::Extend { id, ttl_ms } => Built::Extend(id, millis(ttl_ms)),
         Op::Pin { id, ttl_ms } => Built::Pin(id, millis(ttl_ms)),

@@ -361,7 +361,7 @@ impl Request {
             Self::Receive { op_id, .. } => Some(op_id.0),
             Self::Reserve { id, .. } => Some(id.0),
             Self::Other(sent) => match sent.op().0 {
-                Op::Reserve { id, .. } => Some(id.0),
+                Op::Reserve { id, .. } | Op::ReserveFrom { id, .. } => Some(id.0),
                 Op::TransferClose { .. } | Op::TransferCancel { .. } => None,
                 op if op.written_cell().is_some()
                     || matches!(op, Op::CountCommit { .. } | Op::TransferReceive { .. }) =>
@@ -384,6 +384,7 @@ impl Request {
             | Self::ReadReservation { id, .. } => Some(*id),
             Self::Other(sent) => match sent.op().0 {
                 Op::Reserve { id, .. }
+                | Op::ReserveFrom { id, .. }
                 | Op::Confirm { id, .. }
                 | Op::Release { id, .. }
                 | Op::Extend { id, .. }
@@ -458,6 +459,22 @@ impl From<client::Granted> for Answer {
         let answer = write(replayed(replay), state as u16, index, |body| {
             body.put_u64_le(deadline.0);
             handles.iter().for_each(|handle| body.put_u32_le(handle.0));
+        });
+        Self { server_now, ..answer }
+    }
+}
+
+impl From<client::Sourced> for Answer {
+    fn from(sourced: client::Sourced) -> Self {
+        let client::Sourced { deadline, parts, index, partial, replay, server_now, state } =
+            sourced;
+        let code = if partial { Code::OK_PARTIAL } else { replayed(replay) };
+        let answer = write(code, state as u16, index, |body| {
+            body.put_u64_le(deadline.0);
+            body.put_u32_le(parts.len() as u32);
+            let mut bytes = BytesMut::new();
+            parts.iter().for_each(|part| part.encode(&mut bytes));
+            body.put_slice(&bytes);
         });
         Self { server_now, ..answer }
     }
@@ -632,6 +649,7 @@ impl From<client::Outcome> for Answer {
             client::Outcome::Received(received) => received.into(),
             client::Outcome::Released(released) => released.into(),
             client::Outcome::Reservation(reservation) => reservation.into(),
+            client::Outcome::Sourced(sourced) => sourced.into(),
             client::Outcome::Sku(page) => page.into(),
             client::Outcome::Status(status) => read(&status, 0, |_, _| ()),
         }

@@ -7,9 +7,10 @@ use stockd_protocol::{CellRef, Code, Op, OpId, Opcode, ReservationId, Terms};
 use crate::client::Client;
 use crate::error::{Error, Why};
 use crate::outcome::{
-    Changed, Details, Extended, Granted, Lines, Outcome, Read, Transferred, Written,
+    Changed, Details, Extended, Granted, Lines, Outcome, Read, Sourced, Transferred, Written,
 };
 use crate::request::{Consistency, Encoded, check_cells_read, pin_ms};
+use crate::sourcing::ReserveFrom;
 use crate::writes::{Amend, Change, Shipment, StockWrite, encode_checked};
 
 impl Client {
@@ -56,6 +57,19 @@ impl Client {
         match self.one(Encoded::op(Opcode::Amend, |out| amend.encode(out))?).await? {
             Outcome::Granted(granted) => Ok(granted),
             _ => unreachable!("an amend is decoded as Granted"),
+        }
+    }
+
+    /// Takes units of lines that several cells may meet.
+    ///
+    /// # Errors
+    /// See [`Error`]; NO_STOCK and MIN_QTY list lines in [`Refusal::short`](crate::Refusal::short), with
+    /// what they could have got.
+    pub async fn reserve_from(&self, reserve: &ReserveFrom<'_>) -> Result<Sourced, Error> {
+        let encoded = Encoded::op(Opcode::ReserveFrom, |out| reserve.encode(out))?;
+        match self.one(encoded).await? {
+            Outcome::Sourced(sourced) => Ok(sourced),
+            _ => unreachable!("a reserve from cells is decoded as Sourced"),
         }
     }
 

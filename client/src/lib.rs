@@ -52,6 +52,7 @@ mod outcome;
 pub mod raw;
 mod request;
 mod route;
+mod sourcing;
 mod writes;
 
 pub use client::Client;
@@ -60,12 +61,13 @@ pub use ids::{IdSource, SystemIds};
 pub use options::{Options, WhenFull};
 pub use outcome::{
     Cell, Changed, Confirmed, Defined, Details, Extended, Granted, Lines, Outcome, Read, Received,
-    Released, Reservation, ReservedLine, SkuCell, SkuPage, Transferred, Written,
+    Released, Reservation, ReservedLine, SkuCell, SkuPage, Sourced, Transferred, Written,
 };
 pub use request::{Batch, Consistency, Reserve};
+pub use sourcing::ReserveFrom;
 pub use stockd_protocol::{
-    Bucket, CellCounters, CellDetails, CellHandle, CellRef, Code, LineShares, OpError, OpId,
-    Policy, PolicyChange, ReservationId, ReservationState, ShortLine, Transfer, TransferState,
-    UnixMillis,
+    Bucket, CellCounters, CellDetails, CellHandle, CellRef, Code, LineMode, LineShares, OpError,
+    OpId, Policy, PolicyChange, ReservationId, ReservationState, ShortLine, Sourcing, TakenPart,
+    Transfer, TransferState, UnixMillis,
 };
 pub use writes::{Amend, Change, Shipment, StockWrite};

@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use stockd_protocol::{
     CellCounters, CellDetails, CellHandle, Code, LineFault, LineShares, Opcode,
-    Outcome as WireOutcome, Reader, ReplyPrefix, ReservationState, ShortLine, SkuTotal, Transfer,
-    TransferState, Truncated, UnixMillis,
+    Outcome as WireOutcome, Reader, ReplyPrefix, ReservationState, ShortLine, SkuTotal, TakenPart,
+    Transfer, TransferState, Truncated, UnixMillis,
 };
 
 use crate::error::Refusal;
@@ -22,6 +22,26 @@ pub struct Granted {
     /// This id was granted before.
     pub replay: bool,
     /// The cluster's clock at the reply; `deadline − server_now` is what is left.
+    pub server_now: UnixMillis,
+    /// ACTIVE for a new grant.
+    pub state: ReservationState,
+}
+
+/// Units are held, each part from the cell that it names. With `replay`, look at `state`.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Sourced {
+    /// When the hold ends, on the cluster's clock; a grace of seconds follows.
+    pub deadline: UnixMillis,
+    /// Which line gets how much from where, in the order of the lines. The parts of a line sum to what it
+    /// gets.
+    pub parts: Vec<TakenPart>,
+    /// The log index at which it was granted or found.
+    pub index: u64,
+    /// Some lines get less than they asked for. A replay does not say.
+    pub partial: bool,
+    /// This id was granted before.
+    pub replay: bool,
+    /// The cluster's clock at the reply.
     pub server_now: UnixMillis,
     /// ACTIVE for a new grant.
     pub state: ReservationState,
@@ -261,6 +281,8 @@ pub enum Outcome {
     Reservation(Read<Reservation>),
     /// Of a read of a SKU.
     Sku(Read<SkuPage>),
+    /// Of a reserve from several cells.
+    Sourced(Sourced),
     /// Of a cluster status: JSON.
     Status(Read<String>),
     /// Of a step of a transfer, or of a read of one.
@@ -355,6 +377,15 @@ fn decode_ok(
             server_now: prefix.server_now,
             state: state()?,
         }),
+        Opcode::ReserveFrom => Outcome::Sourced(Sourced {
+            deadline: UnixMillis(body.u64()?),
+            parts: take_parts(&mut body)?,
+            index,
+            partial: outcome.code == Code::OK_PARTIAL,
+            replay,
+            server_now: prefix.server_now,
+            state: state()?,
+        }),
         Opcode::Confirm => Outcome::Confirmed(Confirmed {
             index,
             late: outcome.code == Code::OK_LATE,
@@ -407,7 +438,7 @@ fn decode_refusal(
         value: None,
     };
     match outcome.code {
-        Code::NO_STOCK | Code::WOULD_SHORT => {
+        Code::NO_STOCK | Code::WOULD_SHORT | Code::MIN_QTY => {
             while !body.is_empty() {
                 refusal.short.push(ShortLine::take(&mut body)?);
             }
@@ -449,6 +480,14 @@ fn take_handles(body: &mut Reader<'_>) -> Result<Vec<CellHandle>, BadReply> {
         handles.push(take_handle(body)?);
     }
     Ok(handles)
+}
+
+fn take_parts(body: &mut Reader<'_>) -> Result<Vec<TakenPart>, BadReply> {
+    let mut parts = Vec::new();
+    for _ in 0..body.u32()? {
+        parts.push(TakenPart::take(body)?);
+    }
+    Ok(parts)
 }
 
 fn take_cell(body: &mut Reader<'_>) -> Result<Option<Cell>, BadReply> {

@@ -9,6 +9,7 @@ use stockd_protocol::{
 };
 
 use crate::error::Invalid;
+use crate::sourcing::ReserveFrom;
 use crate::writes::{Amend, Change, Shipment, StockWrite, encode_checked};
 
 /// How fresh a read must be.
@@ -258,6 +259,14 @@ impl Batch {
         self.add(change.opcode(), |out| change.encode(out))
     }
 
+    /// Adds a reserve from several cells.
+    ///
+    /// # Errors
+    /// See the type; or the lines are out of range.
+    pub fn reserve_from(&mut self, reserve: &ReserveFrom<'_>) -> Result<(), Invalid> {
+        self.add(Opcode::ReserveFrom, |out| reserve.encode(out))
+    }
+
     /// Adds an amend.
     ///
     /// # Errors
@@ -462,7 +471,7 @@ pub(crate) fn read_sku(
 
 /// A zero duration would mean the server's default, so it becomes the millisecond that the server
 /// refuses.
-fn ttl_ms(ttl: Duration) -> u32 {
+pub(crate) fn ttl_ms(ttl: Duration) -> u32 {
     ttl.as_millis().clamp(1, u128::from(u32::MAX)) as u32
 }
 

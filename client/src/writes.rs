@@ -51,6 +51,8 @@ macro_rules! terms {
     };
 }
 
+pub(crate) use terms;
+
 /// A write of stock to one cell, done once per `op_id`. A cell that is named and not there is made.
 #[derive(Clone, Copy, Debug)]
 pub struct StockWrite<'a> {
@@ -334,7 +336,7 @@ impl<'a> Amend<'a> {
     }
 }
 
-fn check_note(terms: &Terms<'_>) -> Result<(), Invalid> {
+pub(crate) fn check_note(terms: &Terms<'_>) -> Result<(), Invalid> {
     match terms.note {
         Some(note) if note.reference.len() > limits::REFERENCE_BYTES_MAX => {
             Err(OpError::ReferenceLength(note.reference.len()).into())

@@ -5,9 +5,9 @@ use stockd::engine::batch::{self, BatchBuilder};
 use stockd::engine::{EngineConfig, StockState};
 use stockd::world::UnixMicros;
 use stockd_protocol::{
-    Bucket, CellHandle, CellRef, Guard, Header, Hello, Kind, Line, MAGIC, Note, Op, OpFlags, OpId,
-    Opcode, Part, Parts, PolicyChange, ReservationId, ShardId, Terms, UnixMillis, VERSION,
-    begin_frame, finish_frame,
+    Bucket, CellHandle, CellRef, Guard, Header, Hello, Kind, Line, LineMode, MAGIC, Note, Op,
+    OpFlags, OpId, Opcode, Part, Parts, PolicyChange, ReservationId, Rules, ShardId, Sourcing,
+    Terms, UnixMillis, VERSION, Wish, begin_frame, finish_frame,
 };
 
 /// The shop opens.
@@ -102,7 +102,7 @@ fn stock_writes() -> Vec<BytesMut> {
 
 /// Reservations that go different ways, and two operations that are linked.
 fn changes() -> Vec<BytesMut> {
-    let mut out = vec![BytesMut::new(); 9];
+    let mut out = vec![BytesMut::new(); 10];
     let lines = [1, 3].map(|quantity| Line { cell: CellRef::Handle(CellHandle(1)), quantity });
     let terms = |flags| Terms { flags, ..Terms::default() };
     let plain = terms(OpFlags(0));
@@ -117,6 +117,11 @@ fn changes() -> Vec<BytesMut> {
     Op::Cancel { id: id(51), parts: whole }.encode(&mut out[6], &plain);
     Op::Confirm { id: id(5), parts: whole }.encode(&mut out[7], &terms(OpFlags::LINKED));
     Op::Confirm { id: id(99), parts: whole }.encode(&mut out[8], &terms(OpFlags::REACQUIRE));
+    let cells = [0, 1, 2].map(|cell| CellRef::Handle(CellHandle(cell)));
+    let wish = Wish { quantity: 9, min_quantity: 1, cells: &cells };
+    let rules = Rules { mode: LineMode::UpTo, sourcing: Sourcing::FewestSplits, splits_max: 2 };
+    Op::encode_reserve_from(&mut out[9], &plain, id(52), 9_000, rules, &[wish, wish])
+        .expect("six parts are not too many");
     out
 }
 

@@ -6,8 +6,9 @@
 use bytes::{BufMut, BytesMut};
 
 use crate::lists::{CellRef, Line, Part, put_name, put_parts};
-use crate::op::{Op, Terms};
+use crate::op::{Op, OpError, Terms};
 use crate::opcode::{OpFlags, Opcode};
+use crate::wishes::{Rules, Wish, put_wishes};
 use crate::{CellHandle, OpId, ReservationId, UnixMillis, limits};
 
 impl Op<'_> {
@@ -41,6 +42,7 @@ impl Op<'_> {
             Self::Reserve { lines, .. } | Self::Amend { lines, .. } => {
                 (lines.len() as u16, names(lines.is_named()))
             }
+            Self::ReserveFrom { wishes, .. } => (wishes.len() as u16, names(wishes.is_named())),
             Self::Confirm { parts, .. }
             | Self::Release { parts, .. }
             | Self::Cancel { parts, .. }
@@ -135,6 +137,11 @@ impl Op<'_> {
                 out.put_u32_le(*step);
                 lines.put(out);
             }
+            Self::ReserveFrom { id, ttl_ms, wishes } => {
+                out.put_slice(&id.0);
+                out.put_u32_le(*ttl_ms);
+                wishes.put(out);
+            }
             Self::ReadCells { cells } | Self::ReadDetails { cells } => cells.put(out),
             Self::ReadReservation { id } | Self::ReadLines { id } => out.put_slice(&id.0),
             Self::ReadSku { after, sku } => {
@@ -184,6 +191,40 @@ impl Op<'_> {
             out.put_u32_le(ttl_ms);
             put_lines(out, lines);
         });
+    }
+
+    /// Appends RESERVE_FROM. All cells are named in the same way.
+    ///
+    /// # Errors
+    /// Too many cells, or too many parts that the lines may be split into; nothing is appended.
+    ///
+    /// # Panics
+    /// No wishes or more than 1,024; or a wish without cells, with more than 64, without units, or with
+    /// more at least than at most; or names mixed with handles.
+    pub fn encode_reserve_from(
+        out: &mut BytesMut,
+        terms: &Terms<'_>,
+        id: ReservationId,
+        ttl_ms: u32,
+        rules: Rules,
+        wishes: &[Wish<'_>],
+    ) -> Result<(), OpError> {
+        let lines = wishes.len();
+        assert!((1..=usize::from(limits::LINES_MAX)).contains(&lines), "1 to 1,024 lines");
+        let mut cells = wishes.iter().flat_map(|wish| wish.cells);
+        let names = wishes[0].cells[0].names_flag();
+        assert!(cells.all(|cell| cell.names_flag() == names), "cells mix names and handles");
+        let terms = Terms { flags: terms.flags.with(names), ..*terms };
+        let (start, mut put) = (out.len(), Ok(()));
+        begin(out, Opcode::ReserveFrom, lines as u16, &terms, |out| {
+            out.put_slice(&id.0);
+            out.put_u32_le(ttl_ms);
+            put = put_wishes(out, rules, wishes);
+        });
+        if put.is_err() {
+            out.truncate(start);
+        }
+        put
     }
 
     /// Appends AMEND. All lines name their cells in the same way.

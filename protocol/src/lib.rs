@@ -31,6 +31,7 @@ mod outcome;
 mod reader;
 mod reply;
 mod stock;
+mod wishes;
 
 pub use code::Code;
 pub use frame::{Frame, FrameError, Header, Kind, begin_frame, finish_frame, take_frame};
@@ -48,6 +49,8 @@ pub use reply::{ErrorReply, ReplyPrefix};
 pub use stock::{
     Bucket, CellDetails, Guard, LineShares, Note, Policy, PolicyChange, Transfer, TransferState,
 };
+
+pub use wishes::{DecodedWish, LineMode, Rules, Sourcing, TakenPart, Wish, Wishes};
 
 /// The protocol version this crate speaks.
 pub const VERSION: u16 = 1;

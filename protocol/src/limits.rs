@@ -16,6 +16,11 @@ pub const BATCH_OPS_MAX: u32 = 8192;
 pub const LINKED_MAX: u32 = 1024;
 /// Most lines in one reservation.
 pub const LINES_MAX: u16 = 1024;
+/// Most cells that may meet one line of a RESERVE_FROM: a chain's regional warehouses, or the nearest shops.
+pub const WISH_CELLS_MAX: u8 = 64;
+/// Most cells that a RESERVE_FROM names in all: as many as a read, so that one operation's look-ups are
+/// bounded.
+pub const WISHES_CELLS_MAX: u16 = 8192;
 /// Most cells in one read.
 pub const READ_CELLS_MAX: u16 = 8192;
 /// Longest warehouse name.

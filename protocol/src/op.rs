@@ -32,6 +32,7 @@
 //! 0x15 AMEND             id 16 · step u32 · count × (cell · quantity u32)
 //! 0x16 CANCEL            id 16 · parts
 //! 0x17 FULFIL            id 16 · parts
+//! 0x18 RESERVE_FROM      id 16 · ttl_ms u32 · mode u8 · sourcing u8 · splits_max u8 · 0 u8 · count × wish
 //! 0x20 READ_CELLS        count × cell
 //! 0x21 READ_RESERVATION  id 16
 //! 0x22 READ_SKU          after u32 (cell handle, ffffffff: from the first) · sku: u8 len + bytes
@@ -44,6 +45,7 @@
 //! cell    without flag NAMES: handle u32
 //!         with flag NAMES:    warehouse: u8 len + bytes · sku: u8 len + bytes
 //! parts   nothing if count is 0: the whole; else step u32 · count × (line u16 · 0 u16 · quantity u32)
+//! wish    quantity u32 · min_quantity u32 · cells u8 · 0 u8 · 0 u16 · cells × cell
 //! change  mask u16 · bits u16 · oversell_limit i64 · buffer i64 · reorder_point i64 (−1: none)
 //!         mask and bits: 1 frozen, 2 untracked, 4 preorder, 8 no_hold; mask alone: 16, 32, 64 for
 //!         the numbers in their order; what is not in the mask is 0
@@ -55,6 +57,7 @@ use crate::lists::{CellRef, Lines, Parts, Refs, take_name, take_quantity};
 use crate::opcode::{OpFlags, Opcode};
 use crate::reader::{Reader, Truncated};
 use crate::stock::{Bucket, Guard, Note, PolicyChange, in_range, take_delta};
+use crate::wishes::Wishes;
 use crate::{CellHandle, OpId, ReservationId, UnixMillis, limits};
 
 /// What a client asks for.
@@ -255,6 +258,15 @@ pub enum Op<'a> {
         /// All of it, or which part.
         parts: Parts<'a>,
     },
+    /// Take units until a deadline, of lines that may each be met by several cells.
+    ReserveFrom {
+        /// The reservation's id and idempotency key.
+        id: ReservationId,
+        /// Time to live; 0 means the default.
+        ttl_ms: u32,
+        /// 1…1,024 lines, and how they are met.
+        wishes: Wishes<'a>,
+    },
     /// Read the counters of cells.
     ReadCells {
         /// 1…8,192 cells.
@@ -296,6 +308,8 @@ pub enum Op<'a> {
 /// Bytes that are no operation of this version.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum OpError {
+    /// More cells are named than one RESERVE_FROM may look at.
+    Candidates(usize),
     /// A byte that chooses among a few things has another value.
     Choice(u8),
     /// No lines, parts or cells, or too many.
@@ -312,6 +326,8 @@ pub enum OpError {
     ReferenceLength(usize),
     /// A step is 0.
     Step,
+    /// The lines may be split into more parts than a reservation has lines.
+    TooManyParts(usize),
     /// Bytes are left over after the body's fields.
     TrailingBytes,
     /// The input ends inside the operation.
@@ -325,7 +341,10 @@ pub enum OpError {
 impl std::fmt::Display for OpError {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
-            Self::Choice(byte) => write!(f, "{byte} is no bucket or guard"),
+            Self::Candidates(cells) => {
+                write!(f, "the lines name {cells} cells in all; they may name 8,192")
+            }
+            Self::Choice(byte) => write!(f, "{byte} is none of the values of its field"),
             Self::Count(count) => write!(f, "count {count} is out of range"),
             Self::NameLength(len) => {
                 write!(f, "a name has {len} bytes; warehouses have 1 to 32, SKUs 1 to 64")
@@ -337,6 +356,10 @@ impl std::fmt::Display for OpError {
                 write!(f, "a reference has {len} bytes; it may have 64")
             }
             Self::Step => f.write_str("a step is 0; steps count from 1"),
+            Self::TooManyParts(parts) => write!(
+                f,
+                "the lines may be split into {parts} parts; a reservation has at most 1,024: lower splits_max"
+            ),
             Self::TrailingBytes => f.write_str("the operation has bytes after its last field"),
             Self::Truncated => f.write_str("the operation is cut short"),
             Self::UnknownOpcode(opcode) => write!(f, "opcode {opcode:#04x} is unknown"),
@@ -394,6 +417,7 @@ impl Op<'_> {
             Self::Amend { .. } => Opcode::Amend,
             Self::Cancel { .. } => Opcode::Cancel,
             Self::Fulfil { .. } => Opcode::Fulfil,
+            Self::ReserveFrom { .. } => Opcode::ReserveFrom,
             Self::ReadCells { .. } => Opcode::ReadCells,
             Self::ReadReservation { .. } => Opcode::ReadReservation,
             Self::ReadSku { .. } => Opcode::ReadSku,
@@ -448,7 +472,8 @@ impl Op<'_> {
             | Self::Pin { id, .. }
             | Self::Amend { id, .. }
             | Self::Cancel { id, .. }
-            | Self::Fulfil { id, .. } => id.0,
+            | Self::Fulfil { id, .. }
+            | Self::ReserveFrom { id, .. } => id.0,
             Self::Define { .. }
             | Self::ReadCells { .. }
             | Self::ReadReservation { .. }
@@ -536,6 +561,11 @@ fn take_body<'a>(
             }
             Op::Amend { id, step, lines: Lines::take(body, count, named)? }
         }
+        Opcode::ReserveFrom => Op::ReserveFrom {
+            id: ReservationId(body.array()?),
+            ttl_ms: body.u32()?,
+            wishes: Wishes::take(body, count, named)?,
+        },
         Opcode::ReadCells => Op::ReadCells { cells: Refs::take(body, count, named)? },
         Opcode::ReadDetails => Op::ReadDetails { cells: Refs::take(body, count, named)? },
         Opcode::ReadReservation => Op::ReadReservation { id: ReservationId(body.array()?) },

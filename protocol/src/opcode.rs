@@ -50,6 +50,8 @@ pub enum Opcode {
     Cancel = 0x16,
     /// Hand over what was promised.
     Fulfil = 0x17,
+    /// Take units of lines that several cells may meet.
+    ReserveFrom = 0x18,
     /// Read counters.
     ReadCells = 0x20,
     /// Read a reservation.
@@ -97,6 +99,7 @@ impl Opcode {
         Self::Amend,
         Self::Cancel,
         Self::Fulfil,
+        Self::ReserveFrom,
         Self::ReadCells,
         Self::ReadReservation,
         Self::ReadSku,
@@ -152,6 +155,7 @@ impl Opcode {
             Self::Amend => "AMEND",
             Self::Cancel => "CANCEL",
             Self::Fulfil => "FULFIL",
+            Self::ReserveFrom => "RESERVE_FROM",
             Self::ReadCells => "READ_CELLS",
             Self::ReadReservation => "READ_RESERVATION",
             Self::ReadSku => "READ_SKU",
@@ -194,7 +198,7 @@ impl OpFlags {
     pub const TRUTH: Self = Self(128);
     /// FULFIL: what is not confirmed yet is confirmed on the way. (The bit of TRUTH.)
     pub const SHIP: Self = Self(128);
-    /// RESERVE: the grant is confirmed at once and has no deadline. (The bit of TRUTH.)
+    /// RESERVE, RESERVE_FROM: the grant is confirmed at once and has no deadline. (The bit of TRUTH.)
     pub const COMMIT: Self = Self(128);
 
     /// All bits of `other` are set.

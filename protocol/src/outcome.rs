@@ -13,6 +13,8 @@
 //! TRANSFER_* ok          from u32 · to u32 · shipped u32 · received u32 · damaged u32
 //! RESERVE ok             deadline u64 (ms) · handles, one u32 per line if the request named cells
 //! AMEND ok               as RESERVE
+//! RESERVE_FROM ok        deadline u64 (ms) · parts u32 · parts × (line u16 · 0 u16 · handle u32 ·
+//!                        quantity u32)
 //! CONFIRM, RELEASE, CANCEL, FULFIL ok   nothing
 //! EXTEND, PIN ok         deadline u64 (ms)
 //! READ_CELLS ok          count × (handle u32 · found u32 (1 or 0) · on_hand i64 · reserved i64 ·
@@ -29,7 +31,7 @@
 //! READ_TRANSFER ok       as TRANSFER_*
 //! PING ok                nothing
 //! CLUSTER_STATUS ok      UTF-8 JSON, as the admin line `json status` prints it
-//! NO_STOCK, WOULD_SHORT  shorts × (line u16 · 0 u16 · handle u32 · asked for u64 · available i64);
+//! NO_STOCK, WOULD_SHORT, MIN_QTY  shorts × (line u16 · 0 u16 · handle u32 · asked for u64 · available i64);
 //!                        "asked for" sums the lines on that cell
 //! UNKNOWN_*, NOT_STOCKED, FROZEN, QTY_EXCEEDS   line u16 each
 //! STALE_EXPECTED         on_hand i64, as it is

@@ -6,10 +6,11 @@
 use bytes::{BufMut, BytesMut};
 use stockd_protocol::{
     Bucket, CellCounters, CellDetails, CellHandle, CellRef, Code, ErrorReply, FrameError, Guard,
-    Header, Hello, HelloReply, Kind, Line, LineShares, Note, Op, OpError, OpFlags, OpId, Opcode,
-    OutcomeHeader, Part, Parts, PolicyChange, Reader, ReplyPrefix, ReservationId, ReservationState,
-    ShardId, ShortLine, SkuTotal, Terms, Transfer, UnixMillis, begin_frame, begin_outcome,
-    finish_frame, finish_outcome, limits, take_frame, take_op, take_op_and_terms, take_outcome,
+    Header, Hello, HelloReply, Kind, Line, LineMode, LineShares, Note, Op, OpError, OpFlags, OpId,
+    Opcode, OutcomeHeader, Part, Parts, PolicyChange, Reader, ReplyPrefix, ReservationId,
+    ReservationState, Rules, ShardId, ShortLine, SkuTotal, Sourcing, Terms, Transfer, UnixMillis,
+    Wish, begin_frame, begin_outcome, finish_frame, finish_outcome, limits, take_frame, take_op,
+    take_op_and_terms, take_outcome,
 };
 
 /// SplitMix64 (Steele, Lea, Flood 2014): enough to vary bytes, and the same on every machine.
@@ -136,7 +137,21 @@ fn random_change(dice: &mut Dice, terms: &Terms<'_>, named: bool, out: &mut Byte
         .collect();
     let cell = OwnedCell::random(dice, named);
     let line = Line { cell: cell.as_ref(), quantity: 1 + dice.below(9) as u32 };
-    match dice.below(7) {
+    match dice.below(8) {
+        7 => {
+            let cells = [cell.as_ref(); 3];
+            let rules = Rules {
+                mode: [LineMode::All, LineMode::Lines, LineMode::UpTo][dice.below(3)],
+                sourcing: [Sourcing::First, Sourcing::MostStock, Sourcing::FewestSplits]
+                    [dice.below(3)],
+                splits_max: dice.next() as u8,
+            };
+            let quantity = 1 + dice.below(9) as u32;
+            let min_quantity = if rules.mode == LineMode::UpTo { quantity } else { 0 };
+            let wish = Wish { quantity, min_quantity, cells: &cells[..1 + dice.below(3)] };
+            let wishes = vec![wish; 1 + dice.below(9)];
+            Op::encode_reserve_from(out, terms, id, step, rules, &wishes).unwrap();
+        }
         0 => Op::encode_parts(out, opcode, terms, id, step, &parts),
         1 => Op::encode_amend(out, terms, id, step, &[line, line]),
         2 => Op::Pin { id, ttl_ms: step }.encode(out, terms),

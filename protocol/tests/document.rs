@@ -8,9 +8,9 @@ use bytes::{BufMut, BytesMut};
 use stockd_protocol::{
     Bucket, CellCounters, CellDetails, CellHandle, CellRef, Code, ErrorReply, Guard, Header, Hello,
     HelloReply, Kind, LineFault, LineShares, Note, Op, OpFlags, Opcode, OutcomeHeader,
-    PolicyChange, Reader, ReplyPrefix, ReservationState, ShortLine, SkuTotal, Transfer,
-    TransferState, begin_frame, begin_outcome, finish_frame, finish_outcome, limits, take_frame,
-    take_op_and_terms, take_outcome,
+    PolicyChange, Reader, ReplyPrefix, ReservationState, Rules, ShortLine, SkuTotal, TakenPart,
+    Transfer, TransferState, begin_frame, begin_outcome, finish_frame, finish_outcome, limits,
+    take_frame, take_op_and_terms, take_outcome,
 };
 
 const DOCUMENT: &str = include_str!("../../protocol.md");
@@ -257,6 +257,16 @@ fn op(reader: &mut Reader<'_>, out: &mut BytesMut) -> (Opcode, String) {
             let all = lines.iter().map(|line| format!("{} x {}", line.quantity, cell(line.cell)));
             format!(" id={id} step={step} {}", all.collect::<Vec<_>>().join(", "))
         }
+        Op::ReserveFrom { id, ttl_ms, wishes } => {
+            let Rules { mode, sourcing, splits_max } = wishes.rules();
+            let all = wishes.iter().map(|wish| {
+                let cells = wish.cells().map(cell).collect::<Vec<_>>().join("|");
+                format!("{}..{} x {cells}", wish.min_quantity, wish.quantity)
+            });
+            let all = all.collect::<Vec<_>>().join(", ");
+            let rules = format!("{} {} splits_max={splits_max}", mode.name(), sourcing.name());
+            format!(" id={id} ttl_ms={ttl_ms} {rules} {all}")
+        }
         Op::ReadReservation { id } | Op::ReadLines { id } => format!(" id={id}"),
         Op::Extend { id, ttl_ms } | Op::Pin { id, ttl_ms } => format!(" id={id} ttl_ms={ttl_ms}"),
         Op::ReadCells { cells } | Op::ReadDetails { cells } => {
@@ -357,6 +367,15 @@ fn ok_body(opcode: Opcode, body: &mut Reader<'_>, out: &mut BytesMut) -> String 
                 said += &format!(" {}", handle(body, out));
             }
             said
+        }
+        Opcode::ReserveFrom => {
+            let said = format!("deadline={}", u64(body, out));
+            let parts = (0..u32(body, out)).map(|_| {
+                let part = TakenPart::take(body).unwrap();
+                part.encode(out);
+                format!("{}: {} x #{}", part.line, part.quantity, part.cell.0)
+            });
+            format!("{said} {}", parts.collect::<Vec<_>>().join(", "))
         }
         Opcode::Confirm | Opcode::Release | Opcode::Cancel | Opcode::Fulfil | Opcode::Ping => {
             String::new()

@@ -4,8 +4,8 @@
 
 use stockd_check::{Cell, Request, Sent, Verdict};
 use stockd_protocol::{
-    Bucket, Guard, Line, Note, Op, OpFlags, OpId, Opcode, Part, Parts, PolicyChange, ReservationId,
-    Terms,
+    Bucket, Guard, Line, LineMode, Note, Op, OpFlags, OpId, Opcode, Part, Parts, PolicyChange,
+    ReservationId, Rules, Sourcing, Terms, Wish,
 };
 
 use crate::shop::App;
@@ -193,12 +193,39 @@ impl App {
 
     fn cart(&self, id: ReservationId) -> Request {
         let (ttl_ms, lines) = (self.ttl_ms(), self.lines());
+        if self.dice.chance(25) {
+            return self.cart_from(id, ttl_ms);
+        }
         if !self.dice.chance(20) {
             return Request::Reserve { id, ttl_ms, lines };
         }
         let mut bytes = bytes::BytesMut::new();
         let lines = borrowed(&lines);
         Op::encode_reserve(&mut bytes, OpFlags::COMMIT, None, id, ttl_ms, &lines);
+        decoded(&bytes)
+    }
+
+    /// A cart that any warehouse may ship.
+    fn cart_from(&self, id: ReservationId, ttl_ms: u32) -> Request {
+        let mode = *self.dice.pick(&[LineMode::All, LineMode::Lines, LineMode::UpTo]);
+        let sourcing =
+            *self.dice.pick(&[Sourcing::First, Sourcing::MostStock, Sourcing::FewestSplits]);
+        let lines: Vec<(u32, Vec<Cell>)> = (0..self.dice.between(1, 3))
+            .map(|_| {
+                let cells = (0..self.dice.between(1, 4)).map(|_| self.managed_cell());
+                (self.dice.between(1, 6) as u32, cells.collect())
+            })
+            .collect();
+        let refs: Vec<Vec<_>> =
+            lines.iter().map(|line| line.1.iter().map(Cell::as_ref).collect()).collect();
+        let min_quantity = u32::from(mode == LineMode::UpTo);
+        let wishes = lines.iter().zip(&refs);
+        let wishes: Vec<_> =
+            wishes.map(|(line, cells)| Wish { quantity: line.0, min_quantity, cells }).collect();
+        let rules = Rules { mode, sourcing, splits_max: self.dice.between(0, 3) as u8 };
+        let mut bytes = bytes::BytesMut::new();
+        Op::encode_reserve_from(&mut bytes, &self.noted(), id, ttl_ms, rules, &wishes)
+            .expect("a few lines of a few cells");
         decoded(&bytes)
     }
 

@@ -2,12 +2,12 @@
 //! steps that were done.
 //!
 //! ```text
-//! annex (16 bytes)     share (32), one per line, in order     step (24), the last one first
+//! annex (20 bytes)     share (32), one per line, in order     step (24), the last one first
 //!  0 4 record           0 4 annex                              0 4 annex
 //!  4 4 first share      4 4 more: the next line's              4 4 more: the step before
 //!  8 4 last step        8 4 reserved     ┐                     8 4 step
 //! 12 4 steps           12 4 committed    │ sum to what the    12 4 opcode
-//!                      16 4 fulfilled    │ line asked for     16 4 fingerprint of what was asked
+//! 16 4 first line      16 4 fulfilled    │ line asked for     16 4 fingerprint of what was asked
 //!                      20 4 released     │                    20 4 0
 //!                      24 4 expired      │
 //!                      28 4 cancelled    ┘
@@ -35,13 +35,15 @@ pub(super) struct Annex {
     pub shares: u32,
     pub steps: u32,
     pub step_count: u32,
+    /// The line of the request that the record's first line belongs to.
+    pub first_line: u16,
 }
 
 impl Entry for Annex {
-    const BYTES: usize = 16;
+    const BYTES: usize = 20;
 
     fn free(next: u32) -> Self {
-        Self { record: NIL, shares: next, steps: NIL, step_count: 0 }
+        Self { record: NIL, shares: next, steps: NIL, step_count: 0, first_line: 0 }
     }
 
     fn free_next(&self) -> Option<u32> {
@@ -49,8 +51,10 @@ impl Entry for Annex {
     }
 
     fn put(&self, out: &mut Vec<u8>) {
-        let mut bytes = [0; 16];
-        put_words(&mut bytes, [self.record, self.shares, self.steps, self.step_count]);
+        let mut bytes = [0; 20];
+        let first_line = u32::from(self.first_line);
+        let words = [self.record, self.shares, self.steps, self.step_count, first_line];
+        put_words(&mut bytes, words);
         out.extend_from_slice(&bytes);
     }
 
@@ -60,6 +64,7 @@ impl Entry for Annex {
             shares: u32_at(bytes, 4),
             steps: u32_at(bytes, 8),
             step_count: u32_at(bytes, 12),
+            first_line: u32_at(bytes, 16) as u16,
         }
     }
 }
@@ -177,7 +182,7 @@ impl Annexes {
 
     /// Makes the annex of a record that has none.
     pub fn make(&mut self, record: u32) -> u32 {
-        let annex = Annex { record, shares: NIL, steps: NIL, step_count: 0 };
+        let annex = Annex { record, shares: NIL, steps: NIL, step_count: 0, first_line: 0 };
         let annex = self.annexes.insert(annex);
         self.index.insert(hash(self.seed, record), annex);
         annex

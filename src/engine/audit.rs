@@ -1,6 +1,7 @@
 //! The full check of the state's invariants: every reference, every chain, every sum. Walks
 //! everything; for restores and tests.
 
+use crate::protocol::limits::LINES_MAX;
 use crate::protocol::{LineShares, ReservationState, Transfer, TransferState};
 
 use super::cell::Sums;
@@ -191,14 +192,15 @@ impl StockState {
         let record = self.holds.records.get(handle);
         let mut lines = Vec::new();
         if record.lines() > 0 {
-            lines.push(HeldLine { cell: record.cell, quantity: record.quantity });
+            lines.push(HeldLine { line: 0, cell: record.cell, quantity: record.quantity });
         }
         let mut at = record.more;
         while at != NIL {
             let line = self.holds.lines.try_get(at).ok_or("a record's line exists")?;
             check(line.record == handle, "a line belongs to its record")?;
             *left = left.checked_sub(1).ok_or("a line is in one record")?;
-            lines.push(HeldLine { cell: line.cell, quantity: line.quantity });
+            check(line.line < LINES_MAX, "a line is of the request")?;
+            lines.push(HeldLine { line: line.line, cell: line.cell, quantity: line.quantity });
             at = line.more;
         }
         Ok(lines)

@@ -54,6 +54,8 @@ pub(super) struct Holds {
 /// A line of a reservation.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct HeldLine {
+    /// The line of the request that it belongs to.
+    pub line: u16,
     pub cell: u32,
     pub quantity: u32,
 }
@@ -112,13 +114,32 @@ impl Holds {
 
     /// The lines of a record, in order.
     pub fn lines_of(&self, record: u32) -> impl Iterator<Item = HeldLine> + '_ {
+        let line = self.first_line(record);
         let record = self.records.get(record);
-        let first = (record.lines() > 0)
-            .then_some(HeldLine { cell: record.cell, quantity: record.quantity });
+        let first = (record.lines() > 0).then_some(HeldLine {
+            line,
+            cell: record.cell,
+            quantity: record.quantity,
+        });
         let extra = |handle: u32| (handle != NIL).then(|| self.lines.get(handle));
         let rest = std::iter::successors(extra(record.more), move |line| extra(line.more));
-        let rest = rest.map(|line| HeldLine { cell: line.cell, quantity: line.quantity });
+        let rest =
+            rest.map(|line| HeldLine { line: line.line, cell: line.cell, quantity: line.quantity });
         first.into_iter().chain(rest)
+    }
+
+    /// The line of the request that the first line of a record belongs to. Seldom another than 0.
+    fn first_line(&self, record: u32) -> u16 {
+        let annexed = self.records.get(record).is_annexed();
+        let annex = annexed.then(|| self.annexes.find(record)).flatten();
+        annex.map_or(0, |annex| self.annexes.annexes.get(annex).first_line)
+    }
+
+    fn set_first_line(&mut self, record: u32, line: u16) {
+        if line != self.first_line(record) {
+            let annex = self.make_annex(record);
+            self.annexes.annexes.get_mut(annex).first_line = line;
+        }
     }
 
     /// Stores a record and its lines. Those of an active reservation are linked to fall due with it.
@@ -149,6 +170,7 @@ impl Holds {
         for line in rest {
             let extra = self.lines.insert(ExtraLine {
                 record: handle,
+                line: line.line,
                 cell: line.cell,
                 quantity: line.quantity,
                 more: NIL,
@@ -162,6 +184,10 @@ impl Holds {
                 self.link(cells, LineRef::extra(extra), handle, line.cell, tick);
             }
             last = extra;
+        }
+        // A successor gets the annex of the one before, and with it this.
+        if first.line > 0 && !record.is_annexed() {
+            self.set_first_line(handle, first.line);
         }
         self.settle(handle);
         handle
@@ -194,6 +220,7 @@ impl Holds {
         if old.is_annexed() {
             let annex = self.annexes.find(handle).expect("an annexed record has an annex");
             self.annexes.hand_on(annex, new);
+            self.set_first_line(new, lines.first().map_or(0, |line| line.line));
         }
         new
     }

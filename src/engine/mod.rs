@@ -58,6 +58,7 @@ mod shared_index;
 mod shares;
 mod slab;
 mod snapshot;
+mod sourcing;
 mod state;
 mod stock;
 mod sweep;

@@ -182,11 +182,11 @@ impl StockState {
             return None;
         }
         let mut scratch = std::mem::take(&mut self.scratch);
-        scratch.demands.sum_of(
-            wanted
-                .iter()
-                .map(|part| (part.line, HeldLine { cell: cell_of(part), quantity: part.quantity })),
-        );
+        scratch.demands.sum(wanted.iter().map(|part| HeldLine {
+            line: part.line,
+            cell: cell_of(part),
+            quantity: part.quantity,
+        }));
         let checked = self.check_stock(&mut scratch, true);
         match &checked {
             Ok(()) => {}

@@ -78,9 +78,9 @@ impl CellReader {
         let first_not_due = self.table.clock(now, self.grace_ms).first_not_due();
         let is_final = |cell: &Cell| swept.max(cell.earliest_due) >= first_not_due;
         let count = lines.len();
-        let mut lines = lines.iter().map(|line| {
+        let mut lines = (0..).zip(lines.iter()).map(|(number, line)| {
             let cell = self.table.resolve(line.cell).ok()?;
-            Some(HeldLine { cell, quantity: line.quantity })
+            Some(HeldLine { line: number, cell, quantity: line.quantity })
         });
         if count == 1 {
             let Some(Some(line)) = lines.next() else { return false };

@@ -288,13 +288,15 @@ pub(super) struct ExtraLine {
     pub quantity: u32,
     pub more: u32,
     pub next: u32,
+    /// The line of the request that it belongs to.
+    pub line: u16,
 }
 
 impl Entry for ExtraLine {
     const BYTES: usize = 24;
 
     fn free(next: u32) -> Self {
-        Self { record: NIL, cell: NIL, quantity: 0, more: NIL, next }
+        Self { record: NIL, cell: NIL, quantity: 0, more: NIL, next, line: 0 }
     }
 
     fn free_next(&self) -> Option<u32> {
@@ -303,7 +305,9 @@ impl Entry for ExtraLine {
 
     fn put(&self, out: &mut Vec<u8>) {
         let mut bytes = [0; 24];
-        put_words(&mut bytes, [self.record, self.cell, self.quantity, self.more, self.next]);
+        let line = u32::from(self.line);
+        let words = [self.record, self.cell, self.quantity, self.more, self.next, line];
+        put_words(&mut bytes, words);
         out.extend_from_slice(&bytes);
     }
 
@@ -314,6 +318,7 @@ impl Entry for ExtraLine {
             quantity: u32_at(bytes, 8),
             more: u32_at(bytes, 12),
             next: u32_at(bytes, 16),
+            line: u32_at(bytes, 20) as u16,
         }
     }
 }

@@ -53,15 +53,9 @@ impl Demands {
     /// Sums lines by cell.
     #[inline]
     pub fn sum(&mut self, lines: impl Iterator<Item = HeldLine>) {
-        self.sum_of(lines.enumerate().map(|(line, held)| (line as u16, held)));
-    }
-
-    /// Sums some lines, which keep their numbers, by cell.
-    #[inline]
-    pub fn sum_of(&mut self, lines: impl Iterator<Item = (u16, HeldLine)>) {
         self.sums.clear();
-        self.sums.extend(lines.map(|(line, held)| Demand {
-            line,
+        self.sums.extend(lines.map(|held| Demand {
+            line: held.line,
             cell: held.cell,
             asked: u64::from(held.quantity),
             own: 0,
@@ -148,15 +142,37 @@ impl StockState {
             return refuse_unmet(&unmet, scratch, out);
         }
         // From here on the grant succeeds.
+        let print = fingerprint(&scratch.lines, ttl_ms);
+        let handle = self.grant((id, hash), (ttl, print), commit, &scratch.lines);
+        let record = self.holds.records.get(handle);
+        let deadline = self.clock.real(record.deadline);
+        out.body(Code::OK, self.holds.state(handle) as u16, |out| {
+            put_millis(out, deadline);
+            put_handles(out, lines, &scratch.lines);
+        });
+    }
+
+    /// Takes the units of lines that were checked, for a reservation; its handle.
+    ///
+    /// # Panics
+    /// They were not checked, or wrongly.
+    #[inline]
+    pub(super) fn grant(
+        &mut self,
+        (id, hash): (ReservationId, u64),
+        (ttl, fingerprint): (u64, u32),
+        commit: bool,
+        lines: &[HeldLine],
+    ) -> u32 {
         let state = if commit { ReservationState::Confirmed } else { ReservationState::Active };
         let record = Record {
             created_ms: self.clock.now.as_millis(),
             deadline: self.clock.deadline_after(ttl),
             forget: HoldMillis(self.clock.unreal(id.millis()).0 + self.config.retention_ms),
-            fingerprint: fingerprint(&scratch.lines, ttl_ms),
+            fingerprint,
             ..Record::new(id, Standing::Reservation(state))
         };
-        for line in &scratch.lines {
+        for line in lines {
             self.cells.update(line.cell, |cell| {
                 *(if commit { &mut cell.committed } else { &mut cell.reserved }) +=
                     i64::from(line.quantity);
@@ -164,12 +180,7 @@ impl StockState {
             let left = self.cells.get(line.cell).grantable();
             assert!(left >= 0, "a grant leaves no cell short");
         }
-        self.holds.insert(&mut self.cells, record, hash, &scratch.lines);
-        let deadline = self.clock.real(record.deadline);
-        out.body(Code::OK, state as u16, |out| {
-            put_millis(out, deadline);
-            put_handles(out, lines, &scratch.lines);
-        });
+        self.holds.insert(&mut self.cells, record, hash, lines)
     }
 
     /// The id is known: the answer is what became of it, if it was asked for the same.
@@ -280,7 +291,7 @@ fn closed_cells(cells: &CellWriter, demands: &Demands, commit: bool) -> Vec<u32>
 }
 
 /// No sum over a SKU leaves its range by all demands together. Cells of one SKU share its room.
-fn fit_together(cells: &CellWriter, demands: &Demands) -> bool {
+pub(super) fn fit_together(cells: &CellWriter, demands: &Demands) -> bool {
     let more = |demand: &Demand| demand.asked as i64 - demand.own as i64;
     let all: i64 = demands.sums.iter().map(|demand| more(demand).max(0)).sum();
     // A cart is small beside the range: only near its end must it be looked at closely.
@@ -304,7 +315,9 @@ pub(super) fn resolve(
     resolved.clear();
     for (at, line) in lines.iter().enumerate() {
         match table.resolve(line.cell) {
-            Ok(cell) => resolved.push(HeldLine { cell, quantity: line.quantity }),
+            Ok(cell) => {
+                resolved.push(HeldLine { line: at as u16, cell, quantity: line.quantity });
+            }
             Err(missing) => return Err((at as u16, missing)),
         }
     }

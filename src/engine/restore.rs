@@ -296,11 +296,10 @@ impl SnapshotLoader {
         }
         let limits = -COUNTER_MAX..=COUNTER_MAX;
         let own = [value.on_hand, value.reserved, value.committed];
-        let sums = Sums::of(&value, &Details::default());
         if !own.iter().all(|units| limits.contains(units))
             || value.reserved < 0
             || value.committed < 0
-            || !sums.are_in_range()
+            || !Sums::of(&value, &Details::default()).are_in_range()
         {
             return Err(SnapshotFault::Content("counters are within range"));
         }

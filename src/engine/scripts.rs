@@ -21,6 +21,7 @@
 //! ship ID w/s w/s N [truth]              land ID TRANSFER GOOD DAMAGED
 //! close TRANSFER     recall TRANSFER     transfer TRANSFER
 //! reserve ID w/s=N … [ttl=] [by=handle] [commit]
+//! from ID w/s|w/s=N[>LEAST] … [mode=lines|upto] [by=most|fewest] [splits=N] [ttl=] [commit]
 //! confirm ID         release ID          cancel ID          fulfil ID [ship]
 //!                    each: [LINE:N … step=N] [reacquire]
 //! extend ID [ttl=]   pin ID [ttl=]       amend ID w/s=N … step=N
@@ -40,10 +41,10 @@ use std::path::{Path, PathBuf};
 use bytes::{BufMut, BytesMut};
 
 use crate::protocol::{
-    Bucket, CellCounters, CellDetails, CellHandle, CellRef, Code, Guard, Line, LineShares, Op,
-    OpFlags, OpId, Opcode, Outcome, Part, Parts, PolicyChange, Reader, ReservationId,
-    ReservationState, ShortLine, SkuTotal, Terms, Transfer, TransferState, UnixMillis, take_op,
-    take_outcome,
+    Bucket, CellCounters, CellDetails, CellHandle, CellRef, Code, Guard, Line, LineMode,
+    LineShares, Op, OpFlags, OpId, Opcode, Outcome, Part, Parts, PolicyChange, Reader,
+    ReservationId, ReservationState, Rules, ShortLine, SkuTotal, Sourcing, TakenPart, Terms,
+    Transfer, TransferState, UnixMillis, Wish, take_op, take_outcome,
 };
 use crate::world::UnixMicros;
 
@@ -241,6 +242,41 @@ impl Script {
                 let id = self.id(words);
                 let lines = self.lines(&words.plain[2..], words.options.contains_key("by"));
                 Op::encode_reserve(out, flags, not_after, id, ttl_ms, &lines);
+            }
+            "from" => {
+                let id = self.id(words);
+                let mode = match words.options.get("mode") {
+                    None => LineMode::All,
+                    Some(&"lines") => LineMode::Lines,
+                    _ => LineMode::UpTo,
+                };
+                let sourcing = match words.options.get("by") {
+                    None => Sourcing::First,
+                    Some(&"most") => Sourcing::MostStock,
+                    _ => Sourcing::FewestSplits,
+                };
+                let splits_max = words.number("splits").unwrap_or(0) as u8;
+                let lines = words.plain[2..].iter().filter_map(|word| word.split_once('='));
+                let lines: Vec<_> = lines
+                    .map(|(cells, units)| {
+                        let cells = cells.split('|').map(|cell| {
+                            let (warehouse, sku) = names(cell);
+                            CellRef::name(warehouse, sku)
+                        });
+                        let (units, least) = units.split_once('>').unwrap_or((units, "0"));
+                        (cells.collect::<Vec<_>>(), units, least)
+                    })
+                    .collect();
+                let wishes: Vec<_> = lines
+                    .iter()
+                    .map(|(cells, units, least)| Wish {
+                        quantity: units.parse().unwrap(),
+                        min_quantity: least.parse().unwrap(),
+                        cells,
+                    })
+                    .collect();
+                let rules = Rules { mode, sourcing, splits_max };
+                Op::encode_reserve_from(out, &terms, id, ttl_ms, rules, &wishes).unwrap();
             }
             "amend" => {
                 let id = self.id(words);
@@ -488,6 +524,7 @@ fn show_body(command: &str, outcome: &Outcome<'_>, text: &mut String) {
         "pin",
         "amend",
         "lines",
+        "from",
     ]
     .contains(&command);
     let is_transfer = ["ship", "land", "close", "recall", "transfer"].contains(&command);
@@ -531,6 +568,13 @@ fn show_body(command: &str, outcome: &Outcome<'_>, text: &mut String) {
                 write!(text, " handle={handle}").unwrap();
             }
         }
+        ("from", _) if ok => {
+            write!(text, " deadline={}", relative(body.u64().unwrap())).unwrap();
+            for _ in 0..body.u32().unwrap() {
+                let TakenPart { line, cell, quantity } = TakenPart::take(&mut body).unwrap();
+                write!(text, "\n  line {line} handle={} quantity={quantity}", cell.0).unwrap();
+            }
+        }
         ("reservation", Code::OK) => {
             let (created, deadline) = (body.u64().unwrap(), body.u64().unwrap());
             let (created, deadline) = (relative(created), relative(deadline));
@@ -549,7 +593,7 @@ fn show_body(command: &str, outcome: &Outcome<'_>, text: &mut String) {
                 write!(text, "\n  {name} handle={cell} {}", counters(&value)).unwrap();
             }
         }
-        (_, Code::NO_STOCK | Code::WOULD_SHORT) => {
+        (_, Code::NO_STOCK | Code::WOULD_SHORT | Code::MIN_QTY) => {
             while let Ok(short) = ShortLine::take(&mut body) {
                 let ShortLine { line, cell, asked, available } = short;
                 write!(text, "\n  line {line} handle={} ", cell.0).unwrap();

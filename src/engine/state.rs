@@ -15,6 +15,7 @@ use super::outcomes::Outcomes;
 use super::parts::Asked;
 use super::reader::CellReader;
 use super::reserve::{Scratch, ttl_or_default};
+use super::sourcing::AskedFrom;
 use super::time::{HoldClock, OUTAGE_MS_MAX, TICK_MS};
 use super::transfer::Asker;
 
@@ -323,6 +324,10 @@ impl StockState {
             | Op::Arrive { .. }
             | Op::Return { .. }
             | Op::SetPolicy { .. } => self.write_stock(&op, hash, flags, late, out),
+            Op::ReserveFrom { id, ttl_ms, wishes } => {
+                let commit = flags.contains(OpFlags::COMMIT);
+                self.reserve_from(&AskedFrom { id, hash, ttl_ms, wishes, commit, late }, out);
+            }
             Op::ReadCells { .. }
             | Op::ReadReservation { .. }
             | Op::ReadSku { .. }

@@ -69,7 +69,7 @@ impl StockState {
         out: &mut Outcomes<'_>,
     ) {
         let found = self.cells.table().resolve(cell);
-        let same = |cell| fingerprint(&[HeldLine { cell, quantity }], 0);
+        let same = |cell| fingerprint(&[HeldLine { line: 0, cell, quantity }], 0);
         if self.answer_known(op_id, hash, found.ok().map(|cell| (cell, same(cell))), out) {
             return;
         }

@@ -28,6 +28,14 @@ impl StockState {
         }
     }
 
+    /// Expires all that is due on a cell.
+    pub(super) fn expire_due(&mut self, cell: u32) {
+        let Self { holds, cells, clock, config, .. } = self;
+        if cells.get(cell).earliest_due < clock.first_not_due() {
+            holds.reclaim(cells, clock, config.retention_ms, cell, i64::MAX);
+        }
+    }
+
     /// Expires all that is due on the cells of a SKU: at the end of the range of a sum, how far the sweep
     /// has come must not decide.
     #[cold]

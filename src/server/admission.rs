@@ -139,7 +139,7 @@ pub(super) fn route(
 fn remembers_more(ops: &[u8], known: impl Fn(ReservationId) -> bool) -> bool {
     let mut reader = Reader::new(ops);
     std::iter::from_fn(|| take_op(&mut reader).ok()).any(|(op, ..)| match op {
-        Op::Reserve { id, .. } | Op::Release { id, .. } => !known(id),
+        Op::Reserve { id, .. } | Op::ReserveFrom { id, .. } | Op::Release { id, .. } => !known(id),
         Op::Amend { .. } => true,
         Op::Confirm { .. }
         | Op::Extend { .. }

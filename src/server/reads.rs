@@ -375,6 +375,7 @@ impl Answering<'_> {
             | Op::TransferCancel { .. }
             | Op::SetPolicy { .. }
             | Op::Reserve { .. }
+            | Op::ReserveFrom { .. }
             | Op::Confirm { .. }
             | Op::Release { .. }
             | Op::Extend { .. }

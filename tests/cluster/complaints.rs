@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use stockd_client::{
     Amend, Batch, CellCounters, CellRef, Change, Client, Code, Consistency, Error, Outcome,
-    ReservationState, Reserve, StockWrite,
+    ReservationState, Reserve, ReserveFrom, Sourced, StockWrite,
 };
 
 use crate::harness::Cluster;
@@ -152,6 +152,42 @@ async fn paid_after_expiry() {
     assert_eq!(counters(&client).await.committed, 2);
     let again = client.change(&paid).await.unwrap();
     assert!(again.replay && !again.reacquired, "the units are taken once");
+}
+
+#[tokio::test]
+async fn a_split_over_warehouses_that_does_not_sum() {
+    let (_cluster, client) = shop(3).await;
+    for (warehouse, units) in [("HAM", 4), ("MUC", 2)] {
+        let cell = CellRef::name(warehouse, "shirt");
+        client.receive(client.new_op_id(), cell, units).await.unwrap();
+    }
+    // Buyers who all want five from anywhere: nine units are there, one buyer can have them whole.
+    let warehouses = ["BER", "HAM", "MUC"].map(|warehouse| CellRef::name(warehouse, "shirt"));
+    let mut buyers = tokio::task::JoinSet::new();
+    for _ in 0..20 {
+        let client = client.clone();
+        buyers.spawn(async move {
+            let cart = ReserveFrom::new(client.new_id()).line(5, warehouses).splits_max(2);
+            client.reserve_from(&cart).await
+        });
+    }
+    let granted: Vec<Sourced> =
+        buyers.join_all().await.into_iter().filter_map(Result::ok).collect();
+    let [granted] = &granted[..] else { panic!("one buyer has five: {granted:?}") };
+    let sum: u32 = granted.parts.iter().map(|part| part.quantity).sum();
+    assert_eq!((sum, granted.partial), (5, false), "{granted:?}");
+    // What the parts say is what each warehouse holds.
+    let read = client.read_cells(&warehouses, Consistency::Linearizable).await.unwrap();
+    for cell in read.value.into_iter().flatten() {
+        let parts = granted.parts.iter().filter(|part| part.cell == cell.handle);
+        let held: u32 = parts.map(|part| part.quantity).sum();
+        assert_eq!(cell.counters.reserved, i64::from(held), "{granted:?}");
+    }
+    // Whoever takes what is left gets exactly that.
+    let rest = ReserveFrom::new(client.new_id()).up_to(9, 1, warehouses).splits_max(2);
+    let rest = client.reserve_from(&rest).await.unwrap();
+    let sum: u32 = rest.parts.iter().map(|part| part.quantity).sum();
+    assert_eq!((sum, rest.partial), (4, true), "{rest:?}");
 }
 
 #[tokio::test]

@@ -72,6 +72,8 @@ fn the_engine_agrees_with_the_model() {
             Code::FROZEN,
             Code::OVERFLOW,
             Code::LINKED_FAILED,
+            Code::OK_PARTIAL,
+            Code::MIN_QTY,
         ] {
             assert!(codes.get(&code).is_some_and(|n: &u64| *n > 20), "{code} {codes:?}");
         }

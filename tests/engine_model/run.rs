@@ -5,8 +5,9 @@ use stockd::engine::batch::{self, BatchBuilder};
 use stockd::engine::{EngineConfig, SnapshotLoader, StockState};
 use stockd::protocol::limits::COUNTER_MAX;
 use stockd::protocol::{
-    Bucket, CellHandle, Code, Guard, Line, Note, Op, OpFlags, OpId, Opcode, Outcome, Part, Parts,
-    PolicyChange, Reader, ReservationId, Terms, UnixMillis, take_op_and_terms, take_outcome,
+    Bucket, CellHandle, Code, Guard, Line, LineMode, Note, Op, OpFlags, OpId, Opcode, Outcome,
+    Part, Parts, PolicyChange, Reader, ReservationId, Rules, Sourcing, Terms, UnixMillis, Wish,
+    take_op_and_terms, take_outcome,
 };
 use stockd::world::UnixMicros;
 use stockd_check::history::Sent;
@@ -162,7 +163,8 @@ impl Run {
                 let id = ReservationId(self.old_id(now_ms));
                 Request::Extend { id, ttl_ms: self.ttl_ms() }
             }
-            56..76 => Request::Other(self.change(now_ms)),
+            56..62 => Request::Other(self.reserve_from(now_ms)),
+            62..78 => Request::Other(self.change(now_ms)),
             _ => Request::Other(self.write(now_ms)),
         }
     }
@@ -238,6 +240,57 @@ impl Run {
                 Op::encode_parts(&mut bytes, opcode, &terms, id, step, &parts);
             }
         }
+        let (op, terms) = take_op_and_terms(&mut Reader::new(&bytes)).unwrap();
+        Sent::new(&op, &terms).unwrap()
+    }
+
+    /// A cart whose lines may come from several cells.
+    fn reserve_from(&mut self, now_ms: u64) -> Sent {
+        let id = ReservationId(self.id(now_ms));
+        self.holds.push(id.0);
+        let rules = Rules {
+            mode: self.dice.pick(&[LineMode::All, LineMode::Lines, LineMode::UpTo]),
+            sourcing: self.dice.pick(&[
+                Sourcing::First,
+                Sourcing::MostStock,
+                Sourcing::FewestSplits,
+            ]),
+            splits_max: self.dice.below(4) as u8,
+        };
+        let first = self.cell();
+        let mut lines = Vec::new();
+        for _ in 0..=self.dice.below(3) {
+            let mut cells = vec![first.clone()];
+            for _ in 0..self.dice.below(5) {
+                let cell = self.cell();
+                if matches!(cell, Cell::Name(..)) == matches!(first, Cell::Name(..)) {
+                    cells.push(cell);
+                }
+            }
+            // The first one is not always the best.
+            let at = self.dice.below(cells.len() as u64) as usize;
+            cells.rotate_left(at);
+            let quantity = 1 + self.dice.below(12) as u32;
+            let least = self.dice.below(u64::from(quantity) + 1) as u32;
+            let least = if rules.mode == LineMode::UpTo { least } else { 0 };
+            lines.push((quantity, least, cells));
+        }
+        let refs: Vec<Vec<_>> =
+            lines.iter().map(|line| line.2.iter().map(Cell::as_ref).collect()).collect();
+        let wishes: Vec<Wish<'_>> = lines
+            .iter()
+            .zip(&refs)
+            .map(|((quantity, min_quantity, _), cells)| Wish {
+                quantity: *quantity,
+                min_quantity: *min_quantity,
+                cells,
+            })
+            .collect();
+        let (ttl_ms, terms) = (self.ttl_ms(), self.terms(&[]));
+        let flags = if self.dice.one_in(8) { OpFlags::COMMIT } else { OpFlags::default() };
+        let terms = Terms { flags, ..terms };
+        let mut bytes = BytesMut::new();
+        Op::encode_reserve_from(&mut bytes, &terms, id, ttl_ms, rules, &wishes).unwrap();
         let (op, terms) = take_op_and_terms(&mut Reader::new(&bytes)).unwrap();
         Sent::new(&op, &terms).unwrap()
     }

@@ -48,6 +48,10 @@ impl Beyond {
             Op::Reserve { lines, .. } | Op::Amend { lines, .. } => {
                 self.cells.extend(lines.iter().map(|line| Cell::of(line.cell)));
             }
+            Op::ReserveFrom { wishes, .. } => {
+                let cells = wishes.iter().flat_map(|wish| wish.cells());
+                self.cells.extend(cells.map(Cell::of));
+            }
             _ => (),
         }
     }

@@ -7,17 +7,32 @@ use stockd_protocol::{Code, LineShares, OpFlags, Opcode, Parts, ReservationState
 
 use crate::history::Cell;
 
-use super::{Body, Entry, Expected, Id, Model, bad_ttl, le, plain, round_up, ttl, unknown_cells};
+use super::{
+    Body, Counters, Entry, Expected, Id, Model, bad_ttl, le, plain, round_up, ttl, unknown_cells,
+};
+
+/// What a reservation was made from.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Asked {
+    /// A RESERVE: cells and quantities.
+    Lines(Vec<(u32, u32)>),
+    /// A RESERVE_FROM: as it was sent.
+    From(Vec<u8>),
+    /// Nothing: it is a fence.
+    Nothing,
+}
 
 /// A reservation.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Hold {
-    /// Cells and quantities, as it was asked for at first.
-    pub asked: Vec<(u32, u32)>,
+    /// What was asked for at first.
+    pub asked: Asked,
     /// As it was asked for.
     pub ttl_ms: u32,
     /// Cells and quantities as they are now.
     pub lines: Vec<(u32, u32)>,
+    /// The line of the request that each belongs to.
+    pub numbers: Vec<u16>,
     /// What has become of each line.
     pub units: Vec<LineShares>,
     /// It was released before it was made.
@@ -113,7 +128,9 @@ impl Model {
                 let detail = known.state() as u16;
                 return match held {
                     _ if known.fenced => plain(Code::HOLD_RELEASED, detail),
-                    Some(held) if held == known.asked && known.ttl_ms == ttl_ms => {
+                    Some(held)
+                        if known.asked == Asked::Lines(held.clone()) && known.ttl_ms == ttl_ms =>
+                    {
                         self.granted(Code::REPLAY, known, lines, &held)
                     }
                     _ => plain(Code::ID_REUSED, detail),
@@ -133,12 +150,31 @@ impl Model {
         if let Err(refused) = self.check_stock(&numbered(&held), commit, |_| 0) {
             return refused;
         }
+        let numbered = (0..).zip(&held).map(|(number, line)| (number, *line)).collect();
+        let hold = self.grant(id, ttl_ms, Asked::Lines(held.clone()), numbered, commit);
+        self.granted(Code::OK, &hold, lines, &held)
+    }
+
+    /// Takes units that are there.
+    pub(super) fn grant(
+        &mut self,
+        id: Id,
+        ttl_ms: u32,
+        asked: Asked,
+        numbered: Vec<(u16, (u32, u32))>,
+        commit: bool,
+    ) -> Hold {
         let place = if commit { Place::Committed } else { Place::Reserved };
+        let (numbers, lines): (Vec<u16>, Vec<(u32, u32)>) = numbered.into_iter().unzip();
+        for (cell, quantity) in &lines {
+            self.move_units(*cell, None, Some(place), *quantity);
+        }
         let hold = Hold {
-            asked: held.clone(),
+            asked,
             ttl_ms,
-            lines: held.clone(),
-            units: held.iter().map(|line| all_in(place, line.1)).collect(),
+            units: lines.iter().map(|line| all_in(place, line.1)).collect(),
+            lines,
+            numbers,
             fenced: false,
             pinned: false,
             in_steps: false,
@@ -147,12 +183,8 @@ impl Model {
             deadline: self.deadline_after(ttl(ttl_ms)),
             forget: self.forget_at_least(&id),
         };
-        for (cell, quantity) in &held {
-            self.move_units(*cell, None, Some(place), *quantity);
-        }
-        let answer = self.granted(Code::OK, &hold, lines, &held);
-        self.store(id, Entry::Hold(hold));
-        answer
+        self.store(id, Entry::Hold(hold.clone()));
+        hold
     }
 
     fn granted(
@@ -232,13 +264,18 @@ impl Model {
         for (_, cell, asked) in &demands {
             after[*cell as usize].reserved += (asked - own(*cell)) as i64;
         }
-        let in_range = demands.iter().all(|(_, cell, _)| {
+        let cells: Vec<u32> = demands.iter().map(|demand| demand.1).collect();
+        if self.stay_in_range(&cells, &after) { Ok(()) } else { Err(plain(Code::OVERFLOW, 0)) }
+    }
+
+    /// Some cells, and their SKUs, are within range if all cells become `after`.
+    pub(super) fn stay_in_range(&self, cells: &[u32], after: &[Counters]) -> bool {
+        cells.iter().all(|cell| {
             let (_, sku) = &self.names[*cell as usize];
             let sums = self.skus[sku].iter().map(|cell| after[*cell as usize]);
             let sums = sums.reduce(|sums, cell| sums.plus(&cell)).expect("the cell is one of them");
             after[*cell as usize].is_in_range() && sums.is_in_range()
-        });
-        if in_range { Ok(()) } else { Err(plain(Code::OVERFLOW, 0)) }
+        })
     }
 
     /// What a reserve of these lines would be refused with now, or at `now_micros` if that is later,
@@ -428,8 +465,9 @@ impl Model {
             return plain(code, 0);
         }
         let fence = Hold {
-            asked: Vec::new(),
+            asked: Asked::Nothing,
             ttl_ms: 0,
+            numbers: Vec::new(),
             lines: Vec::new(),
             units: Vec::new(),
             fenced: true,
@@ -501,6 +539,7 @@ impl Model {
         }
         hold.units = held.iter().map(|line| all_in(Place::Reserved, line.1)).collect();
         hold.lines.clone_from(&held);
+        hold.numbers = (0..).take(held.len()).collect();
         hold.in_steps = true;
         hold.steps.insert(key, held.clone());
         let answer = self.granted(Code::OK, &hold, lines, &held);

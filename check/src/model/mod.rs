@@ -22,6 +22,7 @@ use crate::history::{Cell, Request};
 
 mod cell;
 mod holds;
+mod sourcing;
 mod stock;
 
 pub use cell::Counters;
@@ -328,6 +329,10 @@ impl Model {
             Op::Reserve { id, ttl_ms, lines } => {
                 let commit = terms.flags.contains(OpFlags::COMMIT);
                 self.reserve(id.0, ttl_ms, &lines_of(lines), (commit, late))
+            }
+            Op::ReserveFrom { id, ttl_ms, wishes } => {
+                let commit = terms.flags.contains(OpFlags::COMMIT);
+                self.reserve_from(id.0, ttl_ms, wishes, (commit, late))
             }
             Op::Confirm { id, parts }
             | Op::Release { id, parts }

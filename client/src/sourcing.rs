@@ -1,0 +1,144 @@
+//! Reserving lines that several cells may meet.
+
+use std::time::Duration;
+
+use bytes::BytesMut;
+use stockd_protocol::{
+    CellRef, LineMode, Note, Op, OpError, OpFlags, ReservationId, Rules, Sourcing, Terms,
+    UnixMillis, Wish, limits,
+};
+
+use crate::error::Invalid;
+use crate::request::{check_cells, ttl_ms};
+use crate::writes::{check_note, terms};
+
+/// A cart each of whose lines may come from one of several cells, or from several of them. By default all
+/// lines whole or none, each from the first of its cells that has it.
+///
+/// ```
+/// use stockd_client::{CellRef, ReservationId, ReserveFrom, Sourcing};
+///
+/// let warehouses = ["BER", "HAM", "MUC"].map(|name| CellRef::name(name, "mug"));
+/// let cart = ReserveFrom::new(ReservationId([1; 16]))
+///     .line(3, warehouses)
+///     .sourcing(Sourcing::FewestSplits)
+///     .splits_max(2);
+/// # let _ = cart;
+/// ```
+#[derive(Clone, Debug)]
+pub struct ReserveFrom<'a> {
+    id: ReservationId,
+    ttl_ms: u32,
+    rules: Rules,
+    lines: Vec<Wanted<'a>>,
+    terms: Terms<'a>,
+}
+
+#[derive(Clone, Debug)]
+struct Wanted<'a> {
+    quantity: u32,
+    min_quantity: u32,
+    cells: Vec<CellRef<'a>>,
+}
+
+impl<'a> ReserveFrom<'a> {
+    terms!();
+
+    /// An empty cart; `id` is the idempotency key, see [`Client::new_id`](crate::Client::new_id).
+    pub fn new(id: ReservationId) -> Self {
+        let (rules, terms) = (Rules::default(), Terms::default());
+        Self { id, ttl_ms: 0, rules, lines: Vec::new(), terms }
+    }
+
+    /// Adds `quantity` (at least 1) of any of up to 64 cells, in the order of preference.
+    #[must_use]
+    pub fn line(mut self, quantity: u32, cells: impl IntoIterator<Item = CellRef<'a>>) -> Self {
+        let cells = cells.into_iter().collect();
+        self.lines.push(Wanted { quantity, min_quantity: 0, cells });
+        self
+    }
+
+    /// Each line whole or not at all, instead of all or none; at least one.
+    #[must_use]
+    pub const fn some_lines(mut self) -> Self {
+        self.rules.mode = LineMode::Lines;
+        self
+    }
+
+    /// Adds as much as there is of `quantity`, but no less than `least` (0: perhaps nothing). The other
+    /// lines are then met as far as possible, too.
+    #[must_use]
+    pub fn up_to(
+        mut self,
+        quantity: u32,
+        least: u32,
+        cells: impl IntoIterator<Item = CellRef<'a>>,
+    ) -> Self {
+        self.rules.mode = LineMode::UpTo;
+        let cells = cells.into_iter().collect();
+        self.lines.push(Wanted { quantity, min_quantity: least, cells });
+        self
+    }
+
+    /// Which of the cells give. Without it, the first ones.
+    #[must_use]
+    pub const fn sourcing(mut self, sourcing: Sourcing) -> Self {
+        self.rules.sourcing = sourcing;
+        self
+    }
+
+    /// How often a line may be split over cells. Without it, it is not.
+    #[must_use]
+    pub const fn splits_max(mut self, splits: u8) -> Self {
+        self.rules.splits_max = splits;
+        self
+    }
+
+    /// How long to hold: 1 s to 4 h, in whole milliseconds. Without it, the server's default of ten
+    /// minutes.
+    #[must_use]
+    pub fn ttl(mut self, ttl: Duration) -> Self {
+        self.ttl_ms = ttl_ms(ttl);
+        self
+    }
+
+    /// Buys at once: the grant is confirmed and has no deadline.
+    #[must_use]
+    pub const fn commit(self) -> Self {
+        self.flag(OpFlags::COMMIT)
+    }
+
+    /// The reservation's id.
+    pub const fn id(&self) -> ReservationId {
+        self.id
+    }
+
+    pub(crate) fn encode(&self, out: &mut BytesMut) -> Result<(), Invalid> {
+        check_note(&self.terms)?;
+        let count = |count: usize| OpError::Count(count.min(usize::from(u16::MAX)) as u16);
+        if self.lines.is_empty() || self.lines.len() > usize::from(limits::LINES_MAX) {
+            return Err(count(self.lines.len()).into());
+        }
+        for line in &self.lines {
+            if line.cells.is_empty() || line.cells.len() > usize::from(limits::WISH_CELLS_MAX) {
+                return Err(count(line.cells.len()).into());
+            }
+            if line.quantity == 0 {
+                return Err(OpError::ZeroQuantity.into());
+            }
+            let least_max = if self.rules.mode == LineMode::UpTo { line.quantity } else { 0 };
+            if line.min_quantity > least_max {
+                return Err(OpError::Range.into());
+            }
+        }
+        check_cells(self.lines.iter().flat_map(|line| line.cells.iter().copied()))?;
+        let wishes = self.lines.iter().map(|line| Wish {
+            quantity: line.quantity,
+            min_quantity: line.min_quantity,
+            cells: &line.cells,
+        });
+        let wishes: Vec<Wish<'_>> = wishes.collect();
+        Op::encode_reserve_from(out, &self.terms, self.id, self.ttl_ms, self.rules, &wishes)?;
+        Ok(())
+    }
+}
