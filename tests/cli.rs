@@ -176,6 +176,85 @@ fn what_cannot_be_done_is_one_and_says_what_to_do() {
     assert!(check.err.contains("is it a data directory?"), "{}", check.err);
 }
 
+/// The word after `name` at the beginning of a line.
+fn field<'a>(said: &'a Said, name: &str) -> &'a str {
+    let mut lines = said.out.lines().filter_map(|line| line.strip_prefix(name));
+    let line = lines.find(|rest| rest.starts_with(' '));
+    line.unwrap_or_else(|| panic!("no {name} in {:?}", said.out)).trim()
+}
+
+#[test]
+fn a_day_of_a_warehouse() {
+    let mut node = Node::new();
+    node.start();
+    let ok = |request: &[&str]| {
+        let said = node.ask(request);
+        assert_eq!(said.code, 0, "{request:?}: {}", said.err);
+        said
+    };
+    let refused = |request: &[&str], why: &str| {
+        let said = node.ask(request);
+        assert_eq!(said.code, 1, "{request:?}");
+        assert!(said.err.contains(why), "{request:?}: {}", said.err);
+    };
+    ok(&["receive", "BER", "mug", "5"]);
+    ok(&["receive", "HAM", "mug", "7"]);
+    ok(&["adjust", "BER", "mug", "-2", "--reason", "3", "--ref", "INC-12"]);
+    refused(&["adjust", "BER", "mug", "-9"], "WOULD_SHORT");
+    refused(&["set", "BER", "mug", "8", "--expected", "5"], "it is 3");
+    assert_eq!(field(&ok(&["set", "BER", "mug", "8", "--feed", "2"]), "on_hand"), "8");
+    refused(&["set", "BER", "mug", "9", "--feed", "2"], "STALE_FEED");
+
+    // A sale during the count is not taken for a loss.
+    let count = ok(&["count", "BER", "mug"]);
+    ok(&["reserve", "BER", "mug", "1", "--commit"]);
+    let counted = ok(&["counted", field(&count, "token"), "6"]);
+    assert_eq!((field(&counted, "on_hand"), field(&counted, "available")), ("6", "5"));
+
+    ok(&["move", "BER", "mug", "sellable", "damaged", "1"]);
+    ok(&["policy", "BER", "mug", "--buffer", "2", "--reorder-point", "none"]);
+    ok(&["announce", "BER", "mug", "4"]);
+    ok(&["arrive", "BER", "mug", "3"]);
+    ok(&["return", "BER", "mug", "1", "--bucket", "quality"]);
+    let details = ok(&["details", "BER", "mug"]);
+    for (name, units) in [("on_hand", "10"), ("damaged", "1"), ("quality", "1"), ("incoming", "1")]
+    {
+        assert_eq!(field(&details, name), units, "{name}");
+    }
+    assert_eq!(field(&details, "available"), "5");
+
+    let shipped = ok(&["ship", "mug", "HAM", "BER", "3"]);
+    let shipment = field(&shipped, "shipment");
+    ok(&["land", shipment, "1", "--damaged", "1"]);
+    assert_eq!(field(&ok(&["recall", shipment]), "state"), "CANCELLED");
+    refused(&["close", shipment], "it is CANCELLED");
+    assert_eq!(field(&ok(&["shipment", shipment]), "rest"), "1");
+
+    // HAM has 5, BER 6 of which one is what was shipped to it.
+    let held = ok(&["reserve-from", "mug", "9", "BER,HAM", "--splits", "1"]);
+    let id = field(&held, "id");
+    assert_eq!(field(&held, "units"), "9");
+    assert!(held.out.contains("6 from BER") && held.out.contains("3 from HAM"), "{}", held.out);
+    refused(&["reserve-from", "mug", "9", "BER,HAM"], "NO_STOCK");
+    ok(&["pin", id, "--ttl", "48h"]);
+    ok(&["confirm", id, "--part", "0:4", "--step", "1"]);
+    let again = ok(&["confirm", id, "--part", "0:4", "--step", "1"]);
+    assert!(again.out.contains("it was done before"), "{}", again.out);
+    ok(&["release", id, "--part", "1:3", "--step", "1"]);
+    ok(&["fulfil", id, "--part", "0:6", "--step", "1", "--ship"]);
+    refused(&["cancel", id], "QTY_EXCEEDS");
+    let lines = ok(&["hold", id]);
+    assert_eq!(field(&lines, "state"), "FULFILLED");
+    assert!(lines.out.contains("6 fulfilled") && lines.out.contains("3 released"), "{}", lines.out);
+
+    let held = ok(&["reserve", "HAM", "mug", "2"]);
+    let id = field(&held, "id");
+    ok(&["amend", id, "--step", "1", "--line", "HAM", "mug", "5"]);
+    refused(&["amend", id, "--step", "2", "--line", "HAM", "mug", "6"], "NO_STOCK");
+    ok(&["confirm", id]);
+    assert_eq!(field(&ok(&["cancel", id, "--ref", "order 17"]), "state"), "CANCELLED");
+}
+
 #[test]
 fn a_day_of_a_node() {
     let mut node = Node::new();
@@ -211,7 +290,7 @@ fn a_day_of_a_node() {
     node.start();
     let read = node.ask(&["read", "BER", "shirt"]);
     assert!(read.out.contains("reserved   3\n"), "{}", read.out);
-    assert_eq!(node.ask(&["confirm", &id]).out, "confirmed\n");
+    assert_eq!(node.ask(&["confirm", &id]).out, "state  CONFIRMED\n");
     assert_eq!(node.leave(), Some(0));
 
     let check = stockd(&["log", "check", node.data()]);

@@ -163,6 +163,12 @@ impl fmt::Display for Refusal {
         for line in &self.lines {
             write!(f, ", line {line}")?;
         }
+        if let Some(value) = self.value {
+            write!(f, ", it is {value}")?;
+        }
+        if let Some(state) = self.transfer {
+            write!(f, ", it is {}", state.name())?;
+        }
         match self.message.as_str() {
             "" => write!(f, ": {}", self.code.advice()),
             message => write!(f, ": {message}"),

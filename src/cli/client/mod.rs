@@ -4,11 +4,13 @@ use std::time::Duration;
 
 use clap::{Args, Subcommand};
 use stockd_client::{
-    CellRef, Client as Connection, Code, Consistency, Error, OpId, Options, ReservationId, Reserve,
-    UnixMillis, Why,
+    CellRef, Client as Connection, Code, Consistency, Error, Options, UnixMillis, Why,
 };
 
-use super::{Done, parse_duration};
+use super::Done;
+
+mod holds;
+mod stock;
 
 /// Where `serve` serves clients by default.
 pub(super) const CLIENT_ADDRESS: &str = "127.0.0.1:7400";
@@ -22,6 +24,7 @@ const PATIENCE: Duration = Duration::from_secs(4);
 Examples:
   stockd client receive BER shirt-m 100
   stockd client reserve BER shirt-m 2 --ttl 5m     prints the reservation's id
+  stockd client reserve-from shirt-m 5 BER,HAM --by fewest --splits 1
   stockd client confirm 018bcfe5-687b-7c1d-9a01-42434445464f
   stockd client read BER shirt-m")]
 pub(super) struct Client {
@@ -34,51 +37,10 @@ pub(super) struct Client {
 
 #[derive(Subcommand)]
 enum Request {
-    /// Add units to a cell; the cell is made if it is not there.
-    Receive {
-        /// The warehouse's name.
-        warehouse: String,
-        /// The SKU's name.
-        sku: String,
-        /// How many units.
-        quantity: u32,
-        /// Try an earlier receive again, under its id.
-        #[arg(long)]
-        id: Option<OpId>,
-    },
-    /// Hold units until a deadline.
-    Reserve {
-        /// The warehouse's name.
-        warehouse: String,
-        /// The SKU's name.
-        sku: String,
-        /// How many units.
-        quantity: u32,
-        /// How long to hold them: 30s, 5m, 1h. Default: ten minutes.
-        #[arg(long, value_parser = parse_duration)]
-        ttl: Option<Duration>,
-        /// Try an earlier reserve again, under its id.
-        #[arg(long)]
-        id: Option<ReservationId>,
-    },
-    /// Promise a reservation's units to an order.
-    Confirm {
-        /// The reservation's id.
-        id: ReservationId,
-    },
-    /// Give a reservation's units back.
-    Release {
-        /// The reservation's id.
-        id: ReservationId,
-    },
-    /// Move a reservation's deadline.
-    Extend {
-        /// The reservation's id.
-        id: ReservationId,
-        /// The new deadline is at least this far away.
-        #[arg(long, value_parser = parse_duration, default_value = "10m")]
-        ttl: Duration,
-    },
+    #[command(flatten)]
+    Holds(holds::Request),
+    #[command(flatten)]
+    Stock(stock::Request),
     /// Read the counters of a cell.
     Read {
         /// The warehouse's name.
@@ -89,10 +51,12 @@ enum Request {
         #[arg(long)]
         stale: bool,
     },
-    /// Read a reservation.
-    Hold {
-        /// The reservation's id.
-        id: ReservationId,
+    /// Read all counters of a cell, and its rules.
+    Details {
+        /// The warehouse's name.
+        warehouse: String,
+        /// The SKU's name.
+        sku: String,
     },
     /// Read a SKU over all its warehouses.
     Sku {
@@ -101,6 +65,25 @@ enum Request {
     },
     /// Ask whether somebody is there.
     Ping,
+}
+
+/// What a write is done for.
+#[derive(Args)]
+struct Noted {
+    /// Why it is done, by a number of your own list; it goes into the log.
+    #[arg(long)]
+    reason: Option<u16>,
+    /// What it belongs to: an order, a document, a person; it goes into the log.
+    #[arg(long = "ref", value_name = "TEXT")]
+    reference: Option<String>,
+}
+
+impl Noted {
+    fn note(&self) -> Option<(u16, &[u8])> {
+        let is_given = self.reason.is_some() || self.reference.is_some();
+        let reference = self.reference.as_deref().unwrap_or_default();
+        is_given.then(|| (self.reason.unwrap_or_default(), reference.as_bytes()))
+    }
 }
 
 impl Client {
@@ -128,30 +111,10 @@ impl Client {
 impl Request {
     async fn send(self, client: &Connection) -> Done {
         match self {
-            Self::Receive { warehouse, sku, quantity, id } => {
-                receive(client, &warehouse, &sku, quantity, id).await
-            }
-            Self::Reserve { warehouse, sku, quantity, ttl, id } => {
-                reserve(client, &warehouse, &sku, quantity, ttl, id).await
-            }
-            Self::Confirm { id } => {
-                let confirmed = client.confirm(id).await.map_err(explain)?;
-                let late = if confirmed.late { ", late" } else { "" };
-                println!("confirmed{late}{}", again(confirmed.replay));
-                Ok(())
-            }
-            Self::Release { id } => {
-                let released = client.release(id).await.map_err(explain)?;
-                println!("{}{}", released.state.name(), again(released.replay));
-                Ok(())
-            }
-            Self::Extend { id, ttl } => {
-                let extended = client.extend(id, ttl).await.map_err(explain)?;
-                println!("deadline_ms  {}", extended.deadline.0);
-                Ok(())
-            }
+            Self::Holds(request) => request.send(client).await,
+            Self::Stock(request) => request.send(client).await,
             Self::Read { warehouse, sku, stale } => read(client, &warehouse, &sku, stale).await,
-            Self::Hold { id } => hold(client, id).await,
+            Self::Details { warehouse, sku } => details(client, &warehouse, &sku).await,
             Self::Sku { sku } => read_sku(client, &sku).await,
             Self::Ping => {
                 let UnixMillis(now) = client.ping().await.map_err(explain)?;
@@ -183,50 +146,6 @@ fn explain_in_doubt(error: Error, id: impl std::fmt::Display) -> String {
     }
 }
 
-async fn receive(
-    client: &Connection,
-    warehouse: &str,
-    sku: &str,
-    quantity: u32,
-    id: Option<OpId>,
-) -> Done {
-    let cell = CellRef::name(warehouse, sku);
-    let id = id.unwrap_or_else(|| client.new_op_id());
-    let received = client.receive(id, cell, quantity).await;
-    let received = received.map_err(|error| explain_in_doubt(error, id))?;
-    if received.replay {
-        println!("it was done before");
-    }
-    println!("on_hand    {}", received.on_hand);
-    println!("available  {}", received.available);
-    Ok(())
-}
-
-async fn reserve(
-    client: &Connection,
-    warehouse: &str,
-    sku: &str,
-    quantity: u32,
-    ttl: Option<Duration>,
-    id: Option<ReservationId>,
-) -> Done {
-    let mut cart = match id {
-        Some(id) => Reserve::new(id).retry(),
-        None => Reserve::new(client.new_id()),
-    }
-    .line(warehouse, sku, quantity);
-    if let Some(ttl) = ttl {
-        cart = cart.ttl(ttl);
-    }
-    let id = cart.id();
-    let granted = client.reserve(&cart).await.map_err(|error| explain_in_doubt(error, id))?;
-    println!("id           {id}");
-    println!("state        {}{}", granted.state.name(), again(granted.replay));
-    println!("deadline_ms  {}", granted.deadline.0);
-    println!("left_ms      {}", granted.deadline.0.saturating_sub(granted.server_now.0));
-    Ok(())
-}
-
 const fn consistency(stale: bool) -> Consistency {
     if stale { Consistency::Stale } else { Consistency::Linearizable }
 }
@@ -248,14 +167,39 @@ async fn read(client: &Connection, warehouse: &str, sku: &str, stale: bool) -> D
     Ok(())
 }
 
-async fn hold(client: &Connection, id: ReservationId) -> Done {
-    let read = client.read_reservation(id, Consistency::Linearizable).await.map_err(explain)?;
-    let read = read.ok_or("no reservation has this id, or none that is still remembered")?;
-    println!("state        {}", read.value.state.name());
-    println!("created_ms   {}", read.value.created.0);
-    println!("deadline_ms  {}", read.value.deadline.0);
-    for line in &read.value.lines {
-        println!("line         cell {}, {} units", line.cell.0, line.quantity);
+async fn details(client: &Connection, warehouse: &str, sku: &str) -> Done {
+    let cells = [CellRef::name(warehouse, sku)];
+    let read = client.read_details(&cells, Consistency::Linearizable).await.map_err(explain)?;
+    let found = read.value.first().copied().flatten();
+    let found = found.ok_or("no such cell; `stockd client receive` makes it")?.details;
+    let [damaged, quality, safety, other] = found.blocked;
+    for (name, units) in [
+        ("on_hand", found.counters.on_hand),
+        ("reserved", found.counters.reserved),
+        ("committed", found.counters.committed),
+        ("available", found.counters.available),
+        ("damaged", damaged),
+        ("quality", quality),
+        ("safety", safety),
+        ("other", other),
+        ("incoming", found.incoming),
+        ("in_transit", found.in_transit),
+        ("oversell_limit", found.policy.oversell_limit),
+        ("buffer", found.policy.buffer),
+    ] {
+        println!("{name:14}  {units}");
+    }
+    let point = found.policy.reorder_point.map_or("none".to_owned(), |point| point.to_string());
+    println!("{:14}  {point}", "reorder_point");
+    println!("{:14}  {}", "feed_sequence", found.feed_sequence);
+    for (name, is_so) in [
+        ("frozen", found.policy.frozen),
+        ("untracked", found.policy.untracked),
+        ("preorder", found.policy.preorder),
+        ("no_hold", found.policy.no_hold),
+        ("short", found.short),
+    ] {
+        println!("{name:14}  {}", if is_so { "yes" } else { "no" });
     }
     Ok(())
 }

@@ -1,0 +1,347 @@
+//! What is done with reservations.
+
+use std::time::Duration;
+
+use clap::{Args, Subcommand, ValueEnum};
+use stockd_client::{
+    Amend, CellHandle, CellRef, Change, Changed, Client, Consistency, LineShares, ReservationId,
+    Reserve, ReserveFrom, Sourcing,
+};
+
+use super::super::{Done, parse_duration};
+use super::{Noted, again, explain, explain_in_doubt};
+
+#[derive(Subcommand)]
+pub(super) enum Request {
+    /// Hold units until a deadline.
+    Reserve {
+        /// The warehouse's name.
+        warehouse: String,
+        /// The SKU's name.
+        sku: String,
+        /// How many units.
+        quantity: u32,
+        #[command(flatten)]
+        how: How,
+    },
+    /// Hold units of a SKU from whichever warehouses have them.
+    ReserveFrom {
+        /// The SKU's name.
+        sku: String,
+        /// How many units.
+        quantity: u32,
+        /// The warehouses that may ship, in the order of preference, with commas between.
+        #[arg(value_delimiter = ',', required = true)]
+        warehouses: Vec<String>,
+        /// Which of them ship.
+        #[arg(long, value_enum, default_value = "first")]
+        by: By,
+        /// How often the units may be split.
+        #[arg(long, default_value_t = 0)]
+        splits: u8,
+        /// Take fewer units, but no fewer than this, if there are not enough.
+        #[arg(long, value_name = "UNITS")]
+        at_least: Option<u32>,
+        #[command(flatten)]
+        how: How,
+    },
+    /// Promise a reservation's units to an order.
+    Confirm {
+        #[command(flatten)]
+        which: Which,
+        /// Take again what has expired, if it is there.
+        #[arg(long)]
+        reacquire: bool,
+    },
+    /// Give a reservation's units back.
+    Release {
+        #[command(flatten)]
+        which: Which,
+    },
+    /// Take back the promise of a confirmed reservation.
+    Cancel {
+        #[command(flatten)]
+        which: Which,
+    },
+    /// Hand over what was promised.
+    Fulfil {
+        #[command(flatten)]
+        which: Which,
+        /// Confirm on the way what is not confirmed yet.
+        #[arg(long)]
+        ship: bool,
+    },
+    /// Move a reservation's deadline.
+    Extend {
+        /// The reservation's id.
+        id: ReservationId,
+        /// The new deadline is at least this far away.
+        #[arg(long, value_parser = parse_duration, default_value = "10m")]
+        ttl: Duration,
+    },
+    /// Keep a reservation from expiring while a payment takes days.
+    Pin {
+        /// The reservation's id.
+        id: ReservationId,
+        /// For at least this long: up to 168h.
+        #[arg(long, value_parser = parse_duration, default_value = "24h")]
+        ttl: Duration,
+    },
+    /// Give a reservation other lines; its own units count as available to it.
+    Amend {
+        /// The reservation's id.
+        id: ReservationId,
+        /// Which amendment of the reservation it is, by your count from 1.
+        #[arg(long)]
+        step: u32,
+        /// A line that it has afterwards; may be given several times.
+        #[arg(long = "line", num_args = 3, required = true,
+            value_names = ["WAREHOUSE", "SKU", "UNITS"])]
+        lines: Vec<String>,
+        #[command(flatten)]
+        note: Noted,
+    },
+    /// Read a reservation, and what has become of its lines.
+    Hold {
+        /// The reservation's id.
+        id: ReservationId,
+    },
+}
+
+/// How units are reserved.
+#[derive(Args)]
+pub(super) struct How {
+    /// How long to hold them: 30s, 5m, 1h. Default: ten minutes.
+    #[arg(long, value_parser = parse_duration)]
+    ttl: Option<Duration>,
+    /// Confirm at once: no deadline.
+    #[arg(long)]
+    commit: bool,
+    /// Try an earlier reserve again, under its id.
+    #[arg(long)]
+    id: Option<ReservationId>,
+}
+
+/// A reservation or some of its units.
+#[derive(Args)]
+pub(super) struct Which {
+    /// The reservation's id.
+    id: ReservationId,
+    /// Some units of a line, counted from 0, as LINE:UNITS; may be given several times. Without it, all.
+    #[arg(long = "part", value_name = "LINE:UNITS", value_parser = parse_part, requires = "step")]
+    parts: Vec<(u16, u32)>,
+    /// Which step of this kind it is, by your count from 1: a step that is repeated is recognised.
+    #[arg(long, requires = "parts")]
+    step: Option<u32>,
+    #[command(flatten)]
+    note: Noted,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+pub(super) enum By {
+    /// The first ones that have them.
+    First,
+    /// Those that have most.
+    Most,
+    /// As few as it takes.
+    Fewest,
+}
+
+fn parse_part(text: &str) -> Result<(u16, u32), String> {
+    let part = text.split_once(':').and_then(|(line, units)| {
+        Some((line.trim().parse().ok()?, units.trim().parse().ok().filter(|units| *units > 0)?))
+    });
+    part.ok_or_else(|| format!("{text:?} is not LINE:UNITS, such as 0:2"))
+}
+
+impl Request {
+    pub(super) async fn send(self, client: &Client) -> Done {
+        match self {
+            Self::Reserve { warehouse, sku, quantity, how } => {
+                reserve(client, &warehouse, &sku, quantity, &how).await
+            }
+            Self::ReserveFrom { sku, quantity, warehouses, by, splits, at_least, how } => {
+                let from = Reserving { sku, quantity, warehouses, by, splits, at_least };
+                from.send(client, &how).await
+            }
+            Self::Confirm { which, reacquire } => {
+                let change = which.change(Change::confirm);
+                let change = if reacquire { change.reacquire() } else { change };
+                which.send(client, change).await
+            }
+            Self::Release { which } => which.send(client, which.change(Change::release)).await,
+            Self::Cancel { which } => which.send(client, which.change(Change::cancel)).await,
+            Self::Fulfil { which, ship } => {
+                let change = which.change(Change::fulfil);
+                which.send(client, if ship { change.ship() } else { change }).await
+            }
+            Self::Extend { id, ttl } => {
+                let extended = client.extend(id, ttl).await.map_err(explain)?;
+                println!("deadline_ms  {}", extended.deadline.0);
+                Ok(())
+            }
+            Self::Pin { id, ttl } => {
+                let pinned = client.pin(id, ttl).await.map_err(explain)?;
+                println!("deadline_ms  {}", pinned.deadline.0);
+                Ok(())
+            }
+            Self::Amend { id, step, lines, note } => amend(client, id, step, &lines, &note).await,
+            Self::Hold { id } => hold(client, id).await,
+        }
+    }
+}
+
+impl Which {
+    fn change(&self, new: impl FnOnce(ReservationId) -> Change<'static>) -> Change<'_> {
+        let parts = self.parts.iter();
+        let change = parts.fold(new(self.id), |change, (line, units)| change.part(*line, *units));
+        let change: Change<'_> = change.step(self.step.unwrap_or(0));
+        match self.note.note() {
+            Some((reason, reference)) => change.note(reason, reference),
+            None => change,
+        }
+    }
+
+    async fn send(&self, client: &Client, change: Change<'_>) -> Done {
+        let changed = client.change(&change).await.map_err(explain)?;
+        let Changed { late, reacquired, replay, state, .. } = changed;
+        let late = if late { ", after the deadline" } else { "" };
+        let reacquired = if reacquired { ", taken again" } else { "" };
+        println!("state  {}{late}{reacquired}{}", state.name(), again(replay));
+        Ok(())
+    }
+}
+
+async fn reserve(client: &Client, warehouse: &str, sku: &str, quantity: u32, how: &How) -> Done {
+    let mut cart = match how.id {
+        Some(id) => Reserve::new(id).retry(),
+        None => Reserve::new(client.new_id()),
+    }
+    .line(warehouse, sku, quantity);
+    if let Some(ttl) = how.ttl {
+        cart = cart.ttl(ttl);
+    }
+    if how.commit {
+        cart = cart.commit();
+    }
+    let id = cart.id();
+    let granted = client.reserve(&cart).await.map_err(|error| explain_in_doubt(error, id))?;
+    println!("id           {id}");
+    println!("state        {}{}", granted.state.name(), again(granted.replay));
+    println!("deadline_ms  {}", granted.deadline.0);
+    println!("left_ms      {}", granted.deadline.0.saturating_sub(granted.server_now.0));
+    Ok(())
+}
+
+/// A reserve from several warehouses, as it was asked for.
+struct Reserving {
+    sku: String,
+    quantity: u32,
+    warehouses: Vec<String>,
+    by: By,
+    splits: u8,
+    at_least: Option<u32>,
+}
+
+impl Reserving {
+    async fn send(&self, client: &Client, how: &How) -> Done {
+        let cells = self.warehouses.iter().map(|warehouse| CellRef::name(warehouse, &self.sku));
+        let cart = match how.id {
+            Some(id) => ReserveFrom::new(id).retry(),
+            None => ReserveFrom::new(client.new_id()),
+        };
+        let mut cart = match self.at_least {
+            Some(least) => cart.up_to(self.quantity, least, cells),
+            None => cart.line(self.quantity, cells),
+        }
+        .splits_max(self.splits)
+        .sourcing(match self.by {
+            By::First => Sourcing::First,
+            By::Most => Sourcing::MostStock,
+            By::Fewest => Sourcing::FewestSplits,
+        });
+        if let Some(ttl) = how.ttl {
+            cart = cart.ttl(ttl);
+        }
+        if how.commit {
+            cart = cart.commit();
+        }
+        let id = cart.id();
+        let sourced = client.reserve_from(&cart).await;
+        let sourced = sourced.map_err(|error| explain_in_doubt(error, id))?;
+        println!("id           {id}");
+        println!("state        {}{}", sourced.state.name(), again(sourced.replay));
+        println!("deadline_ms  {}", sourced.deadline.0);
+        println!("left_ms      {}", sourced.deadline.0.saturating_sub(sourced.server_now.0));
+        let units: u32 = sourced.parts.iter().map(|part| part.quantity).sum();
+        println!(
+            "units        {units}{}",
+            if sourced.partial { " (fewer than asked for)" } else { "" }
+        );
+        for part in &sourced.parts {
+            let warehouse = self.warehouse_of(client, part.cell).await;
+            println!("part         {} from {warehouse}", part.quantity);
+        }
+        Ok(())
+    }
+
+    /// The warehouse of a cell of the SKU, as far as it can be told.
+    async fn warehouse_of(&self, client: &Client, cell: CellHandle) -> String {
+        for warehouse in &self.warehouses {
+            let read =
+                client.read_cell(CellRef::name(warehouse, &self.sku), Consistency::Stale).await;
+            if read.ok().and_then(|read| read.value).is_some_and(|found| found.handle == cell) {
+                return warehouse.clone();
+            }
+        }
+        format!("cell {}", cell.0)
+    }
+}
+
+async fn amend(
+    client: &Client,
+    id: ReservationId,
+    step: u32,
+    lines: &[String],
+    note: &Noted,
+) -> Done {
+    let mut amend = Amend::new(id, step);
+    for line in lines.chunks_exact(3) {
+        let units = line[2].parse().map_err(|_| format!("{:?} is no number of units", line[2]))?;
+        amend = amend.cell(CellRef::name(&line[0], &line[1]), units);
+    }
+    if let Some((reason, reference)) = note.note() {
+        amend = amend.note(reason, reference);
+    }
+    let granted = client.amend(&amend).await.map_err(explain)?;
+    println!("state        {}{}", granted.state.name(), again(granted.replay));
+    println!("deadline_ms  {}", granted.deadline.0);
+    Ok(())
+}
+
+async fn hold(client: &Client, id: ReservationId) -> Done {
+    let read = client.read_lines(id, super::consistency(false)).await.map_err(explain)?;
+    let read = read.ok_or("no reservation has this id, or none that is still remembered")?;
+    let found = read.value;
+    println!("state        {}{}", found.state.name(), if found.pinned { ", pinned" } else { "" });
+    println!("created_ms   {}", found.created.0);
+    println!("deadline_ms  {}", found.deadline.0);
+    for (number, (cell, units)) in found.lines.iter().enumerate() {
+        println!("line {number:<6}  cell {}, {}", cell.0, shares(units));
+    }
+    Ok(())
+}
+
+/// Where the units of a line are.
+fn shares(units: &LineShares) -> String {
+    let all = [
+        (units.reserved, "reserved"),
+        (units.committed, "committed"),
+        (units.fulfilled, "fulfilled"),
+        (units.released, "released"),
+        (units.expired, "expired"),
+        (units.cancelled, "cancelled"),
+    ];
+    let some = all.iter().filter(|(units, _)| *units > 0);
+    some.map(|(units, name)| format!("{units} {name}")).collect::<Vec<_>>().join(", ")
+}
