@@ -7,7 +7,9 @@ use clap::{Parser, ValueEnum};
 /// What is asked of the server.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
 pub enum Workload {
-    /// Carts of 1 to 50 lines on cells drawn evenly: log-normal, p50 15, p90 53 before the cap of 50
+    /// Carts of 1 to 50 lines on cells drawn evenly: log-normal, p50 15, p90 53 before the cap of 50;
+    /// 13.5 % of them repeat a cell
+    #[value(alias = "basket")]
     Cart,
     /// A flash sale: one SKU, far more buyers than units; of the grants 85 % are confirmed, 5 %
     /// released, 10 % left to expire, and what comes back is sold again
@@ -17,6 +19,9 @@ pub enum Workload {
     ExpiryStorm,
     /// As uniform, on one cell
     Hot,
+    /// As uniform, but of all replies the harness throws 5 % away and asks again, and of all that it asked
+    /// it asks 1 % once more half a second later; 40 % of the grants are confirmed, 40 % released
+    Retries,
     /// Refusals: one cell that is soon sold out
     Soldout,
     /// One unit of a cell drawn evenly
@@ -111,11 +116,11 @@ pub struct Args {
     #[arg(long, default_value_t = 300)]
     pub demand_factor: u64,
 
-    /// Of 100 grants, how many are confirmed [default: 0, drop: 85]
+    /// Of 100 grants, how many are confirmed [default: 0, drop: 85, retries: 40]
     #[arg(long, value_parser = clap::value_parser!(u32).range(0..=100))]
     pub confirm_percent: Option<u32>,
 
-    /// Of 100 grants, how many are released; the rest is left to expire [default: 0, drop: 5]
+    /// Of 100 grants, how many are released; the rest is left to expire [default: 0, drop: 5, retries: 40]
     #[arg(long, value_parser = clap::value_parser!(u32).range(0..=100))]
     pub release_percent: Option<u32>,
 
@@ -219,7 +224,14 @@ impl Settings {
             Workload::ExpiryStorm => (10_000, 0),
             Workload::Hot => (1, 2_000_000_000),
             Workload::Soldout => (1, 100),
-            Workload::Cart | Workload::Uniform | Workload::Zipf => (1_000_000, 1_000_000),
+            Workload::Cart | Workload::Retries | Workload::Uniform | Workload::Zipf => {
+                (1_000_000, 1_000_000)
+            }
+        };
+        let (confirm_percent, release_percent) = match args.workload {
+            Workload::Drop => (85, 5),
+            Workload::Retries => (40, 40),
+            _ => (0, 0),
         };
         let mut settings = Self {
             seconds: args.seconds.unwrap_or(if drop { 60.0 } else { 10.0 }),
@@ -227,8 +239,8 @@ impl Settings {
             rate: args.rate.or(storm.then_some(100_000.0)),
             cells: args.cells.unwrap_or(cells),
             stock: args.stock.unwrap_or(stock),
-            confirm_percent: args.confirm_percent.unwrap_or(if drop { 85 } else { 0 }),
-            release_percent: args.release_percent.unwrap_or(if drop { 5 } else { 0 }),
+            confirm_percent: args.confirm_percent.unwrap_or(confirm_percent),
+            release_percent: args.release_percent.unwrap_or(release_percent),
             ttl_kept_ms: args.ttl_kept_ms.unwrap_or(if drop { 1_000 } else { args.ttl_ms }),
             advance_seconds: args.advance_seconds.unwrap_or(5.0 + args.advance as f64 / 200_000.0),
             args,

@@ -16,6 +16,9 @@
 //!   encoded again. Nothing is allocated per operation.
 //! - Every acknowledged answer moves a [`Mark`]; nothing acknowledged is forgotten.
 //!
+//! - **Trouble** can be asked for: replies that are thrown away, as if the connection had lost them, and
+//!   operations that are asked once more long after their answer. The same must come of both.
+//!
 //! Left out on purpose: sockets and clocks (`connection.rs`).
 
 use std::collections::VecDeque;
@@ -30,6 +33,7 @@ use stockd_protocol::{
 
 use crate::book::{Book, Mark};
 use crate::clock::Clock;
+use crate::draw::mix;
 use crate::plan::{Fate, IdStream, Pick, Plan};
 use crate::stats::{Shared, Stats, Window};
 
@@ -54,8 +58,19 @@ pub struct Load {
     pub budget: u64,
     /// Beyond the budget, go on until this many reservations of all connections are confirmed.
     pub until_confirmed: Option<u64>,
+    /// What goes wrong on purpose.
+    pub trouble: Trouble,
     /// What is measured.
     pub windows: Vec<Window>,
+}
+
+/// What the harness does to its own requests and replies.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Trouble {
+    /// Of 100 replies, how many are thrown away and asked for again.
+    pub dropped_percent: u64,
+    /// Of 100 frames that were answered, how many are sent once more, late.
+    pub late_percent: u64,
 }
 
 /// What the shell must do after a frame.
@@ -116,6 +131,8 @@ struct Slot {
     generation: u32,
     /// It may have been executed before: the flag RETRY.
     retry: bool,
+    /// It was answered before, and is asked once more.
+    late: bool,
     steps: Vec<Step>,
 }
 
@@ -132,6 +149,8 @@ pub struct Driver {
     waiting: u32,
     frames_scheduled: u64,
     todo: VecDeque<Step>,
+    /// What is asked once more, and when.
+    late: VecDeque<(u64, Vec<Step>)>,
     picks: Vec<Pick>,
     lines: Vec<Line<'static>>,
     stats: Stats,
@@ -139,6 +158,8 @@ pub struct Driver {
 
 /// More than this is not gathered for one write.
 const WRITE_BYTES_MAX: usize = 1 << 20;
+/// How long after its answer an operation is asked once more.
+const LATE_NS: u64 = 500 * MS;
 /// How long to wait when a node says "later" without saying when.
 const RETRY_DELAY_NS: u64 = 5_000_000;
 const MS: u64 = 1_000_000;
@@ -159,6 +180,7 @@ impl Driver {
             due_ns: 0,
             generation: 0,
             retry: false,
+            late: false,
             steps: Vec::with_capacity(load.ops_per_frame as usize),
         };
         Self {
@@ -167,6 +189,7 @@ impl Driver {
             waiting: 0,
             frames_scheduled: 0,
             todo: VecDeque::new(),
+            late: VecDeque::new(),
             picks: Vec::new(),
             lines: Vec::new(),
             stats: Stats::new(&load.windows),
@@ -187,6 +210,7 @@ impl Driver {
     pub fn finished(&self, now: u64) -> bool {
         self.free.len() == self.slots.len()
             && self.todo.is_empty()
+            && self.late.is_empty()
             && !self.may_reserve(now)
             && (self.load.rate.is_none()
                 || self.exhausted()
@@ -202,7 +226,8 @@ impl Driver {
             _ => None,
         });
         let waiting = if self.waiting == 0 { None } else { waiting.min() };
-        scheduled.into_iter().chain(waiting).min()
+        let late = self.late.front().map(|(due_ns, _)| *due_ns);
+        scheduled.into_iter().chain(waiting).chain(late).min()
     }
 
     /// Appends every frame that may be sent now.
@@ -217,7 +242,7 @@ impl Driver {
             self.free.pop();
             let slot = &mut self.slots[index as usize];
             slot.due_ns = due_ns;
-            slot.retry = false;
+            slot.retry = slot.late;
             self.encode(index as usize, out);
         }
     }
@@ -247,6 +272,15 @@ impl Driver {
             .is_some_and(|slot| slot.state == SlotState::InFlight && slot.generation == generation);
         if !known {
             return Err(Fault(format!("a reply to no request: {:?}", frame.header)));
+        }
+        if frame.header.kind != Kind::Error
+            && self.lot(generation, index, self.load.trouble.dropped_percent)
+        {
+            let slot = &mut self.slots[index];
+            (slot.state, slot.retry) = (SlotState::Waiting(now), true);
+            self.waiting += 1;
+            self.stats.replies_dropped += 1;
+            return Ok(Next::Continue);
         }
         let mut reader = Reader::new(&frame.body);
         let count = self.slots[index].steps.len();
@@ -326,6 +360,12 @@ impl Driver {
         } else if !self.may_reserve(now) {
             room = 0;
         }
+        if let Some((due_ns, steps)) = self.late.pop_front_if(|(due_ns, _)| *due_ns <= now) {
+            let slot = &mut self.slots[index];
+            (slot.steps, slot.late) = (steps, true);
+            return Some(due_ns);
+        }
+        self.slots[index].late = false;
         let steps = &mut self.slots[index].steps;
         steps.clear();
         steps.extend(self.todo.drain(..follow_ups));
@@ -387,7 +427,12 @@ impl Driver {
     /// Settles all steps of a slot; `None`: the reply is cut short.
     fn settle_all(&mut self, now: u64, index: usize, reader: &mut Reader<'_>) -> Option<()> {
         let mut steps = std::mem::take(&mut self.slots[index].steps);
-        let retried = self.slots[index].retry;
+        let Slot { retry: retried, late, generation, .. } = self.slots[index];
+        if late {
+            return self.settle_late(index, &steps, reader);
+        }
+        let again = self.lot(!generation, index, self.load.trouble.late_percent);
+        let asked = if again { steps.clone() } else { Vec::new() };
         let (mut kept, mut settled) = (0, 0_u64);
         let granted_before = self.stats.fresh.granted;
         for at in 0..steps.len() {
@@ -403,6 +448,9 @@ impl Driver {
             }
         }
         steps.truncate(kept);
+        if kept == 0 {
+            self.ask_again(now, asked);
+        }
         let granted = self.stats.fresh.granted - granted_before;
         let slot = &mut self.slots[index];
         slot.steps = steps;
@@ -415,6 +463,46 @@ impl Driver {
             slot.state = SlotState::Waiting(now + RETRY_DELAY_NS);
             self.waiting += 1;
         }
+        Some(())
+    }
+
+    /// So many frames of 100.
+    fn lot(&self, generation: u32, index: usize, percent: u64) -> bool {
+        let stream = u64::from(self.book.stream) << 32;
+        percent > 0 && mix(mix(stream | u64::from(generation)) ^ index as u64) % 100 < percent
+    }
+
+    /// What of `steps` took effect is asked once more, later.
+    fn ask_again(&mut self, now: u64, mut steps: Vec<Step>) {
+        let marks = &self.book.marks;
+        steps.retain(|step| {
+            let mark = marks[step.counter() as usize];
+            match step.verb() {
+                Step::CONFIRM => mark == Mark::Confirmed,
+                Step::RELEASE => mark == Mark::Released,
+                _ => matches!(mark, Mark::Granted | Mark::Confirming | Mark::Releasing),
+            }
+        });
+        if !steps.is_empty() {
+            self.late.push_back((now + LATE_NS, steps));
+        }
+    }
+
+    /// Whatever was asked once more was done before.
+    fn settle_late(&mut self, index: usize, steps: &[Step], reader: &mut Reader<'_>) -> Option<()> {
+        for step in steps {
+            let outcome = take_outcome(reader).ok()?;
+            self.stats.count(outcome.code);
+            self.stats.asked_again += 1;
+            if outcome.code != Code::REPLAY {
+                let (code, ids) = (outcome.code, &self.book.ids);
+                let id = ids.id(step.counter());
+                self.stats.odd(|| format!("{id} was asked once more and answered {code}"));
+            }
+        }
+        let slot = &mut self.slots[index];
+        (slot.state, slot.late) = (SlotState::Free, false);
+        self.free.push(index as u32);
         Some(())
     }
 
@@ -548,6 +636,7 @@ mod tests {
             stop_ns: 1_000 * MS,
             budget: u64::MAX,
             until_confirmed: None,
+            trouble: Trouble::default(),
             windows: vec![Window { name: "all", from_ns: 0, to_ns: u64::MAX }],
         }
     }
@@ -669,6 +758,49 @@ mod tests {
         let stale =
             Frame { header: Header { kind: Kind::OpReply, ..first[0].header }, ..first[0].clone() };
         assert!(driver.handle(MS, &stale).is_err());
+    }
+
+    #[tokio::test]
+    async fn a_reply_that_is_thrown_away_is_asked_for_again() {
+        let trouble = Trouble { dropped_percent: 50, late_percent: 0 };
+        let mut driver = driver(Load { budget: 40, trouble, ..load() }, 0).await;
+        let mut retried = 0;
+        for _ in 0..400 {
+            let frames = sent(&mut driver, MS);
+            let [frame] = &frames[..] else { break };
+            let is_retry = op(frame).1.contains(OpFlags::RETRY);
+            retried += u64::from(is_retry);
+            answer(&mut driver, MS, frame, if is_retry { Code::REPLAY } else { Code::OK }, 1);
+        }
+        assert!(driver.finished(MS));
+        let (stats, book) = driver.into_parts(2 * MS);
+        assert_eq!((stats.odd_count, stats.replies_dropped), (0, retried));
+        assert!((10..120).contains(&retried), "{retried} of 40 and their repetitions");
+        assert_eq!(book.marks, vec![Mark::Granted; 40]);
+    }
+
+    #[tokio::test]
+    async fn what_is_asked_once_more_was_done_before() {
+        let trouble = Trouble { dropped_percent: 0, late_percent: 100 };
+        for (code, odd) in [(Code::REPLAY, 0), (Code::OK, 1)] {
+            let mut driver = driver(Load { budget: 1, trouble, ..load() }, 100).await;
+            let reserve = sent(&mut driver, 0);
+            answer(&mut driver, 0, &reserve[0], Code::OK, 1);
+            let confirm = sent(&mut driver, 0);
+            answer(&mut driver, 0, &confirm[0], Code::OK, 2);
+            assert!(sent(&mut driver, MS).is_empty() && !driver.finished(MS));
+            assert_eq!(driver.wake_ns(MS), Some(LATE_NS));
+            let again = sent(&mut driver, LATE_NS);
+            assert_eq!(op(&again[0]).0, op(&reserve[0]).0);
+            assert!(op(&again[0]).1.contains(OpFlags::RETRY));
+            answer(&mut driver, LATE_NS, &again[0], code, 2);
+            let again = sent(&mut driver, LATE_NS);
+            answer(&mut driver, LATE_NS, &again[0], Code::REPLAY, 2);
+            assert!(driver.finished(LATE_NS));
+            let (stats, book) = driver.into_parts(LATE_NS);
+            assert_eq!((stats.odd_count, stats.asked_again), (odd, 2));
+            assert_eq!(book.marks, [Mark::Confirmed]);
+        }
     }
 
     #[tokio::test]

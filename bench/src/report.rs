@@ -109,6 +109,8 @@ impl Report {
             "pause_ms_max": self.pause_ns_max as f64 / 1e6,
             "reconnects": self.stats.reconnects,
             "frames_resent": self.stats.frames_resent,
+            "replies_dropped": self.stats.replies_dropped,
+            "asked_again": self.stats.asked_again,
             "frames_overdue": self.stats.frames_overdue,
             "processes": self.served.iter().map(served_json).collect::<Vec<_>>(),
             "verification": self.findings_json(),
@@ -211,6 +213,11 @@ impl Report {
         if self.stats.reconnects > 0 || self.stats.frames_resent > 0 {
             let (reconnects, resent) = (self.stats.reconnects, self.stats.frames_resent);
             row(f, "reconnects", &format!("{reconnects}, frames sent again {resent}"))?;
+        }
+        if self.stats.asked_again > 0 {
+            let (dropped, again) = (self.stats.replies_dropped, self.stats.asked_again);
+            let text = format!("{dropped} replies thrown away, {again} operations asked once more");
+            row(f, "trouble", &text)?;
         }
         if self.stats.frames_overdue > 0 {
             row(f, "never sent", &format!("{} frames that were due", self.stats.frames_overdue))?;

@@ -14,7 +14,7 @@ use crate::book::Book;
 use crate::clock::Clock;
 use crate::connection::{Patience, drive};
 use crate::draw::{CartSizes, Zipf, mix};
-use crate::driver::{Driver, Fault, Load, frame_bytes_max};
+use crate::driver::{Driver, Fault, Load, Trouble, frame_bytes_max};
 use crate::link::{Bounds, Link, LinkError, Nodes};
 use crate::pacer::Pacer;
 use crate::plan::{Choice, IdStream, Plan, Ttl};
@@ -237,6 +237,10 @@ impl Bench<'_> {
             stop_ns: to_ns,
             budget: u64::MAX,
             until_confirmed: None,
+            trouble: match settings.args.workload {
+                Workload::Retries => Trouble { dropped_percent: 5, late_percent: 1 },
+                _ => Trouble::default(),
+            },
             windows: vec![Window { name: "measured", from_ns, to_ns }],
         }
     }

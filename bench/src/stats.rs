@@ -73,6 +73,10 @@ pub struct Stats {
     pub reconnects: u64,
     /// Frames that were sent again.
     pub frames_resent: u64,
+    /// Replies that the harness threw away.
+    pub replies_dropped: u64,
+    /// Operations that were asked once more after their answer.
+    pub asked_again: u64,
     /// Frames of the open loop that were due and never left.
     pub frames_overdue: u64,
 }
@@ -100,6 +104,8 @@ impl Stats {
             deadlines_ms: None,
             reconnects: 0,
             frames_resent: 0,
+            replies_dropped: 0,
+            asked_again: 0,
             frames_overdue: 0,
         }
     }
@@ -160,6 +166,8 @@ impl Stats {
         };
         self.reconnects += other.reconnects;
         self.frames_resent += other.frames_resent;
+        self.replies_dropped += other.replies_dropped;
+        self.asked_again += other.asked_again;
         self.frames_overdue += other.frames_overdue;
     }
 
