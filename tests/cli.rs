@@ -304,6 +304,89 @@ fn a_day_of_a_node() {
     }
 }
 
+/// The sum of a SKU over all warehouses.
+fn on_hand(node: &Node, sku: &str) -> u64 {
+    let said = node.ask(&["sku", sku]);
+    let all = field(&said, "(all)");
+    all.split_whitespace().next().unwrap().parse().unwrap()
+}
+
+#[test]
+fn a_load_that_is_killed_goes_on_and_counts_no_row_twice() {
+    const ROWS: u64 = 120_000;
+    let mut node = Node::new();
+    node.start();
+    let file = node.data.join("stock.csv");
+    let mut text = String::from("quantity,warehouse,sku\n");
+    for row in 0..ROWS {
+        text += &format!("1,W{},mug\n", row % 50);
+    }
+    text += "many,W0,mug\n1,,mug\n5000000000,W0,mug\n";
+    std::fs::write(&file, text).unwrap();
+    let file = file.to_str().unwrap().to_owned();
+    let load = ["load", &file, "--node", &node.client];
+    let journal = format!("{file}.load");
+    let chunks_done = || {
+        let text = std::fs::read_to_string(&journal).unwrap_or_default();
+        text.lines().filter(|line| line.starts_with("done ")).count()
+    };
+    // Killed as soon as something is done, again and again.
+    for killed in 1..=3 {
+        let command = Command::new(env!("CARGO_BIN_EXE_stockd"));
+        let mut command = with(command, &load);
+        let mut loader = command.stderr(Stdio::null()).stdout(Stdio::null()).spawn().unwrap();
+        let before = chunks_done();
+        while chunks_done() == before && loader.try_wait().unwrap().is_none() {
+            std::thread::yield_now();
+        }
+        loader.kill().unwrap();
+        loader.wait().unwrap();
+        assert!(chunks_done() < 121, "kill {killed} came too late to prove anything");
+    }
+    // A crash may have cut the last line short.
+    let text = std::fs::read_to_string(&journal).unwrap();
+    std::fs::write(&journal, format!("{text}beg")).unwrap();
+    let said = stockd(&load);
+    assert_eq!(said.code, 1, "{}", said.err);
+    for line in ["line 120002: \"many\" is no number", "line 120003:", "line 120004:", "3 rows"] {
+        assert!(said.err.contains(line), "{line}: {}", said.err);
+    }
+    let (loaded, before) = (field(&said, "loaded"), field(&said, "before"));
+    let before = before.split_whitespace().next().unwrap();
+    let number = |text: &str| text.parse::<u64>().unwrap();
+    assert_eq!(number(loaded) + number(before), ROWS);
+    assert_eq!(on_hand(&node, "mug"), ROWS);
+    // All of it again does nothing; nor does another file under the journal of this one.
+    assert!(stockd(&load).out.contains("was loaded before"));
+    std::fs::write(&file, "quantity,warehouse,sku\n1,W0,mug\n").unwrap();
+    let other = stockd(&load);
+    assert!(other.code == 1 && other.err.contains("remove it"), "{}", other.err);
+    assert_eq!(on_hand(&node, "mug"), ROWS);
+}
+
+#[test]
+fn a_load_can_say_what_is_there() {
+    let mut node = Node::new();
+    node.start();
+    node.ask(&["receive", "BER", "mug", "9"]);
+    node.ask(&["reserve", "BER", "mug", "2"]);
+    let file = node.data.join("stock.ndjson");
+    let rows = [("BER", 5), ("HAM", 7), ("BER", 6)];
+    let rows = rows.map(|(warehouse, units)| {
+        format!("{{\"warehouse\":\"{warehouse}\",\"sku\":\"mug\",\"quantity\":{units}}}\n")
+    });
+    std::fs::write(&file, rows.concat()).unwrap();
+    let file = file.to_str().unwrap();
+    let said = stockd(&["load", file, "--node", &node.client, "--as", "set", "--feed", "3"]);
+    assert_eq!((said.code, field(&said, "loaded")), (1, "2"), "{}", said.err);
+    assert!(said.err.contains("line 3: STALE_FEED"), "a cell is there twice: {}", said.err);
+    assert_eq!(on_hand(&node, "mug"), 12);
+    let read = node.ask(&["read", "BER", "mug"]);
+    assert_eq!((field(&read, "reserved"), field(&read, "available")), ("2", "3"));
+    let without = stockd(&["load", file, "--node", &node.client, "--as", "set"]);
+    assert_eq!(without.code, 2, "{}", without.err);
+}
+
 /// Turns over a bit in the middle of the first segment's records; gives the file's name.
 fn damage(data: &Path) -> String {
     let name = "segment-0000000001.log";

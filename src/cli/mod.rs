@@ -4,7 +4,8 @@
 //! serve      run a node                           serve.rs, progress.rs
 //! cluster    status, add, remove, … of a cluster  admin.rs
 //! admin      any line for the admin port          admin.rs
-//! client     one request to a cluster             client.rs
+//! client     one request to a cluster             client/
+//! load       a file of stock into a cluster       load/
 //! log        look at a data directory             log.rs
 //! ```
 //!
@@ -13,6 +14,7 @@
 
 mod admin;
 mod client;
+mod load;
 mod log;
 mod progress;
 mod serve;
@@ -55,6 +57,8 @@ enum Command {
     Admin(admin::Admin),
     /// Send one request to a cluster.
     Client(client::Client),
+    /// Put the stock of a CSV or NDJSON file into a cluster.
+    Load(load::Load),
     /// Look at the log of a data directory, also while a node runs on it.
     #[command(subcommand)]
     Log(log::Log),
@@ -70,6 +74,7 @@ pub fn main() -> ExitCode {
         Command::Cluster(cluster) => cluster.run(),
         Command::Admin(admin) => admin.run(),
         Command::Client(client) => client.run(),
+        Command::Load(load) => load.run(),
         Command::Log(log) => log.run(),
     };
     match done {

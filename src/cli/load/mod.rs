@@ -1,0 +1,364 @@
+//! `stockd load`: the stock of a file into a cluster, while sales go on.
+//!
+//! ```text
+//! file ─▶ rows ─▶ chunks of 1,000 ─▶ batches, four in flight ─▶ answers
+//!          └ bad lines, by number        └ journal: begun, done ─┘
+//! ```
+//!
+//! A load that was killed goes on where it was when it is started again, and counts no row twice
+//! (journal.rs).
+
+mod journal;
+mod rows;
+
+use std::fs::File;
+use std::io::{BufReader, Read};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use clap::{Args, ValueEnum};
+use stockd_client::{Batch, CellRef, Client, Code, Error, OpId, Options, Outcome, StockWrite};
+use tokio::task::JoinSet;
+
+use super::Done;
+use super::client::CLIENT_ADDRESS;
+use super::progress::Progress;
+use crate::world::{Clock, RealClock};
+use journal::{Journal, What};
+use rows::{Format, Line, Row, Rows};
+
+/// Rows of a chunk: a frame of about 60 KiB, which holds nobody up.
+const CHUNK_ROWS: usize = 1_000;
+
+/// Chunks in flight: enough to keep a server busy, few enough that sales go on beside them.
+const IN_FLIGHT: usize = 4;
+
+/// How long a cluster may be away before the load stops.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Bad lines that are shown; all are counted.
+const BAD_SHOWN: usize = 20;
+
+/// `stockd load`.
+#[derive(Args)]
+#[command(after_help = "\
+A CSV file names its columns in the first line: warehouse, sku and quantity, in any order, with others
+between. NDJSON has an object with these three a line. Beside FILE a journal FILE.load is kept: run the same
+command again after whatever happened, and it goes on without counting a row twice.
+
+Examples:
+  stockd load stock.csv                         adds the quantities to what is there
+  stockd load stock.csv --as set --feed 20261   says what is there, as message 20261 of the cells' feed")]
+pub(super) struct Load {
+    /// The file.
+    file: PathBuf,
+    /// A node of the cluster; may be given several times. The leader is found from any of them.
+    #[arg(long = "node", value_name = "ADDR", default_value = CLIENT_ADDRESS)]
+    nodes: Vec<String>,
+    /// How the file is written [default: by its name: .csv, .ndjson or .jsonl]
+    #[arg(long, value_enum)]
+    format: Option<Format>,
+    /// What a row says.
+    #[arg(long = "as", value_enum, default_value = "receive")]
+    how: How,
+    /// Set: the number of this message of the cells' feed; cells that have seen a later one are left alone.
+    #[arg(long, value_parser = clap::value_parser!(u64).range(1..), required_if_eq("how", "set"))]
+    feed: Option<u64>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum How {
+    /// Units that are added to the cell.
+    Receive,
+    /// Units that the cell has, by a feed.
+    Set,
+}
+
+/// What became of the rows so far.
+#[derive(Default)]
+struct Tally {
+    loaded: u64,
+    before: u64,
+    bad: u64,
+    shown: Vec<(u64, String)>,
+}
+
+/// Some rows that are sent together.
+struct Chunk {
+    number: u64,
+    lines: Vec<u64>,
+    batch: Batch,
+}
+
+impl Load {
+    pub(super) fn run(self) -> Done {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .map_err(|error| format!("cannot start: {error}"))?;
+        runtime.block_on(self.load())
+    }
+
+    async fn load(self) -> Done {
+        let format = self.format()?;
+        let how = match self.feed {
+            Some(feed) if self.how == How::Set => format!("set:{feed}"),
+            _ => "receive".to_owned(),
+        };
+        let clock: Arc<dyn Clock> = Arc::new(RealClock::new());
+        let mut progress = Progress::new(clock.clone());
+        let what = self.fingerprint(how, &mut progress)?;
+        let options =
+            Options { client_name: "stockd-load".to_owned(), ..Options::new(&self.nodes) };
+        let nodes = self.nodes.join(", ");
+        let client = Client::connect(options).await.map_err(|error| {
+            format!("{error} ({nodes}); is `stockd serve` running, and is --node right?")
+        })?;
+        let client = Arc::new(client);
+        let seed = client.new_op_id().0;
+        let seed = [seed[11], seed[12], seed[13], seed[14], seed[15]];
+        let mut journal = Journal::open(journal::path_of(&self.file), &what, seed)?;
+        if journal.ended {
+            println!("{} was loaded before; its journal says so", self.file.display());
+            return Ok(());
+        }
+        let tally = self.send_all(&client, &mut journal, format, &what, &mut progress).await;
+        progress.finish();
+        let tally = tally?;
+        journal.end()?;
+        tally.report()
+    }
+
+    fn format(&self) -> Result<Format, String> {
+        let by_name = self.file.extension().and_then(|end| match end.to_str()? {
+            "csv" => Some(Format::Csv),
+            "ndjson" | "jsonl" => Some(Format::Ndjson),
+            _ => None,
+        });
+        self.format.or(by_name).ok_or_else(|| {
+            format!("{}: is it csv or ndjson? Say so with --format", self.file.display())
+        })
+    }
+
+    fn open(&self) -> Result<File, String> {
+        File::open(&self.file).map_err(|error| format!("{}: {error}", self.file.display()))
+    }
+
+    /// What tells this load from others.
+    fn fingerprint(&self, how: String, progress: &mut Progress) -> Result<What, String> {
+        let mut file = self.open()?;
+        let total = file.metadata().map_or(0, |data| data.len());
+        let (mut hasher, mut bytes) = (crc32fast::Hasher::new(), 0);
+        let mut buffer = vec![0; 1 << 20];
+        loop {
+            let read = file.read(&mut buffer);
+            let read = read.map_err(|error| format!("{}: {error}", self.file.display()))?;
+            if read == 0 {
+                return Ok(What { crc: hasher.finalize(), bytes, how });
+            }
+            hasher.update(&buffer[..read]);
+            bytes += read as u64;
+            progress.update("reading", bytes, total);
+        }
+    }
+
+    async fn send_all(
+        &self,
+        client: &Arc<Client>,
+        journal: &mut Journal,
+        format: Format,
+        what: &What,
+        progress: &mut Progress,
+    ) -> Result<Tally, String> {
+        let mut rows = Rows::new(BufReader::with_capacity(1 << 18, self.open()?), format);
+        let mut tally = Tally::default();
+        for (line, why) in std::mem::take(&mut journal.bad) {
+            tally.refused(line, why);
+        }
+        let mut in_flight = JoinSet::new();
+        for number in 0.. {
+            let lines = chunk_of(&mut rows)?;
+            let is_last = lines.is_empty();
+            if journal.is_done(number) {
+                tally.before += count_good(lines, &mut tally);
+            } else if !is_last {
+                let chunk = self.chunk(client, journal, number, lines, &mut tally)?;
+                in_flight.spawn(send(client.clone(), chunk));
+            }
+            while in_flight.len() >= IN_FLIGHT || is_last && !in_flight.is_empty() {
+                let Some(sent) = in_flight.join_next().await else { break };
+                let (chunk, results) =
+                    sent.map_err(|error| format!("a task of the load ended: {error}"))??;
+                self.settle(&chunk, results, journal, &mut tally)?;
+            }
+            progress.update("loading", rows.bytes, what.bytes);
+            if is_last {
+                break;
+            }
+        }
+        Ok(tally)
+    }
+
+    /// Writes down that a chunk begins, and makes its batch.
+    fn chunk(
+        &self,
+        client: &Client,
+        journal: &mut Journal,
+        number: u64,
+        lines: Vec<Line>,
+        tally: &mut Tally,
+    ) -> Result<Chunk, String> {
+        let born_ms = match journal.born_ms.get(&number) {
+            Some(born_ms) => *born_ms,
+            None => {
+                let born_ms = client.new_op_id().millis();
+                journal.begin(number, born_ms)?;
+                born_ms
+            }
+        };
+        let mut chunk = Chunk { number, lines: Vec::new(), batch: Batch::new() };
+        for (at, line) in lines.into_iter().enumerate() {
+            let row = match line.row {
+                Ok(row) => row,
+                Err(why) => {
+                    tally.refused(line.number, why);
+                    continue;
+                }
+            };
+            let place = number * CHUNK_ROWS as u64 + at as u64;
+            let op_id = op_id(born_ms, journal.seed, place);
+            match self.add(&mut chunk.batch, op_id, &row) {
+                Ok(()) => chunk.lines.push(line.number),
+                Err(why) => tally.refused(line.number, why),
+            }
+        }
+        Ok(chunk)
+    }
+
+    fn add(&self, batch: &mut Batch, op_id: OpId, row: &Row) -> Result<(), String> {
+        let cell = CellRef::name(&row.warehouse, &row.sku);
+        let added = match (self.how, self.feed) {
+            (How::Set, Some(feed)) => {
+                batch.write(&StockWrite::feed(op_id, cell, row.quantity, feed))
+            }
+            // Nothing is received, but the cell is there from now on.
+            _ if row.quantity == 0 => batch.define(&row.warehouse, &row.sku),
+            _ => {
+                let quantity = u32::try_from(row.quantity);
+                let quantity = quantity.map_err(|_| "a row adds at most 4,294,967,295 units")?;
+                batch.receive(op_id, cell, quantity)
+            }
+        };
+        added.map_err(|invalid| invalid.to_string())
+    }
+
+    /// Takes the answers of a chunk.
+    fn settle(
+        &self,
+        chunk: &Chunk,
+        results: Vec<Result<Outcome, stockd_client::Refusal>>,
+        journal: &mut Journal,
+        tally: &mut Tally,
+    ) -> Result<(), String> {
+        let mut bad = Vec::new();
+        for (line, result) in chunk.lines.iter().zip(results) {
+            match result {
+                Ok(Outcome::Received(received)) if received.replay => tally.before += 1,
+                Ok(Outcome::Written(written)) if written.replay => tally.before += 1,
+                Ok(_) => tally.loaded += 1,
+                Err(refusal) if refusal.code == Code::ID_TOO_OLD => {
+                    return Err(format!(
+                        "lines {} to {} were sent so long ago that the cluster cannot tell whether they \
+                         were loaded; look at their cells, then load the rest from a file of its own",
+                        chunk.lines.first().unwrap_or(line),
+                        chunk.lines.last().unwrap_or(line),
+                    ));
+                }
+                Err(refusal) => bad.push((*line, refusal.to_string())),
+            }
+        }
+        for (line, why) in &bad {
+            tally.refused(*line, why.clone());
+        }
+        journal.done(chunk.number, &bad)
+    }
+}
+
+/// The id of a row: of the chunk's millisecond, the load's seed and the row's place.
+fn op_id(born_ms: u64, seed: [u8; 5], place: u64) -> OpId {
+    let mut random = [0; 10];
+    random[..5].copy_from_slice(&seed);
+    random[5..].copy_from_slice(&place.to_be_bytes()[3..]);
+    OpId::from_parts(born_ms, random)
+}
+
+/// The lines of the next chunk; none at the end of the file.
+fn chunk_of(rows: &mut Rows<BufReader<File>>) -> Result<Vec<Line>, String> {
+    let mut lines = Vec::with_capacity(CHUNK_ROWS);
+    while lines.len() < CHUNK_ROWS
+        && let Some(line) = rows.next()?
+    {
+        lines.push(line);
+    }
+    Ok(lines)
+}
+
+/// How many of the lines are rows; the others are noted.
+fn count_good(lines: Vec<Line>, tally: &mut Tally) -> u64 {
+    let mut good = 0;
+    for line in lines {
+        match line.row {
+            Ok(_) => good += 1,
+            Err(why) => tally.refused(line.number, why),
+        }
+    }
+    good
+}
+
+/// Sends a chunk until it is answered.
+async fn send(
+    client: Arc<Client>,
+    chunk: Chunk,
+) -> Result<(Chunk, Vec<Result<Outcome, stockd_client::Refusal>>), String> {
+    if chunk.lines.is_empty() {
+        return Ok((chunk, Vec::new()));
+    }
+    let until = tokio::time::Instant::now() + PATIENCE;
+    loop {
+        // The same ids each time: what was executed before comes back as replay.
+        match client.batch(chunk.batch.clone()).await {
+            Ok(results) => return Ok((chunk, results)),
+            Err(error @ (Error::Invalid(_) | Error::Refused(_))) => return Err(error.to_string()),
+            Err(error) if tokio::time::Instant::now() > until => {
+                return Err(format!("{error}; run the same command again to go on"));
+            }
+            Err(_) => tokio::time::sleep(Duration::from_millis(200)).await,
+        }
+    }
+}
+
+impl Tally {
+    fn refused(&mut self, line: u64, why: String) {
+        self.bad += 1;
+        if self.shown.len() < BAD_SHOWN {
+            self.shown.push((line, why));
+        }
+    }
+
+    fn report(mut self) -> Done {
+        println!("loaded  {}", self.loaded);
+        if self.before > 0 {
+            println!("before  {} (in an earlier run)", self.before);
+        }
+        println!("bad     {}", self.bad);
+        self.shown.sort_by_key(|(line, _)| *line);
+        for (line, why) in &self.shown {
+            eprintln!("line {line}: {why}");
+        }
+        match self.bad {
+            0 => Ok(()),
+            bad => Err(format!("{bad} rows were not loaded; all others were")),
+        }
+    }
+}
