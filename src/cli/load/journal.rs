@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! stockd-load 1 crc=1a2b3c4d bytes=4096 as=receive seed=0011223344
-//! begin 0 1700000000000     chunk 0 is about to be sent; its ids are of that millisecond
+//! begin 0 1700000000000     chunk 0 is about to be sent, or soon; its ids are of that millisecond
 //! bad 17 OVERFLOW (121)     a row of it was refused
 //! done 0                    all of it was answered
 //! end                       all chunks are done
@@ -14,6 +14,10 @@ use std::collections::BTreeMap;
 use std::fs::{File, OpenOptions};
 use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
+
+/// Chunks that are written down as begun with one sync: the log of a server on the same disk waits for
+/// each.
+const BEGUN_TOGETHER: u64 = 32;
 
 /// What a load is of: another file, or another way to load it, is another load.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -29,8 +33,7 @@ pub(super) struct Journal {
     path: PathBuf,
     /// Distinguishes the ids of this load from those of all others.
     pub seed: [u8; 5],
-    /// When a chunk's ids were made, of those that were begun.
-    pub born_ms: BTreeMap<u64, u64>,
+    born_ms: BTreeMap<u64, u64>,
     /// Chunks that were answered.
     done: Vec<u64>,
     /// Refused rows: line and reason.
@@ -114,14 +117,25 @@ impl Journal {
         format!("{}: {error}", self.path.display())
     }
 
+    /// When the chunk's ids were made, if it was begun.
+    pub(super) fn born_ms(&self, chunk: u64) -> Option<u64> {
+        self.born_ms.get(&chunk).copied()
+    }
+
     /// The chunk was answered in an earlier run.
     pub(super) fn is_done(&self, chunk: u64) -> bool {
         self.done.binary_search(&chunk).is_ok()
     }
 
-    /// The chunk is about to be sent with ids of this millisecond. On disk when it returns.
+    /// The chunk is about to be sent with ids of this millisecond, and so may be those after it. On disk
+    /// when it returns.
     pub(super) fn begin(&mut self, chunk: u64, born_ms: u64) -> Result<(), String> {
-        self.write(&format!("begin {chunk} {born_ms}"))?;
+        let chunks = chunk..chunk + BEGUN_TOGETHER;
+        let fresh = chunks.filter(|chunk| !self.born_ms.contains_key(chunk));
+        let fresh: Vec<u64> = fresh.collect();
+        let lines = fresh.iter().map(|chunk| format!("begin {chunk} {born_ms}"));
+        self.write(&lines.collect::<Vec<_>>().join("\n"))?;
+        self.born_ms.extend(fresh.into_iter().map(|chunk| (chunk, born_ms)));
         self.file.sync_data().map_err(|error| self.explain(&error))
     }
 

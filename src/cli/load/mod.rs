@@ -1,7 +1,7 @@
 //! `stockd load`: the stock of a file into a cluster, while sales go on.
 //!
 //! ```text
-//! file ─▶ rows ─▶ chunks of 1,000 ─▶ batches, four in flight ─▶ answers
+//! file ─▶ rows ─▶ chunks of 150 ─▶ batches, one in flight ─▶ answers
 //!          └ bad lines, by number        └ journal: begun, done ─┘
 //! ```
 //!
@@ -28,11 +28,11 @@ use crate::world::{Clock, RealClock};
 use journal::{Journal, What};
 use rows::{Format, Line, Row, Rows};
 
-/// Rows of a chunk: a frame of about 60 KiB, which holds nobody up.
-const CHUNK_ROWS: usize = 1_000;
+/// Rows of a chunk: small enough that sales are not held up behind it.
+const CHUNK_ROWS: usize = 150;
 
-/// Chunks in flight: enough to keep a server busy, few enough that sales go on beside them.
-const IN_FLIGHT: usize = 4;
+/// Chunks in flight: a load takes what sales leave it.
+const IN_FLIGHT: usize = 1;
 
 /// How long a cluster may be away before the load stops.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -209,8 +209,8 @@ impl Load {
         lines: Vec<Line>,
         tally: &mut Tally,
     ) -> Result<Chunk, String> {
-        let born_ms = match journal.born_ms.get(&number) {
-            Some(born_ms) => *born_ms,
+        let born_ms = match journal.born_ms(number) {
+            Some(born_ms) => born_ms,
             None => {
                 let born_ms = client.new_op_id().millis();
                 journal.begin(number, born_ms)?;
