@@ -149,6 +149,15 @@ fn help_is_no_error_and_wrong_usage_is_two() {
         &["serve", "--segment-bytes", "1048576"],
         &["client", "reserve", "BER"],
         &["client", "confirm", "no-id"],
+        &["client", "set", "BER", "mug", "8"],
+        &["client", "set", "BER", "mug", "8", "--expected", "8", "--feed", "1"],
+        &["client", "policy", "BER", "mug"],
+        &["client", "policy", "BER", "mug", "--buffer", "-1"],
+        &["client", "policy", "BER", "mug", "--reorder-point", "-1"],
+        &["client", "reserve", "BER", "mug", "1", "--commit", "--ttl", "5m"],
+        &["client", "fulfil", "018bcfe5-687b-7c1d-9a01-42434445464f", "--reacquire"],
+        &["client", "fulfil", "018bcfe5-687b-7c1d-9a01-42434445464f", "--part", "0:1"],
+        &["client", "fulfil", "018bcfe5-687b-7c1d-9a01-42434445464f", "--step", "1"],
         &["cluster", "remove"],
     ];
     for case in cases {
@@ -207,11 +216,14 @@ fn a_day_of_a_warehouse() {
 
     // A sale during the count is not taken for a loss.
     let count = ok(&["count", "BER", "mug"]);
-    ok(&["reserve", "BER", "mug", "1", "--commit"]);
+    let sold = ok(&["reserve", "BER", "mug", "1", "--commit"]);
+    assert_eq!(field(&sold, "state"), "CONFIRMED");
+    assert!(!sold.out.contains("left_ms"), "it has no deadline: {}", sold.out);
     let counted = ok(&["counted", field(&count, "token"), "6"]);
     assert_eq!((field(&counted, "on_hand"), field(&counted, "available")), ("6", "5"));
 
     ok(&["move", "BER", "mug", "sellable", "damaged", "1"]);
+    refused(&["move", "BER", "mug", "damaged", "damaged", "1"], "name another bucket");
     ok(&["policy", "BER", "mug", "--buffer", "2", "--reorder-point", "none"]);
     ok(&["announce", "BER", "mug", "4"]);
     ok(&["arrive", "BER", "mug", "3"]);
@@ -226,7 +238,8 @@ fn a_day_of_a_warehouse() {
     let shipped = ok(&["ship", "mug", "HAM", "BER", "3"]);
     let shipment = field(&shipped, "shipment");
     ok(&["land", shipment, "1", "--damaged", "1"]);
-    assert_eq!(field(&ok(&["recall", shipment]), "state"), "CANCELLED");
+    let recalled = ok(&["recall", shipment, "--reason", "4", "--ref", "never left"]);
+    assert_eq!(field(&recalled, "state"), "CANCELLED");
     refused(&["close", shipment], "it is CANCELLED");
     assert_eq!(field(&ok(&["shipment", shipment]), "rest"), "1");
 

@@ -7,7 +7,7 @@
 
 use std::time::Duration;
 
-use stockd_client::{CellRef, Client, Consistency, Error, Reserve};
+use stockd_client::{CellRef, Change, Client, Consistency, Error, ReservationId, Reserve};
 
 const POSTER: CellRef<'static> = CellRef::Name { warehouse: b"BER", sku: b"poster" };
 
@@ -35,16 +35,29 @@ async fn shop(address: String, arrives: bool) -> Result<(), Error> {
     println!("pinned until {}", pinned.deadline.0);
 
     match arrives {
-        true => {
-            let confirmed = client.confirm(id).await?;
-            println!("paid; the hold is {}", confirmed.state.name());
-        }
+        true => pay(&client, id).await?,
         // A pin is no promise: the units go back like those of any other hold.
         false => {
             let released = client.release(id).await?;
             println!("not paid; the hold is {}", released.state.name());
         }
     }
+    show(&client).await
+}
+
+/// The money is there, perhaps later than the pin lasted: then the units are taken again if they are
+/// still there. Answered or not, the same confirm may be sent again: it promises them once.
+async fn pay(client: &Client, id: ReservationId) -> Result<(), Error> {
+    match client.change(&Change::confirm(id).reacquire()).await {
+        Ok(confirmed) if confirmed.reacquired => println!("paid late; taken again"),
+        Ok(confirmed) => println!("paid; the hold is {}", confirmed.state.name()),
+        Err(Error::Refused(refusal)) => println!("paid too late, pay it back: {refusal}"),
+        Err(error) => return Err(error),
+    }
+    Ok(())
+}
+
+async fn show(client: &Client) -> Result<(), Error> {
     if let Some(cell) = client.read_cell(POSTER, Consistency::Linearizable).await?.value {
         println!("{:?}", cell.counters);
     }

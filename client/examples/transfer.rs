@@ -19,13 +19,18 @@ async fn shop(address: String) -> Result<(), Error> {
     let client = Client::connect(address).await?;
     client.receive(client.new_op_id(), BERLIN, 10).await?;
 
-    // Ten leave Berlin. They are in transit: on nobody's shelf, and nobody's to sell.
+    // Ten leave Berlin. They are in transit: on nobody's shelf, and nobody's to sell. The id of the ship
+    // names the transfer: write it down before it is sent, for a retry as for what follows.
     let transfer = client.new_op_id();
     client.transfer(&Shipment::ship(transfer, BERLIN, HAMBURG, 10)).await?;
     show(&client, "shipped").await?;
 
-    // Hamburg finds seven in good order and one broken.
-    let landed = client.transfer(&Shipment::receive(client.new_op_id(), transfer, 7, 1)).await?;
+    // Hamburg finds seven in good order and one broken. Each delivery has an id of its own; a retry under
+    // it counts nothing twice.
+    let delivery = Shipment::receive(client.new_op_id(), transfer, 7, 1);
+    client.transfer(&delivery).await?;
+    let landed = client.transfer(&delivery).await?;
+    println!("the delivery, sent again: replay {}", landed.replay);
     println!("{} still on the way", landed.transfer.map_or(0, |transfer| transfer.rest()));
     show(&client, "landed").await?;
 

@@ -5,7 +5,7 @@ use std::time::Duration;
 use clap::{Args, Subcommand, ValueEnum};
 use stockd_client::{
     Amend, CellHandle, CellRef, Change, Changed, Client, Consistency, LineShares, ReservationId,
-    Reserve, ReserveFrom, Sourcing,
+    ReservationState, Reserve, ReserveFrom, Sourcing, UnixMillis,
 };
 
 use super::super::{Done, parse_duration};
@@ -70,6 +70,9 @@ pub(super) enum Request {
         /// Confirm on the way what is not confirmed yet.
         #[arg(long)]
         ship: bool,
+        /// With --ship: take again what has expired, if it is there.
+        #[arg(long, requires = "ship")]
+        reacquire: bool,
     },
     /// Move a reservation's deadline.
     Extend {
@@ -115,7 +118,7 @@ pub(super) struct How {
     #[arg(long, value_parser = parse_duration)]
     ttl: Option<Duration>,
     /// Confirm at once: no deadline.
-    #[arg(long)]
+    #[arg(long, conflicts_with = "ttl")]
     commit: bool,
     /// Try an earlier reserve again, under its id.
     #[arg(long)]
@@ -171,9 +174,10 @@ impl Request {
             }
             Self::Release { which } => which.send(client, which.change(Change::release)).await,
             Self::Cancel { which } => which.send(client, which.change(Change::cancel)).await,
-            Self::Fulfil { which, ship } => {
+            Self::Fulfil { which, ship, reacquire } => {
                 let change = which.change(Change::fulfil);
-                which.send(client, if ship { change.ship() } else { change }).await
+                let change = if ship { change.ship() } else { change };
+                which.send(client, if reacquire { change.reacquire() } else { change }).await
             }
             Self::Extend { id, ttl } => {
                 let extended = client.extend(id, ttl).await.map_err(explain)?;
@@ -228,9 +232,16 @@ async fn reserve(client: &Client, warehouse: &str, sku: &str, quantity: u32, how
     let granted = client.reserve(&cart).await.map_err(|error| explain_in_doubt(error, id))?;
     println!("id           {id}");
     println!("state        {}{}", granted.state.name(), again(granted.replay));
-    println!("deadline_ms  {}", granted.deadline.0);
-    println!("left_ms      {}", granted.deadline.0.saturating_sub(granted.server_now.0));
+    show_deadline(granted.state, granted.deadline, granted.server_now);
     Ok(())
+}
+
+/// Only an active hold runs out: a time that is left would mislead about all others.
+fn show_deadline(state: ReservationState, deadline: UnixMillis, server_now: UnixMillis) {
+    if state == ReservationState::Active {
+        println!("deadline_ms  {}", deadline.0);
+        println!("left_ms      {}", deadline.0.saturating_sub(server_now.0));
+    }
 }
 
 /// A reserve from several warehouses, as it was asked for.
@@ -271,8 +282,7 @@ impl Reserving {
         let sourced = sourced.map_err(|error| explain_in_doubt(error, id))?;
         println!("id           {id}");
         println!("state        {}{}", sourced.state.name(), again(sourced.replay));
-        println!("deadline_ms  {}", sourced.deadline.0);
-        println!("left_ms      {}", sourced.deadline.0.saturating_sub(sourced.server_now.0));
+        show_deadline(sourced.state, sourced.deadline, sourced.server_now);
         let units: u32 = sourced.parts.iter().map(|part| part.quantity).sum();
         println!(
             "units        {units}{}",

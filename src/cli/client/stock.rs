@@ -1,6 +1,6 @@
 //! What is written about stock.
 
-use clap::{Args, Subcommand, ValueEnum};
+use clap::{Args, Subcommand, ValueEnum, value_parser};
 use stockd_client::{
     Bucket, CellRef, Client, OpId, PolicyChange, Shipment, StockWrite, Transferred,
 };
@@ -39,12 +39,8 @@ pub(super) enum Request {
         cell: Cell,
         /// How many units are on hand.
         on_hand: i64,
-        /// How many there must be now.
-        #[arg(long, allow_negative_numbers = true, required_unless_present = "feed")]
-        expected: Option<i64>,
-        /// The number of this message of a feed; older ones are refused from then on.
-        #[arg(long, conflicts_with = "expected")]
-        feed: Option<u64>,
+        #[command(flatten)]
+        guard: Guard,
         #[command(flatten)]
         once: Once,
     },
@@ -157,11 +153,15 @@ pub(super) enum Request {
     Close {
         /// The shipment's id.
         shipment: OpId,
+        #[command(flatten)]
+        note: Noted,
     },
     /// Put what has not arrived of a shipment back where it came from.
     Recall {
         /// The shipment's id.
         shipment: OpId,
+        #[command(flatten)]
+        note: Noted,
     },
     /// Read a shipment.
     Shipment {
@@ -188,7 +188,20 @@ pub(super) struct Once {
     note: Noted,
 }
 
+/// What keeps a number that is late from overwriting a newer one.
 #[derive(Args)]
+#[group(required = true, multiple = false)]
+pub(super) struct Guard {
+    /// How many there must be now.
+    #[arg(long, value_name = "UNITS", allow_negative_numbers = true)]
+    expected: Option<i64>,
+    /// The number of this message of a feed; older ones are refused from then on.
+    #[arg(long, value_name = "SEQUENCE", value_parser = value_parser!(u64).range(1..))]
+    feed: Option<u64>,
+}
+
+#[derive(Args)]
+#[group(required = true, multiple = true)]
 pub(super) struct Rules {
     /// Nothing is reserved while it is true.
     #[arg(long, value_name = "BOOL")]
@@ -203,13 +216,15 @@ pub(super) struct Rules {
     #[arg(long, value_name = "BOOL")]
     no_hold: Option<bool>,
     /// How far below zero may be sold.
-    #[arg(long, value_name = "UNITS")]
+    #[arg(long, value_name = "UNITS", allow_negative_numbers = true,
+        value_parser = value_parser!(i64).range(0..))]
     oversell_limit: Option<i64>,
     /// Units that are never sold.
-    #[arg(long, value_name = "UNITS")]
+    #[arg(long, value_name = "UNITS", allow_negative_numbers = true,
+        value_parser = value_parser!(i64).range(0..))]
     buffer: Option<i64>,
     /// Order more when no more than this is left; `none` takes it away.
-    #[arg(long, value_name = "UNITS", value_parser = parse_point)]
+    #[arg(long, value_name = "UNITS", allow_negative_numbers = true, value_parser = parse_point)]
     reorder_point: Option<Point>,
 }
 
@@ -219,14 +234,15 @@ struct Point(Option<i64>);
 fn parse_point(text: &str) -> Result<Point, String> {
     match text {
         "none" => Ok(Point(None)),
-        units => units
-            .parse()
-            .map(|units| Point(Some(units)))
-            .map_err(|_| format!("{text:?} is neither a number of units nor `none`")),
+        // On the wire -1 is `none`: nobody shall take it away by a slip.
+        units => match units.parse() {
+            Ok(units @ 0..) => Ok(Point(Some(units))),
+            _ => Err(format!("{text:?} is neither a number of units from 0 nor `none`")),
+        },
     }
 }
 
-#[derive(Clone, Copy, ValueEnum)]
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(super) enum Where {
     Sellable,
     Damaged,
@@ -269,20 +285,27 @@ impl Request {
                 let ship = Shipment::ship(id, from, to, quantity);
                 let ship = if truth { ship.truth() } else { ship };
                 println!("shipment  {id}");
-                transfer(client, ship, Some((id, &once.note))).await
+                transfer(client, ship, Some(id), &once.note).await
             }
             Self::Land { shipment, good, damaged, once } => {
                 let id = once.id_for(client);
                 let land = Shipment::receive(id, shipment, good, damaged);
-                transfer(client, land, Some((id, &once.note))).await
+                transfer(client, land, Some(id), &once.note).await
             }
-            Self::Close { shipment } => transfer(client, Shipment::close(shipment), None).await,
-            Self::Recall { shipment } => transfer(client, Shipment::recall(shipment), None).await,
+            Self::Close { shipment, note } => {
+                transfer(client, Shipment::close(shipment), None, &note).await
+            }
+            Self::Recall { shipment, note } => {
+                transfer(client, Shipment::recall(shipment), None, &note).await
+            }
             Self::Shipment { shipment } => {
                 let read = client.read_transfer(shipment, super::consistency(false)).await;
                 let read = read.map_err(explain)?;
                 show(&read.ok_or("no shipment has this id, or none that is still remembered")?);
                 Ok(())
+            }
+            Self::Move { from, to, .. } if from == to => {
+                Err("the units are there already; name another bucket to move them to".to_owned())
             }
             write => write.write(client).await,
         }
@@ -305,12 +328,11 @@ impl Request {
         let id = once.id_for(client);
         let mut write = match self {
             Self::Adjust { cell, delta, .. } => StockWrite::adjust(id, cell.as_ref(), *delta),
-            Self::Set { cell, on_hand, feed: Some(sequence), .. } => {
-                StockWrite::feed(id, cell.as_ref(), *on_hand, *sequence)
-            }
-            Self::Set { cell, on_hand, expected, .. } => {
-                StockWrite::set(id, cell.as_ref(), *on_hand, expected.unwrap_or_default())
-            }
+            Self::Set { cell, on_hand, guard, .. } => match (guard.feed, guard.expected) {
+                (Some(sequence), _) => StockWrite::feed(id, cell.as_ref(), *on_hand, sequence),
+                (None, Some(expected)) => StockWrite::set(id, cell.as_ref(), *on_hand, expected),
+                (None, None) => unreachable!("the group of the two is required"),
+            },
             Self::Count { cell, .. } => StockWrite::begin_count(id, cell.as_ref()),
             Self::Counted { token, counted, .. } => StockWrite::commit_count(id, *token, *counted),
             Self::Move { cell, from, to, quantity, .. } => {
@@ -373,18 +395,19 @@ async fn receive(client: &Client, cell: &Cell, quantity: u32, id: Option<OpId>) 
     Ok(())
 }
 
-/// A step of a transfer, with what makes it be done once, if it has that.
+/// A step of a transfer. What ends one has no id of its own: the shipment's makes it be done once.
 async fn transfer(
     client: &Client,
     mut shipment: Shipment<'_>,
-    once: Option<(OpId, &Noted)>,
+    id: Option<OpId>,
+    note: &Noted,
 ) -> Done {
-    if let Some((reason, reference)) = once.and_then(|(_, note)| note.note()) {
+    if let Some((reason, reference)) = note.note() {
         shipment = shipment.note(reason, reference);
     }
     let transferred = client.transfer(&shipment).await;
-    let transferred = transferred.map_err(|error| match once {
-        Some((id, _)) => explain_in_doubt(error, id),
+    let transferred = transferred.map_err(|error| match id {
+        Some(id) => explain_in_doubt(error, id),
         None => explain(error),
     })?;
     show(&transferred);
