@@ -20,7 +20,7 @@
 //!   6   records     64 bytes each, see record.rs, free ones included
 //!   7   lines       24 bytes each
 //!   8   groups      24 bytes each
-//!   9   annexes     16 bytes each, see annex.rs
+//!   9   annexes     20 bytes each, see annex.rs
 //!  10   shares      32 bytes each
 //!  11   steps       24 bytes each
 //!  12   ticks       tick u64 · first group u32
