@@ -4,13 +4,13 @@ use std::time::Duration;
 
 use bytes::{BufMut, BytesMut};
 use stockd_protocol::{
-    CellHandle, CellRef, Header, Kind, Line, Op, OpError, OpFlags, OpId, Opcode, ReservationId,
-    Terms, UnixMillis, limits,
+    CellHandle, CellRef, Header, Kind, Line, Note, Op, OpError, OpFlags, OpId, Opcode,
+    ReservationId, Terms, UnixMillis, limits,
 };
 
 use crate::error::Invalid;
 use crate::sourcing::ReserveFrom;
-use crate::writes::{Amend, Change, Shipment, StockWrite, encode_checked};
+use crate::writes::{Amend, Change, Shipment, StockWrite, check_note, encode_checked, terms};
 
 /// How fresh a read must be.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -36,15 +36,17 @@ impl Consistency {
 pub struct Reserve<'a> {
     id: ReservationId,
     ttl_ms: u32,
-    not_after: Option<UnixMillis>,
-    flags: OpFlags,
+    terms: Terms<'a>,
     lines: Vec<Line<'a>>,
 }
 
 impl<'a> Reserve<'a> {
+    terms!();
+
     /// An empty cart; `id` is the idempotency key, see [`Client::new_id`](crate::Client::new_id).
     pub const fn new(id: ReservationId) -> Self {
-        Self { id, ttl_ms: 0, not_after: None, flags: OpFlags(0), lines: Vec::new() }
+        let terms = Terms { flags: OpFlags(0), not_after: None, note: None };
+        Self { id, ttl_ms: 0, terms, lines: Vec::new() }
     }
 
     /// Adds `quantity` (at least 1) of a cell by name. Names are bytes, compared as they are.
@@ -78,26 +80,10 @@ impl<'a> Reserve<'a> {
         self
     }
 
-    /// Once the cluster's clock has passed this, the request can never take effect any more.
-    #[must_use]
-    pub const fn not_after(mut self, not_after: UnixMillis) -> Self {
-        self.not_after = Some(not_after);
-        self
-    }
-
-    /// Says that this id was sent before, in an earlier call that ended in
-    /// [`Error::Unknown`](crate::Error::Unknown) or in an earlier life of this process.
-    #[must_use]
-    pub const fn retry(mut self) -> Self {
-        self.flags = self.flags.with(OpFlags::RETRY);
-        self
-    }
-
     /// Buys at once: the grant is confirmed and has no deadline.
     #[must_use]
-    pub const fn commit(mut self) -> Self {
-        self.flags = self.flags.with(OpFlags::COMMIT);
-        self
+    pub const fn commit(self) -> Self {
+        self.flag(OpFlags::COMMIT)
     }
 
     /// The reservation's id.
@@ -106,6 +92,7 @@ impl<'a> Reserve<'a> {
     }
 
     pub(crate) fn encode(&self, out: &mut BytesMut) -> Result<(), Invalid> {
+        check_note(&self.terms)?;
         if self.lines.is_empty() || self.lines.len() > usize::from(limits::LINES_MAX) {
             return Err(OpError::Count(self.lines.len().min(usize::from(u16::MAX)) as u16).into());
         }
@@ -113,7 +100,7 @@ impl<'a> Reserve<'a> {
         if self.lines.iter().any(|line| line.quantity == 0) {
             return Err(OpError::ZeroQuantity.into());
         }
-        Op::encode_reserve(out, self.flags, self.not_after, self.id, self.ttl_ms, &self.lines);
+        Op::encode_reserve_on(out, &self.terms, self.id, self.ttl_ms, &self.lines);
         Ok(())
     }
 }

@@ -184,8 +184,21 @@ impl Op<'_> {
         ttl_ms: u32,
         lines: &[Line<'_>],
     ) {
-        let flags = flags.with(names_of(lines));
-        let terms = Terms { flags, not_after, note: None };
+        Self::encode_reserve_on(out, &Terms { flags, not_after, note: None }, id, ttl_ms, lines);
+    }
+
+    /// As [`Op::encode_reserve`], with all that may stand around an operation.
+    ///
+    /// # Panics
+    /// As [`Op::encode_reserve`], and if the note's reference is too long.
+    pub fn encode_reserve_on(
+        out: &mut BytesMut,
+        terms: &Terms<'_>,
+        id: ReservationId,
+        ttl_ms: u32,
+        lines: &[Line<'_>],
+    ) {
+        let terms = Terms { flags: terms.flags.with(names_of(lines)), ..*terms };
         begin(out, Opcode::Reserve, lines.len() as u16, &terms, |out| {
             out.put_slice(&id.0);
             out.put_u32_le(ttl_ms);

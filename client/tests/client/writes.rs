@@ -8,7 +8,7 @@ use stockd_client::{
     Transfer, TransferState, UnixMillis,
 };
 use stockd_protocol::{
-    CellDetails, Frame, Kind, LineShares, Op, Opcode, Reader, Terms, take_op_and_terms,
+    CellDetails, Frame, Kind, LineShares, Op, OpFlags, Opcode, Reader, Terms, take_op_and_terms,
 };
 use tokio::join;
 
@@ -75,6 +75,21 @@ async fn a_stock_write_carries_its_terms_and_makes_the_cell_it_names() {
 }
 
 #[tokio::test]
+async fn a_reserve_carries_its_terms() {
+    let cart = Reserve::new(id(1)).cell(MUG, 2).note(7, b"ORD-9").not_after(UnixMillis(9)).commit();
+    let call = async |client: &Client| drop(client.reserve(&cart).await);
+    sent(call, |op, terms| {
+        assert_eq!(op.opcode(), Opcode::Reserve);
+        let note = terms.note.unwrap();
+        assert_eq!((note.reason, note.reference), (7, b"ORD-9".as_slice()));
+        assert_eq!(terms.not_after, Some(UnixMillis(9)));
+        assert!(terms.flags.contains(OpFlags::COMMIT));
+        assert!(!terms.flags.contains(OpFlags::RETRY));
+    })
+    .await;
+}
+
+#[tokio::test]
 async fn parts_are_sent_in_the_order_of_lines_whatever_order_they_were_named_in() {
     let change = Change::fulfil(id(2)).part(3, 1).part(0, 2).step(1).ship();
     let call = async |client: &Client| drop(client.change(&change).await);
@@ -99,6 +114,8 @@ async fn what_a_server_would_not_take_is_not_sent() {
     assert_eq!(invalid(StockWrite::feed(op_id(1), MUG, 1, 0)).await, op(OpError::Range));
     let noted = StockWrite::adjust(op_id(1), MUG, 1).note(0, &long);
     assert_eq!(invalid(noted).await, op(OpError::ReferenceLength(65)));
+    let cart = Reserve::new(id(1)).cell(MUG, 1).note(0, &long);
+    assert_eq!(client.reserve(&cart).await.unwrap_err(), op(OpError::ReferenceLength(65)));
     let nothing = StockWrite::policy(op_id(1), MUG, PolicyChange::default());
     assert_eq!(invalid(nothing).await, op(OpError::Range));
 
