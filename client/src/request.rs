@@ -10,7 +10,7 @@ use stockd_protocol::{
 
 use crate::error::Invalid;
 use crate::sourcing::ReserveFrom;
-use crate::writes::{Amend, Change, Shipment, StockWrite, check_note, encode_checked, terms};
+use crate::writes::{Amend, Change, Shipment, StockWrite, check_lines, encode_checked, terms};
 
 /// How fresh a read must be.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -92,14 +92,7 @@ impl<'a> Reserve<'a> {
     }
 
     pub(crate) fn encode(&self, out: &mut BytesMut) -> Result<(), Invalid> {
-        check_note(&self.terms)?;
-        if self.lines.is_empty() || self.lines.len() > usize::from(limits::LINES_MAX) {
-            return Err(OpError::Count(self.lines.len().min(usize::from(u16::MAX)) as u16).into());
-        }
-        check_cells(self.lines.iter().map(|line| line.cell))?;
-        if self.lines.iter().any(|line| line.quantity == 0) {
-            return Err(OpError::ZeroQuantity.into());
-        }
+        check_lines(&self.terms, &self.lines)?;
         Op::encode_reserve_on(out, &self.terms, self.id, self.ttl_ms, &self.lines);
         Ok(())
     }

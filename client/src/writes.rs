@@ -319,20 +319,26 @@ impl<'a> Amend<'a> {
     }
 
     pub(crate) fn encode(&self, out: &mut BytesMut) -> Result<(), Invalid> {
-        check_note(&self.terms)?;
-        let count = self.lines.len();
-        if count == 0 || count > usize::from(limits::LINES_MAX) {
-            return Err(OpError::Count(count.min(usize::from(u16::MAX)) as u16).into());
-        }
-        check_cells(self.lines.iter().map(|line| line.cell))?;
-        if self.lines.iter().any(|line| line.quantity == 0) {
-            return Err(OpError::ZeroQuantity.into());
-        }
+        check_lines(&self.terms, &self.lines)?;
         if self.step == 0 {
             return Err(OpError::Step.into());
         }
         Op::encode_amend(out, &self.terms, self.id, self.step, &self.lines);
         Ok(())
+    }
+}
+
+/// What RESERVE and AMEND have in common.
+pub(crate) fn check_lines(terms: &Terms<'_>, lines: &[Line<'_>]) -> Result<(), Invalid> {
+    check_note(terms)?;
+    let count = lines.len();
+    if count == 0 || count > usize::from(limits::LINES_MAX) {
+        return Err(OpError::Count(count.min(usize::from(u16::MAX)) as u16).into());
+    }
+    check_cells(lines.iter().map(|line| line.cell))?;
+    match lines.iter().any(|line| line.quantity == 0) {
+        true => Err(OpError::ZeroQuantity.into()),
+        false => Ok(()),
     }
 }
 

@@ -198,12 +198,7 @@ impl Op<'_> {
         ttl_ms: u32,
         lines: &[Line<'_>],
     ) {
-        let terms = Terms { flags: terms.flags.with(names_of(lines)), ..*terms };
-        begin(out, Opcode::Reserve, lines.len() as u16, &terms, |out| {
-            out.put_slice(&id.0);
-            out.put_u32_le(ttl_ms);
-            put_lines(out, lines);
-        });
+        encode_with_lines(out, Opcode::Reserve, terms, (id, ttl_ms), lines);
     }
 
     /// Appends RESERVE_FROM. All cells are named in the same way.
@@ -252,12 +247,7 @@ impl Op<'_> {
         lines: &[Line<'_>],
     ) {
         assert!(step > 0, "steps count from 1");
-        let terms = Terms { flags: terms.flags.with(names_of(lines)), ..*terms };
-        begin(out, Opcode::Amend, lines.len() as u16, &terms, |out| {
-            out.put_slice(&id.0);
-            out.put_u32_le(step);
-            put_lines(out, lines);
-        });
+        encode_with_lines(out, Opcode::Amend, terms, (id, step), lines);
     }
 
     /// Appends CONFIRM, RELEASE, CANCEL or FULFIL of some lines, or of some of their units.
@@ -368,6 +358,23 @@ fn put_refs(out: &mut BytesMut, opcode: Opcode, flags: OpFlags, cells: &[CellRef
             assert!(cell.names_flag() == names, "cells mix names and handles");
             cell.put(out);
         }
+    });
+}
+
+/// RESERVE and AMEND: an id, a number of the operation's own, lines.
+#[inline]
+fn encode_with_lines(
+    out: &mut BytesMut,
+    opcode: Opcode,
+    terms: &Terms<'_>,
+    (id, number): (ReservationId, u32),
+    lines: &[Line<'_>],
+) {
+    let terms = Terms { flags: terms.flags.with(names_of(lines)), ..*terms };
+    begin(out, opcode, lines.len() as u16, &terms, |out| {
+        out.put_slice(&id.0);
+        out.put_u32_le(number);
+        put_lines(out, lines);
     });
 }
 
