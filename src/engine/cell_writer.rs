@@ -85,9 +85,17 @@ impl CellWriter {
     /// are there.
     #[inline]
     pub fn room(&self, cell: u32) -> i64 {
+        self.get_with_room(cell).1
+    }
+
+    /// [`CellWriter::get`] and [`CellWriter::room`] at one go.
+    #[inline]
+    pub fn get_with_room(&self, cell: u32) -> (Cell, i64) {
         let slot = self.slot(cell);
-        let own = room_of(&slot.load());
-        self.total_of(slot).map_or(own, |total| own.min(room_of(&total.load())))
+        let value = self.table.load(cell, slot);
+        let own = room_of(&value);
+        let room = self.total_of(slot).map_or(own, |total| own.min(room_of(&total.load())));
+        (value, room)
     }
 
     /// As [`CellWriter::room`], as far as the sums over the SKU go.
@@ -105,8 +113,31 @@ impl CellWriter {
     ///
     /// # Panics
     /// A counter leaves its range.
-    #[inline]
+    #[inline(always)]
     pub fn update(&mut self, cell: u32, change: impl FnOnce(&mut Cell)) {
+        self.update_slot(cell, change);
+    }
+
+    /// Takes units for a reservation: as committed at once, or reserved until the tick `due`.
+    ///
+    /// # Panics
+    /// They were not there.
+    #[inline]
+    pub fn take(&mut self, cell: u32, quantity: u32, due: Option<Tick>) {
+        let (slot, after) = self.update_slot(cell, |cell| match due {
+            None => cell.committed += i64::from(quantity),
+            Some(due) => {
+                cell.reserved += i64::from(quantity);
+                cell.earliest_due = cell.earliest_due.min(due);
+            }
+        });
+        let after = if slot.is_detailed() { self.get(cell) } else { after };
+        assert!(after.grantable() >= 0, "a grant leaves no cell short");
+    }
+
+    /// [`CellWriter::update`]; the slot, and what is in it now.
+    #[inline(always)]
+    fn update_slot(&mut self, cell: u32, change: impl FnOnce(&mut Cell)) -> (&Slot, Cell) {
         self.before_change(cell);
         let slot = self.slot(cell);
         let before = slot.load();
@@ -118,6 +149,7 @@ impl CellWriter {
         if let Some(total) = self.total_of(slot) {
             total.seq.write(|| total.follow(&before, &value));
         }
+        (slot, value)
     }
 
     /// Would the change leave every counter, and every sum over the SKU, within its range?
@@ -209,7 +241,7 @@ impl CellWriter {
     /// A line of the cell falls due in `tick`.
     #[inline]
     pub fn lower_earliest_due(&mut self, cell: u32, tick: Tick) {
-        if tick < self.get(cell).earliest_due {
+        if tick < self.slot(cell).load().earliest_due {
             self.update(cell, |value| value.earliest_due = tick);
         }
     }

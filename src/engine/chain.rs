@@ -36,7 +36,7 @@ impl StockState {
     #[cold]
     pub(super) fn execute_linked(
         &mut self,
-        command: Command<'_>,
+        command: &Command<'_>,
         hash: u64,
         chain: &mut Option<Chain>,
         out: &mut Outcomes<'_>,

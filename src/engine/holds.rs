@@ -189,7 +189,9 @@ impl Holds {
         if first.line > 0 && !record.is_annexed() {
             self.set_first_line(handle, first.line);
         }
-        self.settle(handle);
+        if !active {
+            self.settle(handle);
+        }
         handle
     }
 

@@ -76,8 +76,8 @@ impl StockState {
             Confirmed => out.state(Code::REPLAY, state),
             Active if !asked.late => {
                 let in_grace = self.clock.is_late(self.holds.records.get(handle).deadline);
-                let (forget, from) = (HoldMillis(0), [Place::Reserved]);
-                self.holds.shift_whole(&mut self.cells, handle, &from, Place::Committed, forget);
+                let (from, to) = (Place::Reserved, Place::Committed);
+                self.holds.shift_alike(&mut self.cells, handle, from, to, HoldMillis(0));
                 out.state(if in_grace { Code::OK_LATE } else { Code::OK }, Confirmed);
             }
             _ => self.shift(Opcode::Confirm, handle, state, asked, out),
@@ -99,8 +99,8 @@ impl StockState {
             return self.shift(Opcode::Release, handle, state, asked, out);
         }
         let forget = HoldMillis(self.clock.hold().0 + self.config.retention_ms);
-        let from = [Place::Reserved];
-        self.holds.shift_whole(&mut self.cells, handle, &from, Place::Released, forget);
+        let (from, to) = (Place::Reserved, Place::Released);
+        self.holds.shift_alike(&mut self.cells, handle, from, to, forget);
         out.state(Code::OK, Released);
     }
 

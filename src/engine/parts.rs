@@ -65,7 +65,7 @@ impl StockState {
     }
 
     /// Does it, or says why not.
-    #[cold]
+    #[inline(never)]
     pub(super) fn shift(
         &mut self,
         opcode: Opcode,
@@ -82,9 +82,7 @@ impl StockState {
             let code = if done == print { Code::REPLAY } else { Code::CONFLICT };
             return out.state(code, state);
         }
-        let lines = self.holds.shares(handle);
-        let sums = LineSums::over(lines.iter().map(|(_, units)| *units));
-        let plan = plan(opcode, state, &sums, asked);
+        let plan = plan(opcode, state, &self.holds.sums(handle), asked);
         match plan {
             Plan::Answer(Code::REPLAY) => return out.state(Code::REPLAY, state),
             _ if asked.late => return out.state(Code::DEADLINE_PASSED, state),
@@ -92,6 +90,7 @@ impl StockState {
             Plan::Answer(code) => return out.state(code, state),
             Plan::Reacquire(_) | Plan::Shift(..) => {}
         }
+        let lines = self.holds.shares(handle);
         let from = match plan {
             Plan::Shift(from, _) => from,
             _ => &[Place::Expired],

@@ -172,13 +172,9 @@ impl StockState {
             fingerprint,
             ..Record::new(id, Standing::Reservation(state))
         };
+        let due = (!commit).then(|| record.deadline.tick());
         for line in lines {
-            self.cells.update(line.cell, |cell| {
-                *(if commit { &mut cell.committed } else { &mut cell.reserved }) +=
-                    i64::from(line.quantity);
-            });
-            let left = self.cells.get(line.cell).grantable();
-            assert!(left >= 0, "a grant leaves no cell short");
+            self.cells.take(line.cell, line.quantity, due);
         }
         self.holds.insert(&mut self.cells, record, hash, lines)
     }
@@ -243,12 +239,12 @@ impl StockState {
         let (mut open, mut in_range) = (true, true);
         for demand in &scratch.demands.sums {
             let more = demand.asked as i64 - demand.own as i64;
-            let cell = cells.get(demand.cell);
             if more <= 0 {
                 continue;
             }
+            let (cell, room) = cells.get_with_room(demand.cell);
             open &= cell.is_open(commit);
-            in_range &= cells.room(demand.cell) >= more;
+            in_range &= room >= more;
             let enough = cell.grantable() >= more
                 || holds.reclaim(cells, clock, config.retention_ms, demand.cell, more);
             if !enough {

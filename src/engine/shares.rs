@@ -158,6 +158,16 @@ impl Holds {
         }
     }
 
+    /// [`Holds::shares`], summed.
+    pub fn sums(&self, handle: u32) -> LineSums {
+        if let Some(annex) = self.shared_annex(handle) {
+            return LineSums::over(self.annexes.shares_of(annex).map(|(_, units)| units));
+        }
+        let state = self.state(handle);
+        let lines = self.lines_of(handle);
+        LineSums::over(lines.map(|line| LineShares::whole(state, line.quantity)))
+    }
+
     /// Moves all units that are in one of `from`. What is over then is forgotten at `forget` at the
     /// earliest.
     ///
@@ -179,11 +189,23 @@ impl Holds {
         }
         let place = Place::of(self.state(handle));
         assert!(from.contains(&place), "units move from where they are");
-        self.shift_lines(cells, handle, place, to);
+        self.shift_alike(cells, handle, place, to, forget);
+    }
+
+    /// [`Holds::shift_whole`] of a record that has no shares, and whose units are all in `from`.
+    #[inline]
+    pub fn shift_alike(
+        &mut self,
+        cells: &mut CellWriter,
+        handle: u32,
+        from: Place,
+        to: Place,
+        forget: HoldMillis,
+    ) {
+        self.shift_lines(cells, handle, from, to);
         self.restate(handle, to.state(), forget);
     }
 
-    /// All lines of a record that has no shares.
     #[inline]
     fn shift_lines(&self, cells: &mut CellWriter, handle: u32, from: Place, to: Place) {
         let record = self.records.get(handle);
@@ -209,7 +231,7 @@ impl Holds {
         for (line, (share, _)) in self.shared_lines(handle, annex) {
             self.shift_share(cells, line.cell, share, from, to, u32::MAX);
         }
-        self.restate_by_shares(handle, annex, forget);
+        self.restate(handle, state_of(&self.sums(handle)), forget);
     }
 
     /// Moves some units of some lines, out of the first of `from` as far as it goes, then the next.
@@ -231,7 +253,7 @@ impl Holds {
             let left = self.shift_share(cells, line.cell, share, from, to, part.quantity);
             assert!(left == 0, "a part is checked before it moves");
         }
-        self.restate_by_shares(handle, annex, forget);
+        self.restate(handle, state_of(&self.sums(handle)), forget);
     }
 
     /// Moves up to `quantity` units of one line; says how many were not there.
@@ -292,12 +314,6 @@ impl Holds {
 
     fn shared_lines(&self, handle: u32, annex: u32) -> Vec<(HeldLine, (u32, LineShares))> {
         self.lines_of(handle).zip(self.annexes.shares_of(annex)).collect()
-    }
-
-    fn restate_by_shares(&mut self, handle: u32, annex: u32, forget: HoldMillis) {
-        let units = self.annexes.shares_of(annex).map(|(_, units)| units);
-        let state = state_of(&LineSums::over(units));
-        self.restate(handle, state, forget);
     }
 
     /// Takes over a state.

@@ -127,6 +127,8 @@ impl<T: Entry> Slab<T> {
         *slot = entry;
         self.free_head = next;
         self.free_count -= 1;
+        // The next insert reads where the chain goes on.
+        self.prefetch(next);
         handle
     }
 

@@ -162,19 +162,19 @@ impl StockState {
         self.clock.now = before.max(batch.now);
         let mut outage_ms = (self.clock.now.0 - before.0) / 1_000;
         let mut left = batch.op_count as usize;
+        let mut commands = [(Command::Bad, 0); CHUNK_OPS];
         while left > 0 {
             let count = left.min(CHUNK_OPS);
             left -= count;
-            let mut commands = [(Command::Bad, 0); CHUNK_OPS];
             for command in &mut commands[..count] {
                 *command = self.take(&mut batch);
             }
             self.prefetch(&commands[..count]);
             for (command, hash) in &commands[..count] {
                 if command.is_linked() || chain.is_some() {
-                    self.execute_linked(*command, *hash, &mut chain, &mut outcomes);
+                    self.execute_linked(command, *hash, &mut chain, &mut outcomes);
                 } else {
-                    self.execute(*command, *hash, outage_ms, &mut outcomes);
+                    self.execute(command, *hash, outage_ms, &mut outcomes);
                 }
                 // Only a batch's first operation can start a leader: nothing may have been judged
                 // by the clock before the outage was given back.
@@ -260,16 +260,16 @@ impl StockState {
     #[inline]
     pub(super) fn execute(
         &mut self,
-        command: Command<'_>,
+        command: &Command<'_>,
         hash: u64,
         outage_ms: u64,
         out: &mut Outcomes<'_>,
     ) {
         let (op, flags, not_after) = match command {
-            Command::Client(op, flags, not_after) => (op, flags, not_after),
+            Command::Client(op, flags, not_after) => (op, *flags, not_after),
             Command::Bad => return out.plain(Code::BAD_OP, 0),
             Command::Expire(budget) => {
-                self.sweep(budget);
+                self.sweep(*budget);
                 return out.plain(Code::OK, 0);
             }
             Command::LeaderStart => {
@@ -279,7 +279,7 @@ impl StockState {
             Command::Tick => return out.plain(Code::OK, 0),
         };
         let late = not_after.is_some_and(|end| self.clock.now.0 > end.0.saturating_mul(1_000));
-        match op {
+        match *op {
             Op::Define { cell } => self.define(cell, late, out),
             Op::Receive { op_id, quantity, cell } => {
                 self.receive(op_id, hash, quantity, cell, flags, late, out);
@@ -323,7 +323,7 @@ impl StockState {
             | Op::Announce { .. }
             | Op::Arrive { .. }
             | Op::Return { .. }
-            | Op::SetPolicy { .. } => self.write_stock(&op, hash, flags, late, out),
+            | Op::SetPolicy { .. } => self.write_stock(op, hash, flags, late, out),
             Op::ReserveFrom { id, ttl_ms, wishes } => {
                 let commit = flags.contains(OpFlags::COMMIT);
                 self.reserve_from(&AskedFrom { id, hash, ttl_ms, wishes, commit, late }, out);
