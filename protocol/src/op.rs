@@ -495,35 +495,63 @@ impl Op<'_> {
 pub fn take_op<'a>(
     reader: &mut Reader<'a>,
 ) -> Result<(Op<'a>, OpFlags, Option<UnixMillis>), OpError> {
-    let (op, terms) = take_op_and_terms(reader)?;
-    Ok((op, terms.flags, terms.not_after))
+    let mut head = Head::take(reader)?;
+    head.take_note()?;
+    Ok((head.take_body()?, head.flags, head.not_after))
 }
 
 /// Takes one operation off the front of `reader`, with all that stands around it.
 ///
 /// # Errors
 /// The bytes are no operation of this version; `reader` is then of no further use.
-#[inline]
 pub fn take_op_and_terms<'a>(reader: &mut Reader<'a>) -> Result<(Op<'a>, Terms<'a>), OpError> {
-    let opcode = reader.u8()?;
-    let flags = OpFlags(reader.u8()?);
-    let count = reader.u16()?;
-    let len = reader.u32()?;
-    let mut body = Reader::new(reader.bytes(len as usize)?);
-    let opcode = Opcode::from_u8(opcode).ok_or(OpError::UnknownOpcode(opcode))?;
-    let not_after = match flags.contains(OpFlags::NOT_AFTER) {
-        true => Some(UnixMillis(body.u64()?)),
-        false => None,
-    };
-    let note = match flags.contains(OpFlags::NOTE) {
-        true => Some(Note::take(&mut body)?),
-        false => None,
-    };
-    let op = take_body(opcode, flags, count, &mut body)?;
-    if !body.is_empty() {
-        return Err(OpError::TrailingBytes);
+    let mut head = Head::take(reader)?;
+    let note = head.take_note()?;
+    let Head { flags, not_after, .. } = head;
+    Ok((head.take_body()?, Terms { flags, not_after, note }))
+}
+
+/// What every operation begins with, and the rest of it.
+struct Head<'a> {
+    opcode: Opcode,
+    flags: OpFlags,
+    count: u16,
+    not_after: Option<UnixMillis>,
+    rest: Reader<'a>,
+}
+
+impl<'a> Head<'a> {
+    #[inline]
+    fn take(reader: &mut Reader<'a>) -> Result<Self, OpError> {
+        let opcode = reader.u8()?;
+        let flags = OpFlags(reader.u8()?);
+        let count = reader.u16()?;
+        let len = reader.u32()?;
+        let mut rest = Reader::new(reader.bytes(len as usize)?);
+        let opcode = Opcode::from_u8(opcode).ok_or(OpError::UnknownOpcode(opcode))?;
+        let not_after = match flags.contains(OpFlags::NOT_AFTER) {
+            true => Some(UnixMillis(rest.u64()?)),
+            false => None,
+        };
+        Ok(Self { opcode, flags, count, not_after, rest })
     }
-    Ok((op, Terms { flags, not_after, note }))
+
+    #[inline]
+    fn take_note(&mut self) -> Result<Option<Note<'a>>, OpError> {
+        match self.flags.contains(OpFlags::NOTE) {
+            true => Note::take(&mut self.rest).map(Some),
+            false => Ok(None),
+        }
+    }
+
+    #[inline]
+    fn take_body(&mut self) -> Result<Op<'a>, OpError> {
+        let op = take_body(self.opcode, self.flags, self.count, &mut self.rest)?;
+        if !self.rest.is_empty() {
+            return Err(OpError::TrailingBytes);
+        }
+        Ok(op)
+    }
 }
 
 #[inline]

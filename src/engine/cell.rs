@@ -131,7 +131,7 @@ impl Details {
         own.iter().chain(&self.blocked).all(|number| limits.contains(number))
     }
 
-    fn closed(&self) -> Closed {
+    pub fn closed(&self) -> Closed {
         match self.policy {
             Policy { frozen: true, .. } => Closed::ToAll,
             Policy { no_hold: true, .. } => Closed::ToHolds,

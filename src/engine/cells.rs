@@ -23,7 +23,7 @@ use std::sync::atomic::{AtomicI64, AtomicU32, AtomicU64, Ordering};
 use crate::protocol::{CellCounters, CellDetails, CellRef, Reader, Truncated};
 use crate::world::UnixMicros;
 
-use super::cell::{Cell, Details, Sums};
+use super::cell::{Cell, Closed, Details, Sums};
 use super::chunked::Chunked;
 use super::details::DetailTable;
 use super::hash::{Digest, mix2};
@@ -175,7 +175,7 @@ impl CellTable {
     }
 
     /// The cell, all of one moment, or `None` for a handle never given out.
-    #[inline]
+    #[inline(always)]
     pub fn read(&self, cell: u32) -> Option<Cell> {
         if cell >= self.count() {
             return None;
@@ -198,18 +198,21 @@ impl CellTable {
     }
 
     /// Relaxed: the writer reads its own stores, a reader checks the slot's sequence around it.
-    #[inline]
+    #[inline(always)]
     pub fn load(&self, cell: u32, slot: &Slot) -> Cell {
         let mut value = slot.load();
         if slot.is_detailed() {
-            self.add_details(cell, slot, &mut value);
+            // Field by field: a cell that is handed over by address would always lie in memory.
+            (value.withheld, value.allowance, value.closed) = self.load_derived(cell, slot);
         }
         value
     }
 
+    /// What follows from the details.
     #[cold]
-    fn add_details(&self, cell: u32, slot: &Slot, value: &mut Cell) {
-        *value = value.with(&self.load_details(cell, slot));
+    fn load_derived(&self, cell: u32, slot: &Slot) -> (i64, i64, Closed) {
+        let details = self.load_details(cell, slot);
+        (details.withheld(), details.allowance(), details.closed())
     }
 
     /// As [`CellTable::load`].

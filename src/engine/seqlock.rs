@@ -22,7 +22,7 @@ impl Default for Sequence {
 
 impl Sequence {
     /// What `load` gives, all of one moment. `load` may run several times.
-    #[inline]
+    #[inline(always)]
     pub fn read<T>(&self, load: impl Fn() -> T) -> T {
         loop {
             // Acquire: the loads below come after it.
