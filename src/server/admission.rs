@@ -182,6 +182,9 @@ pub(super) struct Burst<'a> {
     guard: Option<IngressGuard<'a>>,
     ticket: Option<(Arc<Ticket>, Arc<dyn ReplyTo>)>,
     owed: Owed,
+    /// What of it are reads of this burst, which wait for its end to be answered: they are put on the
+    /// outbox's books in one go.
+    reads_owed: Owed,
     now: UnixMicros,
     scratch: BytesMut,
     frames: u64,
@@ -195,6 +198,7 @@ impl<'a> Burst<'a> {
             shared,
             outbox,
             owed: outbox.owed(),
+            reads_owed: Owed::default(),
             scratch: reads.take_scratch(),
             reads,
             guard: None,
@@ -246,9 +250,13 @@ impl<'a> Burst<'a> {
             return self.outbox.error(tag.request_id, &refusal);
         }
         // From here on the frame is owed a reply.
-        self.owed.frames += 1;
-        self.owed.request_bytes += ops.len() as u64;
-        self.outbox.owe(ops.len());
+        let request_bytes = ops.len() as u64;
+        self.owed.add(request_bytes);
+        if route == Route::Log {
+            self.outbox.owe(request_bytes);
+        } else {
+            self.reads_owed.add(request_bytes);
+        }
         let counter = match route {
             Route::Log | Route::SoldOut => &mut self.write_ops,
             Route::Fresh | Route::Local => &mut self.read_ops,
@@ -259,9 +267,6 @@ impl<'a> Burst<'a> {
             Route::SoldOut => self.reads.add(Want::SoldOut, tag, cells, ops),
             Route::Fresh => self.reads.add(Want::Fresh, tag, cells, ops),
             Route::Local => self.reads.add(Want::Local, tag, cells, ops),
-        }
-        if route != Route::Log {
-            self.outbox.hold_read_bytes(ops.len() as u64);
         }
     }
 
@@ -281,7 +286,8 @@ impl<'a> Burst<'a> {
         let request_bytes = ops.len() as u64;
         let write = matches!(route, Route::Log | Route::SoldOut);
         let unsent_bytes_max = limits.unsent_bytes_all_max * if write { 2 } else { 1 };
-        let read_bytes = metrics::read(&self.shared.metrics.read_bytes_waiting);
+        let read_bytes = metrics::read(&self.shared.metrics.read_bytes_waiting)
+            + self.reads_owed.request_bytes;
         let (retry_ms, message) = if self.shared.phase() != Phase::Running {
             (LEAVING_RETRY_MS, "this node is shutting down; connect to another one")
         } else if write && self.shared.is_draining() && self.leads() {
@@ -335,6 +341,9 @@ impl<'a> Burst<'a> {
 impl Drop for Burst<'_> {
     fn drop(&mut self) {
         self.reads.return_scratch(std::mem::take(&mut self.scratch));
+        if self.reads_owed.frames > 0 {
+            self.outbox.owe_reads(self.reads_owed);
+        }
         let metrics = &self.shared.metrics;
         metrics::add(&metrics.frames, self.frames);
         metrics::add(&metrics.write_ops, self.write_ops);

@@ -56,6 +56,14 @@ pub(super) struct Owed {
     pub request_bytes: u64,
 }
 
+impl Owed {
+    /// One more frame of so many bytes.
+    pub fn add(&mut self, request_bytes: u64) {
+        self.frames += 1;
+        self.request_bytes += request_bytes;
+    }
+}
+
 impl Outbox {
     pub fn new(metrics: Arc<Metrics>, peer: String) -> Self {
         Self {
@@ -114,9 +122,16 @@ impl Outbox {
     }
 
     /// A reply to one more frame is owed. To be called before the frame is handed on.
-    pub fn owe(&self, request_bytes: usize) {
+    pub fn owe(&self, request_bytes: u64) {
         metrics::add(&self.frames_owed, 1);
-        metrics::add(&self.request_bytes_owed, request_bytes as u64);
+        metrics::add(&self.request_bytes_owed, request_bytes);
+    }
+
+    /// Reads are owed their replies: their bytes wait here and count for the whole node.
+    pub fn owe_reads(&self, reads: Owed) {
+        metrics::add(&self.frames_owed, reads.frames);
+        metrics::add(&self.request_bytes_owed, reads.request_bytes);
+        metrics::add(&self.metrics.read_bytes_waiting, reads.request_bytes);
     }
 
     /// Somebody else holds request bytes.
@@ -127,11 +142,6 @@ impl Outbox {
     /// Request bytes that nobody holds any more.
     pub fn release_bytes(&self, request_bytes: u64) {
         self.request_bytes_owed.fetch_sub(request_bytes, Ordering::Relaxed);
-    }
-
-    /// A read is owed a reply: its bytes wait here and count for the whole node.
-    pub fn hold_read_bytes(&self, request_bytes: u64) {
-        metrics::add(&self.metrics.read_bytes_waiting, request_bytes);
     }
 
     /// Bytes of reads that are answered.
