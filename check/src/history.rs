@@ -13,8 +13,8 @@
 use bytes::{BufMut, BytesMut};
 use stockd_client as client;
 use stockd_protocol::{
-    CellHandle, CellRef, Code, Line, Op, OpError, OpFlags, OpId, Reader, ReservationId,
-    ReservationState, Terms, UnixMillis, take_op, take_op_and_terms,
+    CellHandle, CellRef, Code, Line, ListHead, ListedCell, Op, OpError, OpFlags, OpId, Reader,
+    ReservationId, ReservationState, Terms, UnixMillis, take_op, take_op_and_terms,
 };
 
 /// `completed` of an operation whose end nobody saw.
@@ -631,6 +631,22 @@ impl From<client::Read<client::SkuPage>> for Answer {
     }
 }
 
+impl From<client::Read<client::CellPage>> for Answer {
+    fn from(page: client::Read<client::CellPage>) -> Self {
+        read(&page, 0, |body, page| {
+            let mut bytes = BytesMut::new();
+            let head = ListHead { next: page.next, cells: page.cells.len() as u32 };
+            bytes.put_slice(&head.to_bytes());
+            for cell in &page.cells {
+                let client::NamedCell { handle, warehouse, sku, details } = cell;
+                let (handle, details) = (*handle, *details);
+                ListedCell { handle, warehouse, sku, details }.encode(&mut bytes);
+            }
+            body.put_slice(&bytes);
+        })
+    }
+}
+
 impl From<client::Outcome> for Answer {
     /// PING and CLUSTER_STATUS become answers without a body: there is nothing to check in them.
     fn from(outcome: client::Outcome) -> Self {
@@ -639,6 +655,7 @@ impl From<client::Outcome> for Answer {
             client::Outcome::Changed(changed) => changed.into(),
             client::Outcome::Details(details) => details.into(),
             client::Outcome::Lines(lines) => lines.into(),
+            client::Outcome::List(page) => page.into(),
             client::Outcome::Transferred(transferred) => transferred.into(),
             client::Outcome::Written(written) => written.into(),
             client::Outcome::Confirmed(confirmed) => confirmed.into(),

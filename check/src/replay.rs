@@ -236,6 +236,7 @@ impl Replay {
             Op::ReadReservation { id } => self.engine.read_reservation(id, &mut out),
             Op::ReadSku { after, sku } => self.engine.read_sku(sku, after, &mut out),
             Op::ReadDetails { cells } => self.engine.cells().read_details(&cells, &mut out),
+            Op::ListCells(listing) => self.engine.cells().list_cells(&listing, &mut out),
             Op::ReadLines { id } => self.engine.read_lines(id, &mut out),
             Op::ReadTransfer { transfer } => self.engine.read_transfer(transfer, &mut out),
             _ => return None,

@@ -31,6 +31,7 @@ use tokio::time::{Instant, sleep, timeout, timeout_at};
 use crate::error::{Error, Refusal, Why};
 use crate::ids::id_parts;
 use crate::link::{Fate, Link};
+use crate::listing::{CellPage, ListCells};
 use crate::options::Options;
 use crate::outcome::{
     BadReply, Cell, Confirmed, Defined, Extended, Granted, Outcome, Read, Received, Released,
@@ -295,6 +296,25 @@ impl Client {
         match self.one(Encoded::op(Opcode::ReadSku, encode)?).await? {
             Outcome::Sku(read) => Ok(read),
             _ => unreachable!("a read of a SKU is decoded as Sku"),
+        }
+    }
+
+    /// Lists cells by the beginning of their names: one page.
+    ///
+    /// # Errors
+    /// See [`Error`].
+    pub async fn list_cells(
+        &self,
+        list: &ListCells,
+        consistency: Consistency,
+    ) -> Result<Read<CellPage>, Error> {
+        let encode = |out: &mut _| {
+            Op::encode_list_cells(out, consistency.flags(), list.checked()?);
+            Ok(())
+        };
+        match self.one(Encoded::op(Opcode::ListCells, encode)?).await? {
+            Outcome::List(read) => Ok(read),
+            _ => unreachable!("a list of cells is decoded as List"),
         }
     }
 

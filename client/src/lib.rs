@@ -46,6 +46,7 @@ mod error;
 pub mod fuzzing;
 mod ids;
 mod link;
+mod listing;
 mod net;
 mod options;
 mod outcome;
@@ -58,6 +59,7 @@ mod writes;
 pub use client::Client;
 pub use error::{Error, Invalid, Refusal, Why};
 pub use ids::{IdSource, SystemIds};
+pub use listing::{CellPage, ListCells, NamedCell};
 pub use options::{Options, WhenFull};
 pub use outcome::{
     Cell, Changed, Confirmed, Defined, Details, Extended, Granted, Lines, Outcome, Read, Received,

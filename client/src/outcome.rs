@@ -9,6 +9,7 @@ use stockd_protocol::{
 };
 
 use crate::error::Refusal;
+use crate::listing::{CellPage, take_page};
 
 /// Units are held. With `replay`, look at `state`: a retry finds what has become of the grant.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -281,6 +282,8 @@ pub enum Outcome {
     Reservation(Read<Reservation>),
     /// Of a read of a SKU.
     Sku(Read<SkuPage>),
+    /// A page of a list of cells.
+    List(Read<CellPage>),
     /// Of a reserve from several cells.
     Sourced(Sourced),
     /// Of a cluster status: JSON.
@@ -401,6 +404,7 @@ fn decode_ok(
         Opcode::ReadReservation => {
             Outcome::Reservation(read(prefix, take_reservation(&mut body, state()?)?))
         }
+        Opcode::ListCells => Outcome::List(read(prefix, take_page(&mut body)?)),
         Opcode::ReadSku => Outcome::Sku(read(prefix, take_sku_page(&mut body)?)),
         Opcode::Ping => Outcome::Pong(read(prefix, ())),
         Opcode::ClusterStatus => {

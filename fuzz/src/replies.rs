@@ -70,6 +70,9 @@ pub fn replies() -> Vec<Vec<u8>> {
             stockd_protocol::Op::ReadDetails { cells } => {
                 state.cells().read_details(&cells, &mut outcome);
             }
+            stockd_protocol::Op::ListCells(listing) => {
+                state.cells().list_cells(&listing, &mut outcome);
+            }
             stockd_protocol::Op::ReadLines { id } => state.read_lines(id, &mut outcome),
             stockd_protocol::Op::ReadTransfer { transfer } => {
                 state.read_transfer(transfer, &mut outcome);

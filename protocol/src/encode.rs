@@ -5,6 +5,7 @@
 
 use bytes::{BufMut, BytesMut};
 
+use crate::listing::Listing;
 use crate::lists::{CellRef, Line, Part, put_name, put_parts};
 use crate::op::{Op, OpError, Terms};
 use crate::opcode::{OpFlags, Opcode};
@@ -50,6 +51,7 @@ impl Op<'_> {
             Self::ReadCells { cells } | Self::ReadDetails { cells } => {
                 (cells.len() as u16, names(cells.is_named()))
             }
+            Self::ListCells(listing) => (listing.count, OpFlags(0)),
             _ => (0, OpFlags(0)),
         }
     }
@@ -148,6 +150,7 @@ impl Op<'_> {
                 out.put_u32_le(after.map_or(u32::MAX, |cell| cell.0));
                 put_name(out, sku, limits::SKU_BYTES_MAX);
             }
+            Self::ListCells(listing) => listing.put(out),
             Self::Ping | Self::ClusterStatus => {}
         }
     }
@@ -335,6 +338,11 @@ impl Op<'_> {
         sku: &[u8],
     ) {
         Op::ReadSku { after, sku }.encode(out, &Terms { flags, ..Terms::default() });
+    }
+
+    /// Appends LIST_CELLS.
+    pub fn encode_list_cells(out: &mut BytesMut, flags: OpFlags, listing: Listing<'_>) {
+        Op::ListCells(listing).encode(out, &Terms { flags, ..Terms::default() });
     }
 
     /// Appends PING.

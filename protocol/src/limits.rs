@@ -23,6 +23,8 @@ pub const WISH_CELLS_MAX: u8 = 64;
 pub const WISHES_CELLS_MAX: u16 = 8192;
 /// Most cells in one read.
 pub const READ_CELLS_MAX: u16 = 8192;
+/// Most cells on a page of LIST_CELLS, of at most 218 bytes each.
+pub const LIST_CELLS_MAX: u16 = 1024;
 /// Longest warehouse name.
 pub const WAREHOUSE_BYTES_MAX: usize = 32;
 /// Longest SKU name.

@@ -39,6 +39,7 @@
 //! 0x23 READ_DETAILS      count × cell
 //! 0x24 READ_LINES        id 16
 //! 0x25 READ_TRANSFER     transfer 16
+//! 0x26 LIST_CELLS        from u32 · filter u8 · 0 u8 · 0 u16 · 2 × (prefix: u8 len + bytes)
 //! 0x30 PING              nothing
 //! 0x31 CLUSTER_STATUS    nothing
 //!
@@ -53,6 +54,7 @@
 //!
 //! Opcodes from 0xf0 up are the server's own log records and are refused on the wire.
 
+use crate::listing::Listing;
 use crate::lists::{CellRef, Lines, Parts, Refs, take_name, take_quantity};
 use crate::opcode::{OpFlags, Opcode};
 use crate::reader::{Reader, Truncated};
@@ -299,6 +301,8 @@ pub enum Op<'a> {
         /// The `op_id` of the TRANSFER_SHIP.
         transfer: OpId,
     },
+    /// List cells by the beginning of their names.
+    ListCells(Listing<'a>),
     /// Is anybody there?
     Ping,
     /// Nodes, roles and progress.
@@ -424,6 +428,7 @@ impl Op<'_> {
             Self::ReadDetails { .. } => Opcode::ReadDetails,
             Self::ReadLines { .. } => Opcode::ReadLines,
             Self::ReadTransfer { .. } => Opcode::ReadTransfer,
+            Self::ListCells(_) => Opcode::ListCells,
             Self::Ping => Opcode::Ping,
             Self::ClusterStatus => Opcode::ClusterStatus,
         }
@@ -481,6 +486,7 @@ impl Op<'_> {
             | Self::ReadDetails { .. }
             | Self::ReadLines { .. }
             | Self::ReadTransfer { .. }
+            | Self::ListCells(_)
             | Self::Ping
             | Self::ClusterStatus => return None,
         })
@@ -603,6 +609,7 @@ fn take_body<'a>(
             let after = Some(CellHandle(body.u32()?)).filter(|cell| cell.0 != u32::MAX);
             Op::ReadSku { after, sku: take_name(body, limits::SKU_BYTES_MAX)? }
         }
+        Opcode::ListCells => Op::ListCells(Listing::take(body, count)?),
         Opcode::Ping => Op::Ping,
         Opcode::ClusterStatus => Op::ClusterStatus,
         _ => take_stock_write(opcode, named, body)?,

@@ -64,6 +64,8 @@ pub enum Opcode {
     ReadLines = 0x24,
     /// Read a transfer.
     ReadTransfer = 0x25,
+    /// List cells by the beginning of their names.
+    ListCells = 0x26,
     /// Is anybody there?
     Ping = 0x30,
     /// Nodes, roles and progress.
@@ -106,6 +108,7 @@ impl Opcode {
         Self::ReadDetails,
         Self::ReadLines,
         Self::ReadTransfer,
+        Self::ListCells,
         Self::Ping,
         Self::ClusterStatus,
     ];
@@ -162,6 +165,7 @@ impl Opcode {
             Self::ReadDetails => "READ_DETAILS",
             Self::ReadLines => "READ_LINES",
             Self::ReadTransfer => "READ_TRANSFER",
+            Self::ListCells => "LIST_CELLS",
             Self::Ping => "PING",
             Self::ClusterStatus => "CLUSTER_STATUS",
         }

@@ -29,6 +29,8 @@
 //!                        lines × (handle u32 · reserved, committed, fulfilled, released, expired,
 //!                        cancelled u32 each)
 //! READ_TRANSFER ok       as TRANSFER_*
+//! LIST_CELLS ok          next u32 (ffffffff: this was the last page) · cells u32 ·
+//!                        cells × (handle u32 · 2 × (name: u8 len + bytes) · CellDetails 116)
 //! PING ok                nothing
 //! CLUSTER_STATUS ok      UTF-8 JSON, as the admin line `json status` prints it
 //! NO_STOCK, WOULD_SHORT, MIN_QTY  shorts × (line u16 · 0 u16 · handle u32 · asked for u64 · available i64);

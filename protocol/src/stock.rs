@@ -279,6 +279,19 @@ impl CellDetails {
     /// Bytes on the wire.
     pub const BYTES: usize = 32 + 32 + 16 + 8 + 24 + 4;
 
+    /// What there is or will be for orders to come: on_hand − committed − Σ blocked + incoming +
+    /// in_transit. What is only reserved may yet come back.
+    pub fn position(&self) -> i64 {
+        let blocked: i64 = self.blocked.iter().sum();
+        let there = self.counters.on_hand - self.counters.committed - blocked;
+        there + self.incoming + self.in_transit
+    }
+
+    /// It has a reorder point, and its position is not above that: time to order.
+    pub fn is_low(&self) -> bool {
+        self.policy.reorder_point.is_some_and(|point| self.position() <= point)
+    }
+
     /// Appends it: on_hand, reserved, committed, available, damaged, quality, safety, other, incoming,
     /// in_transit i64 · feed_sequence u64 · oversell_limit, buffer, reorder_point i64 (−1: none) ·
     /// bits u32 (1 frozen, 2 untracked, 4 preorder, 8 no_hold, 2³¹ short).

@@ -5,12 +5,12 @@
 
 use bytes::{BufMut, BytesMut};
 use stockd_protocol::{
-    Bucket, CellCounters, CellDetails, CellHandle, CellRef, Code, ErrorReply, FrameError, Guard,
-    Header, Hello, HelloReply, Kind, Line, LineMode, LineShares, Note, Op, OpError, OpFlags, OpId,
-    Opcode, OutcomeHeader, Part, Parts, PolicyChange, Reader, ReplyPrefix, ReservationId,
-    ReservationState, Rules, ShardId, ShortLine, SkuTotal, Sourcing, Terms, Transfer, UnixMillis,
-    Wish, begin_frame, begin_outcome, finish_frame, finish_outcome, limits, take_frame, take_op,
-    take_op_and_terms, take_outcome,
+    Bucket, CellCounters, CellDetails, CellHandle, CellRef, Code, ErrorReply, Filter, FrameError,
+    Guard, Header, Hello, HelloReply, Kind, Line, LineMode, LineShares, Listing, Note, Op, OpError,
+    OpFlags, OpId, Opcode, OutcomeHeader, Part, Parts, PolicyChange, Reader, ReplyPrefix,
+    ReservationId, ReservationState, Rules, ShardId, ShortLine, SkuTotal, Sourcing, Terms,
+    Transfer, UnixMillis, Wish, begin_frame, begin_outcome, finish_frame, finish_outcome, limits,
+    take_frame, take_op, take_op_and_terms, take_outcome,
 };
 
 /// SplitMix64 (Steele, Lea, Flood 2014): enough to vary bytes, and the same on every machine.
@@ -167,7 +167,14 @@ fn random_stock_write<'a>(dice: &mut Dice, cell: CellRef<'a>, other: CellRef<'a>
     let (op_id, transfer) = (OpId(dice.id()), OpId(dice.id()));
     let quantity = 1 + dice.next() as u32 / 2;
     let (units, bucket) = (dice.below(1 << 50) as i64, Bucket::ALL[1 + dice.below(4)]);
-    match dice.below(15) {
+    match dice.below(16) {
+        14 => Op::ListCells(Listing {
+            from: dice.next() as u32,
+            count: 1 + dice.below(1_024) as u16,
+            filter: [Filter::All, Filter::Low][dice.below(2)],
+            warehouse: &b"warehouse"[..dice.below(10)],
+            sku: &b"sku"[..dice.below(4)],
+        }),
         0 => Op::Adjust { op_id, delta: units - (1 << 51), cell },
         1 => Op::Set { op_id, on_hand: units, guard: Guard::Expected(-units), cell },
         2 => Op::Set { op_id, on_hand: units, guard: Guard::Feed(1 + dice.next() / 2), cell },

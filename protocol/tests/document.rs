@@ -7,10 +7,10 @@ use std::collections::BTreeSet;
 use bytes::{BufMut, BytesMut};
 use stockd_protocol::{
     Bucket, CellCounters, CellDetails, CellHandle, CellRef, Code, ErrorReply, Guard, Header, Hello,
-    HelloReply, Kind, LineFault, LineShares, Note, Op, OpFlags, Opcode, OutcomeHeader,
-    PolicyChange, Reader, ReplyPrefix, ReservationState, Rules, ShortLine, SkuTotal, TakenPart,
-    Transfer, TransferState, begin_frame, begin_outcome, finish_frame, finish_outcome, limits,
-    take_frame, take_op_and_terms, take_outcome,
+    HelloReply, Kind, LineFault, LineShares, ListHead, ListedCell, Listing, Note, Op, OpFlags,
+    Opcode, OutcomeHeader, PolicyChange, Reader, ReplyPrefix, ReservationState, Rules, ShortLine,
+    SkuTotal, TakenPart, Transfer, TransferState, begin_frame, begin_outcome, finish_frame,
+    finish_outcome, limits, take_frame, take_op_and_terms, take_outcome,
 };
 
 const DOCUMENT: &str = include_str!("../../protocol.md");
@@ -276,6 +276,10 @@ fn op(reader: &mut Reader<'_>, out: &mut BytesMut) -> (Opcode, String) {
             let after = after.map_or("none".to_owned(), |after| format!("#{}", after.0));
             format!(" {} after={after}", text(sku))
         }
+        Op::ListCells(Listing { from, count, filter, warehouse, sku }) => {
+            let names = format!("{}*/{}*", text(warehouse), text(sku));
+            format!(" {filter:?} {names} from={from} count={count}")
+        }
         Op::Ping | Op::ClusterStatus => String::new(),
     };
     (op.opcode(), said)
@@ -419,6 +423,19 @@ fn ok_body(opcode: Opcode, body: &mut Reader<'_>, out: &mut BytesMut) -> String 
             let details = CellDetails::take(body).unwrap();
             details.encode(out);
             format!("{handle} {details:?}")
+        }
+        Opcode::ListCells => {
+            let head = ListHead::take(body).unwrap();
+            out.put_slice(&head.to_bytes());
+            let cells = (0..head.cells).map(|_| {
+                let cell = ListedCell::take(body).unwrap();
+                cell.encode(out);
+                let names = format!("{}/{}", text(cell.warehouse), text(cell.sku));
+                let low = cell.details.is_low();
+                format!("#{} {names} position {} low={low}", cell.handle.0, cell.details.position())
+            });
+            let cells = cells.collect::<Vec<_>>().join(", ");
+            format!("next={:?} {cells}", head.next)
         }
         Opcode::ReadLines => {
             let said = format!("created={} deadline={}", u64(body, out), u64(body, out));

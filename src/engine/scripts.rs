@@ -28,7 +28,7 @@
 //! expire N           leader              tick
 //! [ command ; command ; … ]              operations that are linked
 //! cell w/s           reservation ID      sku s [after=]     stats
-//! lines ID           details w/s
+//! lines ID           details w/s         list [low] [w=PREFIX] [s=PREFIX] [from=N] [count=N]
 //! short w/s=N … [commit]   what a session says without the log
 //! any operation:     [not_after=ms]      relative to the start
 //!                    [define]            with a stock write
@@ -41,10 +41,10 @@ use std::path::{Path, PathBuf};
 use bytes::{BufMut, BytesMut};
 
 use crate::protocol::{
-    Bucket, CellCounters, CellDetails, CellHandle, CellRef, Code, Guard, Line, LineMode,
-    LineShares, Op, OpFlags, OpId, Opcode, Outcome, Part, Parts, PolicyChange, Reader,
-    ReservationId, ReservationState, Rules, ShortLine, SkuTotal, Sourcing, TakenPart, Terms,
-    Transfer, TransferState, UnixMillis, Wish, take_op, take_outcome,
+    Bucket, CellCounters, CellDetails, CellHandle, CellRef, Code, Filter, Guard, Line, LineMode,
+    LineShares, ListHead, ListedCell, Listing, Op, OpFlags, OpId, Opcode, Outcome, Part, Parts,
+    PolicyChange, Reader, ReservationId, ReservationState, Rules, ShortLine, SkuTotal, Sourcing,
+    TakenPart, Terms, Transfer, TransferState, UnixMillis, Wish, take_op, take_outcome,
 };
 use crate::world::UnixMicros;
 
@@ -198,6 +198,7 @@ impl Script {
                 return self.show("transfer", &out);
             }
             "details" => return self.details(&words),
+            "list" => return self.list(&words),
             "stats" => return self.stats(),
             "short" => return self.short(&words),
             command => {
@@ -421,6 +422,31 @@ impl Script {
         };
         self.state.cells().read_details(&cells, &mut out);
         self.show("details", &out)
+    }
+
+    fn list(&self, words: &Words<'_>) -> String {
+        let prefix = |key| words.options.get(key).copied().unwrap_or_default().as_bytes();
+        let listing = Listing {
+            from: words.number("from").unwrap_or(0) as u32,
+            count: words.number("count").unwrap_or(100) as u16,
+            filter: if words.plain.contains(&"low") { Filter::Low } else { Filter::All },
+            warehouse: prefix("w"),
+            sku: prefix("s"),
+        };
+        let mut out = BytesMut::new();
+        self.state.cells().list_cells(&listing, &mut out);
+        let outcome = take_outcome(&mut Reader::new(&out)).unwrap();
+        let mut body = Reader::new(outcome.body);
+        let head = ListHead::take(&mut body).unwrap();
+        let mut text = format!("next={:?}", head.next);
+        for _ in 0..head.cells {
+            let cell = ListedCell::take(&mut body).unwrap();
+            let names = [cell.warehouse, cell.sku].map(|name| String::from_utf8_lossy(name));
+            let (handle, position) = (cell.handle.0, cell.details.position());
+            text += &format!("\n  #{handle} {}/{} position={position}", names[0], names[1]);
+        }
+        assert!(body.is_empty(), "a list has as many cells as it says");
+        text
     }
 
     fn stats(&self) -> String {

@@ -334,6 +334,7 @@ impl StockState {
             | Op::ReadDetails { .. }
             | Op::ReadLines { .. }
             | Op::ReadTransfer { .. }
+            | Op::ListCells(_)
             | Op::Ping
             | Op::ClusterStatus => out.plain(Code::BAD_OP, 0),
         }

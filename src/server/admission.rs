@@ -35,6 +35,9 @@ use crate::world::UnixMicros;
 /// What a READ_SKU is taken to read until it is known: most have fewer warehouses.
 const CELLS_OF_A_SKU: u32 = 32;
 
+/// What a LIST_CELLS costs beside those it shows: it looks at many more, each at a quarter of the price.
+const CELLS_OF_A_LIST: u32 = 4_096;
+
 /// Where a frame goes.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Route {
@@ -49,8 +52,13 @@ pub(super) enum Route {
 pub(super) enum BadOps {
     Count(u32),
     Linked(u32),
+    /// A list of cells that is not alone.
+    List(u32),
     Mixed,
-    Op { position: u32, error: OpError },
+    Op {
+        position: u32,
+        error: OpError,
+    },
     Trailing,
 }
 
@@ -74,6 +82,9 @@ impl fmt::Display for BadOps {
                 "operation {position} is linked to nothing, or as more than {} in a row",
                 limits::LINKED_MAX
             ),
+            Self::List(position) => {
+                write!(f, "operation {position}: LIST_CELLS goes into a frame of its own")
+            }
             Self::Mixed => f.write_str("a batch has writes or reads, not both; send two"),
             Self::Op { position, error } => write!(f, "operation {position}: {error}"),
             Self::Trailing => f.write_str("bytes follow the last operation of the frame"),
@@ -93,11 +104,15 @@ pub(super) fn route(
     for position in 0..count {
         let (op, flags, not_after) =
             take_op(&mut reader).map_err(|error| BadOps::Op { position, error })?;
+        if matches!(op, Op::ListCells(_)) && count > 1 {
+            return Err(BadOps::List(position));
+        }
         cells_read += match &op {
             Op::ReadCells { cells } => cells.len() as u32,
             // Each is as long as two and a half cells.
             Op::ReadDetails { cells } => cells.len() as u32 * 5 / 2,
             Op::ReadSku { .. } => CELLS_OF_A_SKU,
+            Op::ListCells(listing) => u32::from(listing.count) * 4 + CELLS_OF_A_LIST,
             _ => 0,
         };
         let is_write = op.opcode().is_write();
@@ -286,8 +301,8 @@ impl<'a> Burst<'a> {
         let request_bytes = ops.len() as u64;
         let write = matches!(route, Route::Log | Route::SoldOut);
         let unsent_bytes_max = limits.unsent_bytes_all_max * if write { 2 } else { 1 };
-        let read_bytes = metrics::read(&self.shared.metrics.read_bytes_waiting)
-            + self.reads_owed.request_bytes;
+        let read_bytes =
+            metrics::read(&self.shared.metrics.read_bytes_waiting) + self.reads_owed.request_bytes;
         let (retry_ms, message) = if self.shared.phase() != Phase::Running {
             (LEAVING_RETRY_MS, "this node is shutting down; connect to another one")
         } else if write && self.shared.is_draining() && self.leads() {

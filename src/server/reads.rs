@@ -348,6 +348,7 @@ impl Answering<'_> {
             Op::ReadCells { cells } => replica.cells().read_cells(cells, out),
             Op::ReadReservation { id } => replica.with_state(|s| s.read_reservation(*id, out)),
             Op::ReadSku { after, sku } => replica.with_state(|s| s.read_sku(sku, *after, out)),
+            Op::ListCells(listing) => replica.cells().list_cells(listing, out),
             Op::ReadDetails { cells } => replica.cells().read_details(cells, out),
             Op::ReadLines { id } => replica.with_state(|s| s.read_lines(*id, out)),
             Op::ReadTransfer { transfer } => {

@@ -5,9 +5,9 @@ use stockd::engine::batch::{self, BatchBuilder};
 use stockd::engine::{EngineConfig, SnapshotLoader, StockState};
 use stockd::protocol::limits::COUNTER_MAX;
 use stockd::protocol::{
-    Bucket, CellHandle, Code, Guard, Line, LineMode, Note, Op, OpFlags, OpId, Opcode, Outcome,
-    Part, Parts, PolicyChange, Reader, ReservationId, Rules, Sourcing, Terms, UnixMillis, Wish,
-    take_op_and_terms, take_outcome,
+    Bucket, CellHandle, Code, Filter, Guard, Line, LineMode, ListHead, ListedCell, Listing, Note,
+    Op, OpFlags, OpId, Opcode, Outcome, Part, Parts, PolicyChange, Reader, ReservationId, Rules,
+    Sourcing, Terms, UnixMillis, Wish, take_op_and_terms, take_outcome,
 };
 use stockd::world::UnixMicros;
 use stockd_check::history::Sent;
@@ -578,6 +578,7 @@ impl Run {
             let found = cells.handle(&names.0, &names.1);
             assert_eq!(found, Some(CellHandle(cell)), "seed {seed}");
         }
+        self.compare_lists();
         let entries: Vec<_> =
             self.model.entries().iter().map(|(id, entry)| (*id, entry.clone())).collect();
         for (id, entry) in entries {
@@ -598,6 +599,51 @@ impl Run {
                 Entry::Op { .. } | Entry::Count { .. } => continue,
             };
             self.compare(&entry, &expected, &read_outcome(&out));
+        }
+    }
+
+    /// Every list, in pages of two cells, has the model's cells, each once.
+    fn compare_lists(&self) {
+        let seed = self.seed;
+        for (filter, warehouse, sku) in [
+            (Filter::All, "", ""),
+            (Filter::Low, "", ""),
+            (Filter::All, "w1", ""),
+            (Filter::Low, "w", "s1"),
+        ] {
+            let (mut have, mut next) = (Vec::new(), Some(0));
+            while let Some(from) = next {
+                let (warehouse, sku) = (warehouse.as_bytes(), sku.as_bytes());
+                let mut out = BytesMut::new();
+                let listing = Listing { from, count: 2, filter, warehouse, sku };
+                self.state.cells().list_cells(&listing, &mut out);
+                let mut body = Reader::new(read_outcome(&out).body);
+                let head = ListHead::take(&mut body).unwrap();
+                assert!(head.cells <= 2, "seed {seed}");
+                for _ in 0..head.cells {
+                    let cell = ListedCell::take(&mut body).unwrap();
+                    let names = (cell.warehouse.to_vec(), cell.sku.to_vec());
+                    have.push((cell.handle.0, names, cell.details));
+                }
+                next = head.next;
+            }
+            // Rows of details come in the order in which cells got them.
+            have.sort_by_key(|(cell, ..)| *cell);
+            let cells = (0..)
+                .zip(self.model.names())
+                .map(|(cell, names)| (cell, names.clone(), self.model.counters(cell).details()));
+            let want = cells.filter(|(_, names, details)| {
+                let named = names.0.starts_with(warehouse.as_bytes())
+                    && names.1.starts_with(sku.as_bytes());
+                let stock = details.counters.on_hand
+                    - details.counters.committed
+                    - details.blocked.iter().sum::<i64>()
+                    + details.incoming
+                    + details.in_transit;
+                let low = details.policy.reorder_point.is_some_and(|point| point >= stock);
+                named && (filter == Filter::All || low)
+            });
+            assert_eq!(have, want.collect::<Vec<_>>(), "seed {seed}: {filter:?}");
         }
     }
 
