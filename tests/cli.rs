@@ -400,6 +400,95 @@ fn a_load_can_say_what_is_there() {
     assert_eq!(without.code, 2, "{}", without.err);
 }
 
+#[test]
+fn an_export_goes_on_after_a_kill_and_loads_into_another_cluster() {
+    const CELLS: u64 = 60_000;
+    let mut node = Node::new();
+    node.start();
+    let path = |name: &str| node.data.join(name).to_str().unwrap().to_owned();
+    let (stock, killed, whole) = (path("stock.csv"), path("killed.csv"), path("whole.csv"));
+    let rows =
+        (0..CELLS).map(|row| format!("W{},\"a \"\"mug\"\", {row}\",{}\n", row % 3, 1 + row % 7));
+    let text = String::from("warehouse,sku,quantity\n") + &rows.collect::<String>();
+    std::fs::write(&stock, text).unwrap();
+    assert_eq!(stockd(&["load", &stock, "--node", &node.client]).code, 0);
+    // Killed when a part of it is vouched for.
+    let state = format!("{killed}.export");
+    let command = Command::new(env!("CARGO_BIN_EXE_stockd"));
+    let mut command = with(command, &["export", &killed, "--node", &node.client]);
+    let mut exporter = command.stderr(Stdio::null()).stdout(Stdio::null()).spawn().unwrap();
+    let is_begun = || {
+        let text = std::fs::read_to_string(&state).unwrap_or_default();
+        text.contains("rows") && !text.contains("\"rows\":0")
+    };
+    while !is_begun() {
+        assert!(exporter.try_wait().unwrap().is_none(), "it ended before it could be killed");
+        std::thread::yield_now();
+    }
+    exporter.kill().unwrap();
+    exporter.wait().unwrap();
+    assert!(!Path::new(&killed).exists(), "a file that has its name is whole");
+    // Under this name nothing else is exported meanwhile.
+    let other = stockd(&["export", &killed, "--node", &node.client, "--low"]);
+    assert!(other.code == 1 && other.err.contains("remove it"), "{}", other.err);
+    // What is behind that part may be anything.
+    let part = format!("{killed}.part");
+    let text = std::fs::read_to_string(&part).unwrap();
+    std::fs::write(&part, text + "W0,half a r").unwrap();
+    for file in [&killed, &whole] {
+        let said = stockd(&["export", file, "--node", &node.client]);
+        assert_eq!((said.code, field(&said, "cells")), (0, "60000"), "{}", said.err);
+    }
+    assert!(std::fs::read(&killed).unwrap() == std::fs::read(&whole).unwrap());
+    assert!(!Path::new(&state).exists() && !Path::new(&part).exists());
+    let again = stockd(&["export", &whole, "--node", &node.client]);
+    assert!(again.code == 1 && again.err.contains("another name"), "{}", again.err);
+    // Another cluster that loads it has the same stock.
+    let mut twin = Node::new();
+    twin.start();
+    let load = ["load", &whole, "--node", &twin.client, "--as", "set", "--feed", "1"];
+    let said = stockd(&load);
+    assert_eq!((said.code, field(&said, "loaded")), (0, "60000"), "{}", said.err);
+    let there = twin.data.join("there.csv");
+    let there = there.to_str().unwrap();
+    assert_eq!(stockd(&["export", there, "--node", &twin.client]).code, 0);
+    assert!(std::fs::read(there).unwrap() == std::fs::read(&whole).unwrap());
+}
+
+#[test]
+fn a_list_is_by_the_beginning_of_names_or_of_what_is_low() {
+    let mut node = Node::new();
+    node.start();
+    for (warehouse, sku) in [("BER", "mug"), ("BER", "mug-xl"), ("HAM", "mug"), ("HAM", "cup")] {
+        node.ask(&["receive", warehouse, sku, "9"]);
+    }
+    let skus = |arguments: &[&str]| {
+        let said = node.ask(&[&["list"], arguments].concat());
+        assert_eq!(said.code, 0, "{}", said.err);
+        let rows = said.out.lines().skip(1).map(|row| row.split_whitespace().take(2));
+        rows.map(|names| names.collect::<Vec<_>>().join("/")).collect::<Vec<_>>()
+    };
+    assert_eq!(skus(&["mug"]), ["BER/mug", "BER/mug-xl", "HAM/mug"]);
+    assert_eq!(skus(&["mug", "--warehouse", "H"]), ["HAM/mug"]);
+    assert_eq!(skus(&["--low"]), [""; 0]);
+    node.ask(&["policy", "HAM", "cup", "--reorder-point", "7"]);
+    assert_eq!(skus(&["--low"]), [""; 0]);
+    let note = ["--reason", "7", "--ref", "order 5"];
+    // What is only held may come back; what is sold does not.
+    let held = node.ask(&[&["reserve", "HAM", "cup", "2"], &note[..]].concat());
+    assert_eq!(held.code, 0, "{}", held.err);
+    assert_eq!(skus(&["--low"]), [""; 0]);
+    assert_eq!(node.ask(&["confirm", field(&held, "id")]).code, 0);
+    assert_eq!(skus(&["--low"]), ["HAM/cup"]);
+    let file = node.data.join("low.ndjson");
+    let said = stockd(&["export", file.to_str().unwrap(), "--node", &node.client, "--low"]);
+    assert_eq!(said.code, 0, "{}", said.err);
+    let text = std::fs::read_to_string(&file).unwrap();
+    let row: serde_json::Value = serde_json::from_str(text.trim()).unwrap();
+    let numbers = ["quantity", "available", "reorder_point"].map(|name| row[name].as_i64());
+    assert_eq!(numbers, [Some(9), Some(7), Some(7)], "{row}");
+}
+
 /// Turns over a bit in the middle of the first segment's records; gives the file's name.
 fn damage(data: &Path) -> String {
     let name = "segment-0000000001.log";

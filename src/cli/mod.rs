@@ -14,6 +14,7 @@
 
 mod admin;
 mod client;
+mod export;
 mod load;
 mod log;
 mod progress;
@@ -59,6 +60,8 @@ enum Command {
     Client(client::Client),
     /// Put the stock of a CSV or NDJSON file into a cluster.
     Load(load::Load),
+    /// Write the cells of a cluster to a CSV or NDJSON file.
+    Export(export::Export),
     /// Look at the log of a data directory, also while a node runs on it.
     #[command(subcommand)]
     Log(log::Log),
@@ -75,6 +78,7 @@ pub fn main() -> ExitCode {
         Command::Admin(admin) => admin.run(),
         Command::Client(client) => client.run(),
         Command::Load(load) => load.run(),
+        Command::Export(export) => export.run(),
         Command::Log(log) => log.run(),
     };
     match done {

@@ -123,6 +123,8 @@ pub(super) struct How {
     /// Try an earlier reserve again, under its id.
     #[arg(long)]
     id: Option<ReservationId>,
+    #[command(flatten)]
+    note: Noted,
 }
 
 /// A reservation or some of its units.
@@ -228,6 +230,9 @@ async fn reserve(client: &Client, warehouse: &str, sku: &str, quantity: u32, how
     if how.commit {
         cart = cart.commit();
     }
+    if let Some((reason, reference)) = how.note.note() {
+        cart = cart.note(reason, reference);
+    }
     let id = cart.id();
     let granted = client.reserve(&cart).await.map_err(|error| explain_in_doubt(error, id))?;
     println!("id           {id}");
@@ -276,6 +281,9 @@ impl Reserving {
         }
         if how.commit {
             cart = cart.commit();
+        }
+        if let Some((reason, reference)) = how.note.note() {
+            cart = cart.note(reason, reference);
         }
         let id = cart.id();
         let sourced = client.reserve_from(&cart).await;

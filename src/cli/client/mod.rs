@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use clap::{Args, Subcommand};
 use stockd_client::{
-    CellRef, Client as Connection, Code, Consistency, Error, Options, UnixMillis, Why,
+    CellCounters, CellRef, Client as Connection, Code, Consistency, Error, ListCells, NamedCell,
+    Options, UnixMillis, Why,
 };
 
 use super::Done;
@@ -63,6 +64,18 @@ enum Request {
         /// The SKU's name.
         sku: String,
     },
+    /// List cells by the beginning of their names, or those to order for.
+    List {
+        /// What the SKU's name begins with.
+        #[arg(default_value = "")]
+        sku: String,
+        /// What the warehouse's name begins with.
+        #[arg(long, value_name = "PREFIX", default_value = "")]
+        warehouse: String,
+        /// Only cells at or below their reorder point.
+        #[arg(long)]
+        low: bool,
+    },
     /// Ask whether somebody is there.
     Ping,
 }
@@ -99,11 +112,7 @@ impl Client {
                 stay: matches!(self.request, Request::Read { stale: true, .. }),
                 ..Options::new(&self.nodes)
             };
-            let nodes = self.nodes.join(", ");
-            let connection = Connection::connect(options).await.map_err(|error| {
-                format!("{error} ({nodes}); is `stockd serve` running, and is --node right?")
-            })?;
-            self.request.send(&connection).await
+            self.request.send(&connect(options).await?).await
         })
     }
 }
@@ -116,6 +125,10 @@ impl Request {
             Self::Read { warehouse, sku, stale } => read(client, &warehouse, &sku, stale).await,
             Self::Details { warehouse, sku } => details(client, &warehouse, &sku).await,
             Self::Sku { sku } => read_sku(client, &sku).await,
+            Self::List { sku, warehouse, low } => {
+                let list = ListCells::new().warehouse_prefix(warehouse).sku_prefix(sku);
+                print_list(client, if low { list.low() } else { list }).await
+            }
             Self::Ping => {
                 let UnixMillis(now) = client.ping().await.map_err(explain)?;
                 println!("server_now_ms  {now}");
@@ -123,6 +136,14 @@ impl Request {
             }
         }
     }
+}
+
+/// Connects to one of the nodes of `options`.
+pub(super) async fn connect(options: Options) -> Result<Connection, String> {
+    let nodes = options.addresses.join(", ");
+    Connection::connect(options).await.map_err(|error| {
+        format!("{error} ({nodes}); is `stockd serve` running, and is --node right?")
+    })
 }
 
 const fn again(replay: bool) -> &'static str {
@@ -226,7 +247,30 @@ async fn read_sku(client: &Connection, sku: &str) -> Done {
     }
 }
 
-fn row(name: &str, counters: &stockd_client::CellCounters) {
+async fn print_list(client: &Connection, list: ListCells) -> Done {
+    let mut next = Some(0);
+    println!(
+        "{:32}  {:32}  {:>12}  {:>12}  {:>12}  {:>13}",
+        "warehouse", "sku", "on_hand", "available", "position", "reorder_point"
+    );
+    while let Some(from) = next {
+        let list = list.clone().from(from);
+        let read = client.list_cells(&list, Consistency::Linearizable).await.map_err(explain)?;
+        for NamedCell { warehouse, sku, details, .. } in &read.value.cells {
+            let [warehouse, sku] = [warehouse, sku].map(|name| crate::server::escape(name));
+            let CellCounters { on_hand, available, .. } = details.counters;
+            let (position, point) = (details.position(), details.policy.reorder_point);
+            let point = point.map_or("-".to_owned(), |point| point.to_string());
+            println!(
+                "{warehouse:32}  {sku:32}  {on_hand:>12}  {available:>12}  {position:>12}  {point:>13}"
+            );
+        }
+        next = read.value.next;
+    }
+    Ok(())
+}
+
+fn row(name: &str, counters: &CellCounters) {
     println!(
         "{name:32}  {:>12}  {:>12}  {:>12}  {:>12}",
         counters.on_hand, counters.reserved, counters.committed, counters.available

@@ -22,11 +22,12 @@ use stockd_client::{Batch, CellRef, Client, Code, Error, OpId, Options, Outcome,
 use tokio::task::JoinSet;
 
 use super::Done;
-use super::client::CLIENT_ADDRESS;
+use super::client::{CLIENT_ADDRESS, connect};
 use super::progress::Progress;
 use crate::world::{Clock, RealClock};
 use journal::{Journal, What};
-use rows::{Format, Line, Row, Rows};
+pub(super) use rows::Format;
+use rows::{Line, Row, Rows};
 
 /// Rows of a chunk: small enough that sales are not held up behind it.
 const CHUNK_ROWS: usize = 150;
@@ -101,7 +102,7 @@ impl Load {
     }
 
     async fn load(self) -> Done {
-        let format = self.format()?;
+        let format = Format::of(&self.file, self.format)?;
         let how = match self.feed {
             Some(feed) if self.how == How::Set => format!("set:{feed}"),
             _ => "receive".to_owned(),
@@ -111,11 +112,7 @@ impl Load {
         let what = self.fingerprint(how, &mut progress)?;
         let options =
             Options { client_name: "stockd-load".to_owned(), ..Options::new(&self.nodes) };
-        let nodes = self.nodes.join(", ");
-        let client = Client::connect(options).await.map_err(|error| {
-            format!("{error} ({nodes}); is `stockd serve` running, and is --node right?")
-        })?;
-        let client = Arc::new(client);
+        let client = Arc::new(connect(options).await?);
         let seed = client.new_op_id().0;
         let seed = [seed[11], seed[12], seed[13], seed[14], seed[15]];
         let mut journal = Journal::open(journal::path_of(&self.file), &what, seed)?;
@@ -128,17 +125,6 @@ impl Load {
         let tally = tally?;
         journal.end()?;
         tally.report()
-    }
-
-    fn format(&self) -> Result<Format, String> {
-        let by_name = self.file.extension().and_then(|end| match end.to_str()? {
-            "csv" => Some(Format::Csv),
-            "ndjson" | "jsonl" => Some(Format::Ndjson),
-            _ => None,
-        });
-        self.format.or(by_name).ok_or_else(|| {
-            format!("{}: is it csv or ndjson? Say so with --format", self.file.display())
-        })
     }
 
     fn open(&self) -> Result<File, String> {

@@ -1,6 +1,7 @@
 //! Reading rows of stock out of a file: one line, one row.
 
 use std::io::{BufRead, Read};
+use std::path::Path;
 
 use clap::ValueEnum;
 use csv_core::{ReadRecordResult, Reader};
@@ -12,11 +13,25 @@ const LINE_BYTES_MAX: u64 = 16 << 10;
 
 /// How a file is written.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
-pub(super) enum Format {
+pub(in crate::cli) enum Format {
     /// Values with commas between, and a first line that names the columns.
     Csv,
     /// One JSON object a line.
     Ndjson,
+}
+
+impl Format {
+    /// As asked for, or else by the file's name.
+    pub(in crate::cli) fn of(file: &Path, asked: Option<Self>) -> Result<Self, String> {
+        let by_name = file.extension().and_then(|end| match end.to_str()? {
+            "csv" => Some(Self::Csv),
+            "ndjson" | "jsonl" => Some(Self::Ndjson),
+            _ => None,
+        });
+        asked
+            .or(by_name)
+            .ok_or_else(|| format!("{}: is it csv or ndjson? Say so with --format", file.display()))
+    }
 }
 
 /// One row that can be sent.
