@@ -489,6 +489,38 @@ fn a_list_is_by_the_beginning_of_names_or_of_what_is_low() {
     assert_eq!(numbers, [Some(9), Some(7), Some(7)], "{row}");
 }
 
+#[test]
+fn an_owner_gets_no_more_than_its_share() {
+    let mut node = Node::new();
+    node.start();
+    node.ask(&["receive", "BER", "ticket", "100"]);
+    let limits = ["limit-owners", "--holds", "2", "--units", "9", "--cool-down", "5m"];
+    assert_eq!(node.ask(&limits).code, 0);
+    let reserve = |owner: &str, units: &str| {
+        node.ask(&["reserve-from", "ticket", units, "BER", "--owner", owner])
+    };
+    assert_eq!(reserve("ann", "4").code, 0);
+    let too_many = reserve("ann", "6");
+    assert!(too_many.code == 1 && too_many.err.contains("take 5 units"), "{}", too_many.err);
+    assert_eq!(reserve("ann", "5").code, 0);
+    let third = reserve("ann", "1");
+    assert!(third.code == 1 && third.err.contains("OWNER_LIMIT"), "{}", third.err);
+    assert_eq!(reserve("bob", "1").code, 0, "another one is not concerned");
+    let ann = node.ask(&["owner", "ann"]);
+    assert_eq!((field(&ann, "holds"), field(&ann, "units")), ("2 of 2", "9 of 9"));
+    // Of this cell, and then of it only to somebody.
+    assert_eq!(node.ask(&["policy", "BER", "ticket", "--owner-max", "3"]).code, 0);
+    assert_eq!(field(&node.ask(&["details", "BER", "ticket"]), "owner_max"), "3");
+    let more = reserve("cyd", "4");
+    assert!(more.code == 1 && more.err.contains("one owner"), "{}", more.err);
+    assert_eq!(reserve("cyd", "3").code, 0);
+    let nobody = node.ask(&["reserve", "BER", "ticket", "1"]);
+    assert!(nobody.code == 1 && nobody.err.contains("name one"), "{}", nobody.err);
+    // As the node has it.
+    let said = stockd(&["admin", "--admin", &node.admin, "owner", "bob"]);
+    assert_eq!((field(&said, "holds"), field(&said, "holds_max")), ("1", "2"), "{}", said.err);
+}
+
 /// Turns over a bit in the middle of the first segment's records; gives the file's name.
 fn damage(data: &Path) -> String {
     let name = "segment-0000000001.log";

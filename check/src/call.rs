@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use stockd_client::{
-    Amend, Batch, Change, Client, Invalid, Reserve, ReserveFrom, Shipment, StockWrite,
+    Amend, Batch, Change, Client, Invalid, LimitOwners, Reserve, ReserveFrom, Shipment, StockWrite,
 };
 use stockd_protocol::{
     CellRef, Guard, LineMode, Op, OpFlags, OpId, Opcode, Parts, ReservationId, Rules, Terms,
@@ -17,6 +17,7 @@ enum Built<'a> {
     Amend(Amend<'a>),
     Change(Change<'a>),
     Extend(ReservationId, Duration),
+    Limits(LimitOwners<'a>),
     Pin(ReservationId, Duration),
     ReserveFrom(ReserveFrom<'a>),
     Receive(OpId, CellRef<'a>, u32),
@@ -39,6 +40,7 @@ pub async fn call(
         Built::Amend(amend) => client.amend(&amend).await.into(),
         Built::Change(change) => client.change(&change).await.into(),
         Built::Extend(id, ttl) => client.extend(id, ttl).await.into(),
+        Built::Limits(limits) => client.limit_owners(&limits).await.into(),
         Built::ReserveFrom(cart) => client.reserve_from(&cart).await.into(),
         Built::Pin(id, ttl) => client.pin(id, ttl).await.into(),
         Built::Receive(op_id, cell, quantity) => client.receive(op_id, cell, quantity).await.into(),
@@ -60,6 +62,7 @@ pub fn add(batch: &mut Batch, sent: &Sent) -> Result<(), Invalid> {
         Built::Amend(amend) => batch.amend(&amend),
         Built::Change(change) => batch.change(&change),
         Built::Extend(id, ttl) => batch.extend(id, ttl),
+        Built::Limits(limits) => batch.limit_owners(&limits),
         Built::ReserveFrom(cart) => batch.reserve_from(&cart),
         Built::Pin(id, ttl) => batch.pin(id, ttl),
         Built::Receive(op_id, cell, quantity) => batch.receive(op_id, cell, quantity),
@@ -100,7 +103,7 @@ fn build(sent: &Sent, not_after: Option<UnixMillis>, retry: bool) -> Built<'_> {
             Built::Reserve(if retry { cart.retry() } else { cart })
         }
         Op::ReserveFrom { id, ttl_ms, wishes } => {
-            let Rules { mode, sourcing, splits_max } = wishes.rules();
+            let Rules { mode, sourcing, splits_max, owner } = wishes.rules();
             let mut cart = ReserveFrom::new(id).ttl(millis(ttl_ms));
             for wish in wishes.iter() {
                 cart = match mode {
@@ -109,12 +112,15 @@ fn build(sent: &Sent, not_after: Option<UnixMillis>, retry: bool) -> Built<'_> {
                 };
             }
             let cart = if mode == LineMode::Lines { cart.some_lines() } else { cart };
-            let cart = cart.sourcing(sourcing).splits_max(splits_max);
+            let cart = cart.sourcing(sourcing).splits_max(splits_max).owner(owner);
             let commit = terms.flags.contains(OpFlags::COMMIT);
             let cart = if commit { cart.commit() } else { cart };
             Built::ReserveFrom(with_terms!(cart, terms, retry))
         }
         Op::Extend { id, ttl_ms } => Built::Extend(id, millis(ttl_ms)),
+        Op::SetOwnerLimits { op_id, limits } => {
+            Built::Limits(with_terms!(LimitOwners::new(op_id, limits), terms, retry))
+        }
         Op::Pin { id, ttl_ms } => Built::Pin(id, millis(ttl_ms)),
         Op::Receive { op_id, quantity, cell } => Built::Receive(op_id, cell, quantity),
         Op::Amend { id, step, lines } => {

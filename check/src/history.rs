@@ -364,7 +364,12 @@ impl Request {
                 Op::Reserve { id, .. } | Op::ReserveFrom { id, .. } => Some(id.0),
                 Op::TransferClose { .. } | Op::TransferCancel { .. } => None,
                 op if op.written_cell().is_some()
-                    || matches!(op, Op::CountCommit { .. } | Op::TransferReceive { .. }) =>
+                    || matches!(
+                        op,
+                        Op::CountCommit { .. }
+                            | Op::TransferReceive { .. }
+                            | Op::SetOwnerLimits { .. }
+                    ) =>
                 {
                     op.key()
                 }
@@ -647,6 +652,23 @@ impl From<client::Read<client::CellPage>> for Answer {
     }
 }
 
+impl From<client::Limited> for Answer {
+    fn from(limited: client::Limited) -> Self {
+        let code = if limited.replay { Code::REPLAY } else { Code::OK };
+        write(code, 0, limited.index, |_| ())
+    }
+}
+
+impl From<client::Read<client::OwnerUsage>> for Answer {
+    fn from(owner: client::Read<client::OwnerUsage>) -> Self {
+        read(&owner, 0, |body, owner| {
+            let mut bytes = BytesMut::new();
+            owner.encode(&mut bytes);
+            body.put_slice(&bytes);
+        })
+    }
+}
+
 impl From<client::Outcome> for Answer {
     /// PING and CLUSTER_STATUS become answers without a body: there is nothing to check in them.
     fn from(outcome: client::Outcome) -> Self {
@@ -656,6 +678,8 @@ impl From<client::Outcome> for Answer {
             client::Outcome::Details(details) => details.into(),
             client::Outcome::Lines(lines) => lines.into(),
             client::Outcome::List(page) => page.into(),
+            client::Outcome::Limited(limited) => limited.into(),
+            client::Outcome::Owner(owner) => owner.into(),
             client::Outcome::Transferred(transferred) => transferred.into(),
             client::Outcome::Written(written) => written.into(),
             client::Outcome::Confirmed(confirmed) => confirmed.into(),
@@ -677,9 +701,10 @@ impl From<&client::Refusal> for Answer {
     fn from(refusal: &client::Refusal) -> Self {
         let state = refusal.state.map(|state| state as u16);
         let transfer = refusal.transfer.map(|state| state as u16);
-        let names_first = refusal.code != Code::QTY_EXCEEDS;
+        let bound = refusal.owner.map(|bound| bound as u16);
+        let names_first = bound.is_none() && refusal.code != Code::QTY_EXCEEDS;
         let first = refusal.lines.first().copied().filter(|_| names_first);
-        let detail = state.or(transfer).or(first).unwrap_or(0);
+        let detail = state.or(transfer).or(bound).or(first).unwrap_or(0);
         let answer = write(refusal.code, detail, refusal.index, |body| {
             refusal.value.iter().for_each(|value| body.put_i64_le(*value));
             refusal.lines.iter().for_each(|line| body.put_u16_le(*line));

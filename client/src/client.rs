@@ -657,6 +657,7 @@ const fn bare_refusal(code: Code) -> Refusal {
         index: 0,
         lines: Vec::new(),
         message: String::new(),
+        owner: None,
         server_now: UnixMillis(0),
         short: Vec::new(),
         state: None,

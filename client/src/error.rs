@@ -11,7 +11,9 @@
 use std::fmt;
 use std::time::Duration;
 
-use stockd_protocol::{Code, OpError, ReservationState, ShortLine, TransferState, UnixMillis};
+use stockd_protocol::{
+    Code, OpError, OwnerBound, ReservationState, ShortLine, TransferState, UnixMillis,
+};
 
 /// A call that has no result.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -56,10 +58,13 @@ pub struct Refusal {
     /// The log index at which it was decided; 0 if the whole frame was refused.
     pub index: u64,
     /// The lines, from 0, that are at fault: they name no cell (UNKNOWN_SKU, UNKNOWN_WAREHOUSE,
-    /// NOT_STOCKED), one that takes no holds (FROZEN), or ask for more than is there (QTY_EXCEEDS).
+    /// NOT_STOCKED), one that takes no holds (FROZEN) or not from this owner (OWNER_LIMIT), or ask for
+    /// more than is there (QTY_EXCEEDS).
     pub lines: Vec<u16>,
     /// For people; may be empty.
     pub message: String,
+    /// Which limit of the owner is reached (OWNER_LIMIT).
+    pub owner: Option<OwnerBound>,
     /// The cluster's clock at the decision; 0 if the whole frame was refused.
     pub server_now: UnixMillis,
     /// Every short cell of a NO_STOCK or WOULD_SHORT with what it has.
@@ -69,7 +74,8 @@ pub struct Refusal {
     /// The state of the transfer, where it is the reason (CONFLICT).
     pub transfer: Option<TransferState>,
     /// What is so instead: the units on hand (STALE_EXPECTED), the sequence of the last message of the
-    /// feed (STALE_FEED).
+    /// feed (STALE_FEED), the units that the owner may yet take (OWNER_LIMIT, UNITS), the moment from
+    /// which it may reserve again, on the cluster's clock (COOL_DOWN).
     pub value: Option<i64>,
 }
 
@@ -163,8 +169,20 @@ impl fmt::Display for Refusal {
         for line in &self.lines {
             write!(f, ", line {line}")?;
         }
-        if let Some(value) = self.value {
-            write!(f, ", it is {value}")?;
+        let value = self.value.unwrap_or_default();
+        match self.owner {
+            None if self.value.is_none() => {}
+            None => write!(f, ", it is {value}")?,
+            Some(OwnerBound::Holds) => f.write_str(", it has as many reservations as it may")?,
+            Some(OwnerBound::Units) => write!(f, ", it may take {value} units more")?,
+            Some(OwnerBound::CoolDown) => {
+                let left = value.saturating_sub(self.server_now.0 as i64).max(0);
+                write!(f, ", it may reserve again in {left} ms")?;
+            }
+            Some(OwnerBound::Cell) => f.write_str(", the cell gives no more to one owner")?,
+            Some(OwnerBound::Nameless) => {
+                f.write_str(", the cell is sold to owners only: name one")?;
+            }
         }
         if let Some(state) = self.transfer {
             write!(f, ", it is {}", state.name())?;

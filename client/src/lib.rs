@@ -50,6 +50,7 @@ mod listing;
 mod net;
 mod options;
 mod outcome;
+mod owner;
 pub mod raw;
 mod request;
 mod route;
@@ -65,11 +66,12 @@ pub use outcome::{
     Cell, Changed, Confirmed, Defined, Details, Extended, Granted, Lines, Outcome, Read, Received,
     Released, Reservation, ReservedLine, SkuCell, SkuPage, Sourced, Transferred, Written,
 };
+pub use owner::{LimitOwners, Limited};
 pub use request::{Batch, Consistency, Reserve};
 pub use sourcing::ReserveFrom;
 pub use stockd_protocol::{
     Bucket, CellCounters, CellDetails, CellHandle, CellRef, Code, LineMode, LineShares, OpError,
-    OpId, Policy, PolicyChange, ReservationId, ReservationState, ShortLine, Sourcing, TakenPart,
-    Transfer, TransferState, UnixMillis,
+    OpId, OwnerBound, OwnerLimits, OwnerUsage, Policy, PolicyChange, ReservationId,
+    ReservationState, ShortLine, Sourcing, TakenPart, Transfer, TransferState, UnixMillis,
 };
 pub use writes::{Amend, Change, Shipment, StockWrite};

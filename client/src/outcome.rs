@@ -4,12 +4,13 @@ use std::time::Duration;
 
 use stockd_protocol::{
     CellCounters, CellDetails, CellHandle, Code, LineFault, LineShares, Opcode,
-    Outcome as WireOutcome, Reader, ReplyPrefix, ReservationState, ShortLine, SkuTotal, TakenPart,
-    Transfer, TransferState, Truncated, UnixMillis,
+    Outcome as WireOutcome, OwnerBound, OwnerUsage, Reader, ReplyPrefix, ReservationState,
+    ShortLine, SkuTotal, TakenPart, Transfer, TransferState, Truncated, UnixMillis,
 };
 
 use crate::error::Refusal;
 use crate::listing::{CellPage, take_page};
+use crate::owner::Limited;
 
 /// Units are held. With `replay`, look at `state`: a retry finds what has become of the grant.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -270,8 +271,12 @@ pub enum Outcome {
     Extended(Extended),
     /// Of a reserve or an amend.
     Granted(Granted),
+    /// Of a change of the limits of owners.
+    Limited(Limited),
     /// Of a read of lines.
     Lines(Read<Lines>),
+    /// Of a read of an owner.
+    Owner(Read<OwnerUsage>),
     /// Of a ping.
     Pong(Read<()>),
     /// Of a receive.
@@ -406,6 +411,8 @@ fn decode_ok(
         }
         Opcode::ListCells => Outcome::List(read(prefix, take_page(&mut body)?)),
         Opcode::ReadSku => Outcome::Sku(read(prefix, take_sku_page(&mut body)?)),
+        Opcode::SetOwnerLimits => Outcome::Limited(Limited { index, replay }),
+        Opcode::ReadOwner => Outcome::Owner(read(prefix, OwnerUsage::take(&mut body)?)),
         Opcode::Ping => Outcome::Pong(read(prefix, ())),
         Opcode::ClusterStatus => {
             let json = String::from_utf8(outcome.body.to_vec()).map_err(|_| BadReply)?;
@@ -435,6 +442,7 @@ fn decode_refusal(
         index: prefix.index,
         lines: Vec::new(),
         message: String::new(),
+        owner: None,
         server_now: prefix.server_now,
         short: Vec::new(),
         state: None,
@@ -449,6 +457,19 @@ fn decode_refusal(
         }
         Code::STALE_EXPECTED => refusal.value = Some(body.i64()?),
         Code::STALE_FEED => refusal.value = Some(body.u64()? as i64),
+        Code::OWNER_LIMIT => {
+            let bound = OwnerBound::from_detail(outcome.detail).ok_or(BadReply)?;
+            refusal.owner = Some(bound);
+            match bound {
+                OwnerBound::Holds => {}
+                OwnerBound::Units | OwnerBound::CoolDown => {
+                    refusal.value = Some(body.u64()? as i64);
+                }
+                OwnerBound::Cell | OwnerBound::Nameless => {
+                    refusal.lines = take_faults(&mut body)?;
+                }
+            }
+        }
         Code::CONFLICT if is_transfer(opcode) => {
             refusal.transfer = TransferState::from_detail(outcome.detail);
         }
@@ -456,14 +477,18 @@ fn decode_refusal(
         | Code::UNKNOWN_WAREHOUSE
         | Code::NOT_STOCKED
         | Code::FROZEN
-        | Code::QTY_EXCEEDS => {
-            while !body.is_empty() {
-                refusal.lines.push(LineFault::take(&mut body)?.line);
-            }
-        }
+        | Code::QTY_EXCEEDS => refusal.lines = take_faults(&mut body)?,
         _ => refusal.state = outcome.state(),
     }
     Ok(refusal)
+}
+
+fn take_faults(body: &mut Reader<'_>) -> Result<Vec<u16>, BadReply> {
+    let mut lines = Vec::new();
+    while !body.is_empty() {
+        lines.push(LineFault::take(body)?.line);
+    }
+    Ok(lines)
 }
 
 fn age(prefix: &ReplyPrefix) -> Option<Duration> {

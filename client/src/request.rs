@@ -9,6 +9,7 @@ use stockd_protocol::{
 };
 
 use crate::error::Invalid;
+use crate::owner::LimitOwners;
 use crate::sourcing::ReserveFrom;
 use crate::writes::{Amend, Change, Shipment, StockWrite, check_lines, encode_checked, terms};
 
@@ -229,6 +230,14 @@ impl Batch {
     /// See the type; or it is out of range.
     pub fn transfer(&mut self, shipment: &Shipment<'_>) -> Result<(), Invalid> {
         self.add(shipment.opcode(), |out| shipment.encode(out))
+    }
+
+    /// Adds a change of the limits of owners.
+    ///
+    /// # Errors
+    /// See the type; or it is out of range.
+    pub fn limit_owners(&mut self, limits: &LimitOwners<'_>) -> Result<(), Invalid> {
+        self.add(Opcode::SetOwnerLimits, |out| limits.encode(out))
     }
 
     /// Adds a change of a reservation.

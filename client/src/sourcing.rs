@@ -29,7 +29,7 @@ use crate::writes::{check_note, terms};
 pub struct ReserveFrom<'a> {
     id: ReservationId,
     ttl_ms: u32,
-    rules: Rules,
+    rules: Rules<'a>,
     lines: Vec<Wanted<'a>>,
     terms: Terms<'a>,
 }
@@ -80,6 +80,14 @@ impl<'a> ReserveFrom<'a> {
         self
     }
 
+    /// For whom: at most 32 bytes, an account, a device, or a hash of what tells one buyer from another. What
+    /// it holds counts against the limits of owners. Empty: for nobody in particular.
+    #[must_use]
+    pub fn owner<N: AsRef<[u8]> + ?Sized>(mut self, owner: &'a N) -> Self {
+        self.rules.owner = owner.as_ref();
+        self
+    }
+
     /// Which of the cells give. Without it, the first ones.
     #[must_use]
     pub const fn sourcing(mut self, sourcing: Sourcing) -> Self {
@@ -115,6 +123,9 @@ impl<'a> ReserveFrom<'a> {
 
     pub(crate) fn encode(&self, out: &mut BytesMut) -> Result<(), Invalid> {
         check_note(&self.terms)?;
+        if self.rules.owner.len() > limits::OWNER_BYTES_MAX {
+            return Err(OpError::OwnerLength(self.rules.owner.len()).into());
+        }
         let count = |count: usize| OpError::Count(count.min(usize::from(u16::MAX)) as u16);
         if self.lines.is_empty() || self.lines.len() > usize::from(limits::LINES_MAX) {
             return Err(count(self.lines.len()).into());

@@ -6,8 +6,8 @@ use stockd::engine::{EngineConfig, StockState};
 use stockd::world::UnixMicros;
 use stockd_protocol::{
     Bucket, CellHandle, CellRef, Guard, Header, Hello, Kind, Line, LineMode, MAGIC, Note, Op,
-    OpFlags, OpId, Opcode, Part, Parts, PolicyChange, ReservationId, Rules, ShardId, Sourcing,
-    Terms, UnixMillis, VERSION, Wish, begin_frame, finish_frame,
+    OpFlags, OpId, Opcode, OwnerLimits, Part, Parts, PolicyChange, ReservationId, Rules, ShardId,
+    Sourcing, Terms, UnixMillis, VERSION, Wish, begin_frame, finish_frame,
 };
 
 /// The shop opens.
@@ -69,6 +69,7 @@ fn stock_writes() -> Vec<BytesMut> {
         reorder_point: Some(Some(5)),
         ..PolicyChange::default()
     };
+    let limits = OwnerLimits { holds_max: 9, units_max: 99, cool_down_ms: 1_000 };
     let ops = [
         (Op::Adjust { op_id: op_id(20), delta: 5, cell }, OpFlags::TRUTH),
         (Op::Set { op_id: op_id(21), on_hand: 20, guard: Guard::Expected(18), cell }, OpFlags(0)),
@@ -90,6 +91,7 @@ fn stock_writes() -> Vec<BytesMut> {
         (Op::TransferClose { transfer: op_id(40) }, OpFlags(0)),
         (Op::TransferCancel { transfer: op_id(41) }, OpFlags(0)),
         (Op::SetPolicy { op_id: op_id(31), change, cell }, OpFlags(0)),
+        (Op::SetOwnerLimits { op_id: op_id(32), limits }, OpFlags(0)),
     ];
     let note = Some(Note { reason: 3, reference: b"PO-7" });
     let encoded = ops.iter().map(|(op, flags)| {
@@ -119,7 +121,12 @@ fn changes() -> Vec<BytesMut> {
     Op::Confirm { id: id(99), parts: whole }.encode(&mut out[8], &terms(OpFlags::REACQUIRE));
     let cells = [0, 1, 2].map(|cell| CellRef::Handle(CellHandle(cell)));
     let wish = Wish { quantity: 9, min_quantity: 1, cells: &cells };
-    let rules = Rules { mode: LineMode::UpTo, sourcing: Sourcing::FewestSplits, splits_max: 2 };
+    let rules = Rules {
+        mode: LineMode::UpTo,
+        sourcing: Sourcing::FewestSplits,
+        splits_max: 2,
+        owner: b"ann",
+    };
     Op::encode_reserve_from(&mut out[9], &plain, id(52), 9_000, rules, &[wish, wish])
         .expect("six parts are not too many");
     out

@@ -76,8 +76,8 @@ codes! {
     UNKNOWN_WAREHOUSE = 116, "no such warehouse; define the cell or receive stock first";
     /// The warehouse does not stock the SKU.
     NOT_STOCKED = 117, "the warehouse does not stock this SKU; define the cell first";
-    /// The owner has reached its limit.
-    OWNER_LIMIT = 118, "the owner has reached its limit of open units or reservations";
+    /// A limit of the owner is reached: see [`OwnerBound`](crate::OwnerBound).
+    OWNER_LIMIT = 118, "the owner has reached a limit, or the cell is sold to owners only; the detail says which (protocol.md, Owners)";
     /// The ttl is out of range.
     TTL_RANGE = 119, "ttl_ms must be 0 (default) or within 1,000 and 14,400,000";
     /// The reservation has reached its longest life.

@@ -151,6 +151,11 @@ impl Op<'_> {
                 put_name(out, sku, limits::SKU_BYTES_MAX);
             }
             Self::ListCells(listing) => listing.put(out),
+            Self::SetOwnerLimits { op_id, limits } => {
+                out.put_slice(&op_id.0);
+                limits.encode(out);
+            }
+            Self::ReadOwner { owner } => put_name(out, owner, limits::OWNER_BYTES_MAX),
             Self::Ping | Self::ClusterStatus => {}
         }
     }
@@ -211,13 +216,13 @@ impl Op<'_> {
     ///
     /// # Panics
     /// No wishes or more than 1,024; or a wish without cells, with more than 64, without units, or with
-    /// more at least than at most; or names mixed with handles.
+    /// more at least than at most; or names mixed with handles; or an owner of more than 32 bytes.
     pub fn encode_reserve_from(
         out: &mut BytesMut,
         terms: &Terms<'_>,
         id: ReservationId,
         ttl_ms: u32,
-        rules: Rules,
+        rules: Rules<'_>,
         wishes: &[Wish<'_>],
     ) -> Result<(), OpError> {
         let lines = wishes.len();

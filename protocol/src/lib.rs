@@ -29,6 +29,7 @@ mod lists;
 mod op;
 mod opcode;
 mod outcome;
+mod owner;
 mod reader;
 mod reply;
 mod stock;
@@ -46,6 +47,7 @@ pub use outcome::{
     CellCounters, LineFault, Outcome, OutcomeHeader, ReservationState, ShortLine, SkuTotal,
     begin_outcome, finish_outcome, take_outcome,
 };
+pub use owner::{OwnerBound, OwnerLimits, OwnerUsage};
 pub use reader::{Reader, Truncated};
 pub use reply::{ErrorReply, ReplyPrefix};
 pub use stock::{

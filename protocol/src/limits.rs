@@ -23,12 +23,16 @@ pub const WISH_CELLS_MAX: u8 = 64;
 pub const WISHES_CELLS_MAX: u16 = 8192;
 /// Most cells in one read.
 pub const READ_CELLS_MAX: u16 = 8192;
-/// Most cells on a page of LIST_CELLS, of at most 218 bytes each.
+/// Most cells on a page of LIST_CELLS, of at most 222 bytes each.
 pub const LIST_CELLS_MAX: u16 = 1024;
 /// Longest warehouse name.
 pub const WAREHOUSE_BYTES_MAX: usize = 32;
 /// Longest SKU name.
 pub const SKU_BYTES_MAX: usize = 64;
+/// Longest name of an owner: a UUID as hex digits, or a hash of what tells one buyer from another.
+pub const OWNER_BYTES_MAX: usize = 32;
+/// Most reservations of one owner that are active or confirmed: a request of the owner's looks at all.
+pub const OWNER_OPEN_MAX: u32 = 256;
 /// Longest client name in a hello.
 pub const CLIENT_NAME_BYTES_MAX: usize = 64;
 /// Shortest and longest time to live of a reservation: one second to four hours.

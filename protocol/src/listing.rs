@@ -3,7 +3,7 @@
 //! ```text
 //! request   from u32 · filter u8 · 0 u8 · 0 u16 · warehouse prefix · SKU prefix     prefix: u8 len + bytes
 //! reply     next u32 (ffffffff: this was the last page) · cells u32 ·
-//!           cells × (handle u32 · warehouse · SKU · CellDetails 116)                name: u8 len + bytes
+//!           cells × (handle u32 · warehouse · SKU · CellDetails 120)                name: u8 len + bytes
 //! ```
 
 use bytes::{BufMut, BytesMut};

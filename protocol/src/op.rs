@@ -23,7 +23,7 @@
 //! 0x0c TRANSFER_RECEIVE  op_id 16 · transfer 16 (the op_id of the ship) · good u32 · damaged u32
 //! 0x0d TRANSFER_CLOSE    transfer 16
 //! 0x0e TRANSFER_CANCEL   transfer 16
-//! 0x0f SET_POLICY        op_id 16 · change 28 · cell
+//! 0x0f SET_POLICY        op_id 16 · change 32 · cell
 //! 0x10 RESERVE           id 16 · ttl_ms u32 · count × (cell · quantity u32)
 //! 0x11 CONFIRM           id 16 · parts
 //! 0x12 RELEASE           id 16 · parts
@@ -32,7 +32,9 @@
 //! 0x15 AMEND             id 16 · step u32 · count × (cell · quantity u32)
 //! 0x16 CANCEL            id 16 · parts
 //! 0x17 FULFIL            id 16 · parts
-//! 0x18 RESERVE_FROM      id 16 · ttl_ms u32 · mode u8 · sourcing u8 · splits_max u8 · 0 u8 · count × wish
+//! 0x18 RESERVE_FROM      id 16 · ttl_ms u32 · mode u8 · sourcing u8 · splits_max u8 · owner ·
+//!                        count × wish
+//! 0x19 SET_OWNER_LIMITS  op_id 16 · holds_max u32 · units_max u32 · cool_down_ms u32
 //! 0x20 READ_CELLS        count × cell
 //! 0x21 READ_RESERVATION  id 16
 //! 0x22 READ_SKU          after u32 (cell handle, ffffffff: from the first) · sku: u8 len + bytes
@@ -40,16 +42,19 @@
 //! 0x24 READ_LINES        id 16
 //! 0x25 READ_TRANSFER     transfer 16
 //! 0x26 LIST_CELLS        from u32 · filter u8 · 0 u8 · 0 u16 · 2 × (prefix: u8 len + bytes)
+//! 0x27 READ_OWNER        owner, 1 to 32 bytes
 //! 0x30 PING              nothing
 //! 0x31 CLUSTER_STATUS    nothing
 //!
 //! cell    without flag NAMES: handle u32
 //!         with flag NAMES:    warehouse: u8 len + bytes · sku: u8 len + bytes
 //! parts   nothing if count is 0: the whole; else step u32 · count × (line u16 · 0 u16 · quantity u32)
+//! owner   u8 len (0: nobody; at most 32) + bytes
 //! wish    quantity u32 · min_quantity u32 · cells u8 · 0 u8 · 0 u16 · cells × cell
-//! change  mask u16 · bits u16 · oversell_limit i64 · buffer i64 · reorder_point i64 (−1: none)
-//!         mask and bits: 1 frozen, 2 untracked, 4 preorder, 8 no_hold; mask alone: 16, 32, 64 for
-//!         the numbers in their order; what is not in the mask is 0
+//! change  mask u16 · bits u16 · oversell_limit i64 · buffer i64 · reorder_point i64 (−1: none) ·
+//!         owner_max u32 (0: none)
+//!         mask and bits: 1 frozen, 2 untracked, 4 preorder, 8 no_hold; mask alone: 16, 32, 64, 128
+//!         for the numbers in their order; what is not in the mask is 0
 //! ```
 //!
 //! Opcodes from 0xf0 up are the server's own log records and are refused on the wire.
@@ -57,6 +62,7 @@
 use crate::listing::Listing;
 use crate::lists::{CellRef, Lines, Parts, Refs, take_name, take_quantity};
 use crate::opcode::{OpFlags, Opcode};
+use crate::owner::OwnerLimits;
 use crate::reader::{Reader, Truncated};
 use crate::stock::{Bucket, Guard, Note, PolicyChange, in_range, take_delta};
 use crate::wishes::Wishes;
@@ -269,6 +275,13 @@ pub enum Op<'a> {
         /// 1…1,024 lines, and how they are met.
         wishes: Wishes<'a>,
     },
+    /// Say how much each owner may hold from now on.
+    SetOwnerLimits {
+        /// The idempotency key.
+        op_id: OpId,
+        /// How much.
+        limits: OwnerLimits,
+    },
     /// Read the counters of cells.
     ReadCells {
         /// 1…8,192 cells.
@@ -303,6 +316,11 @@ pub enum Op<'a> {
     },
     /// List cells by the beginning of their names.
     ListCells(Listing<'a>),
+    /// Read what an owner holds.
+    ReadOwner {
+        /// Its name.
+        owner: &'a [u8],
+    },
     /// Is anybody there?
     Ping,
     /// Nodes, roles and progress.
@@ -322,6 +340,8 @@ pub enum OpError {
     NameLength(usize),
     /// The operation needs names or cannot have them.
     NamesFlag,
+    /// The name of an owner is too long, or missing.
+    OwnerLength(usize),
     /// Parts are not by ascending line.
     Parts,
     /// A number is out of its range.
@@ -354,6 +374,9 @@ impl std::fmt::Display for OpError {
                 write!(f, "a name has {len} bytes; warehouses have 1 to 32, SKUs 1 to 64")
             }
             Self::NamesFlag => f.write_str("the flag NAMES does not fit this operation"),
+            Self::OwnerLength(len) => {
+                write!(f, "the name of an owner has {len} bytes; it may have 1 to 32")
+            }
             Self::Parts => f.write_str("parts name each line once, in ascending order"),
             Self::Range => f.write_str("a number is out of its range, or not in the mask"),
             Self::ReferenceLength(len) => {
@@ -422,6 +445,7 @@ impl Op<'_> {
             Self::Cancel { .. } => Opcode::Cancel,
             Self::Fulfil { .. } => Opcode::Fulfil,
             Self::ReserveFrom { .. } => Opcode::ReserveFrom,
+            Self::SetOwnerLimits { .. } => Opcode::SetOwnerLimits,
             Self::ReadCells { .. } => Opcode::ReadCells,
             Self::ReadReservation { .. } => Opcode::ReadReservation,
             Self::ReadSku { .. } => Opcode::ReadSku,
@@ -429,6 +453,7 @@ impl Op<'_> {
             Self::ReadLines { .. } => Opcode::ReadLines,
             Self::ReadTransfer { .. } => Opcode::ReadTransfer,
             Self::ListCells(_) => Opcode::ListCells,
+            Self::ReadOwner { .. } => Opcode::ReadOwner,
             Self::Ping => Opcode::Ping,
             Self::ClusterStatus => Opcode::ClusterStatus,
         }
@@ -468,7 +493,8 @@ impl Op<'_> {
             | Self::Return { op_id, .. }
             | Self::TransferShip { op_id, .. }
             | Self::TransferReceive { op_id, .. }
-            | Self::SetPolicy { op_id, .. } => op_id.0,
+            | Self::SetPolicy { op_id, .. }
+            | Self::SetOwnerLimits { op_id, .. } => op_id.0,
             Self::TransferClose { transfer } | Self::TransferCancel { transfer } => transfer.0,
             Self::Reserve { id, .. }
             | Self::Confirm { id, .. }
@@ -487,6 +513,7 @@ impl Op<'_> {
             | Self::ReadLines { .. }
             | Self::ReadTransfer { .. }
             | Self::ListCells(_)
+            | Self::ReadOwner { .. }
             | Self::Ping
             | Self::ClusterStatus => return None,
         })
@@ -610,6 +637,12 @@ fn take_body<'a>(
             Op::ReadSku { after, sku: take_name(body, limits::SKU_BYTES_MAX)? }
         }
         Opcode::ListCells => Op::ListCells(Listing::take(body, count)?),
+        Opcode::ReadOwner => match body.short_bytes()? {
+            owner if (1..=limits::OWNER_BYTES_MAX).contains(&owner.len()) => {
+                Op::ReadOwner { owner }
+            }
+            owner => return Err(OpError::OwnerLength(owner.len())),
+        },
         Opcode::Ping => Op::Ping,
         Opcode::ClusterStatus => Op::ClusterStatus,
         _ => take_stock_write(opcode, named, body)?,
@@ -687,6 +720,7 @@ fn take_stock_write<'a>(
             let change = PolicyChange::take(body)?;
             Op::SetPolicy { op_id, change, cell: CellRef::take(body, named)? }
         }
+        Opcode::SetOwnerLimits => Op::SetOwnerLimits { op_id, limits: OwnerLimits::take(body)? },
         _ => unreachable!("all other operations were taken before"),
     })
 }

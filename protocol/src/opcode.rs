@@ -52,6 +52,8 @@ pub enum Opcode {
     Fulfil = 0x17,
     /// Take units of lines that several cells may meet.
     ReserveFrom = 0x18,
+    /// Say how much an owner may hold.
+    SetOwnerLimits = 0x19,
     /// Read counters.
     ReadCells = 0x20,
     /// Read a reservation.
@@ -66,6 +68,8 @@ pub enum Opcode {
     ReadTransfer = 0x25,
     /// List cells by the beginning of their names.
     ListCells = 0x26,
+    /// Read what an owner holds.
+    ReadOwner = 0x27,
     /// Is anybody there?
     Ping = 0x30,
     /// Nodes, roles and progress.
@@ -102,6 +106,7 @@ impl Opcode {
         Self::Cancel,
         Self::Fulfil,
         Self::ReserveFrom,
+        Self::SetOwnerLimits,
         Self::ReadCells,
         Self::ReadReservation,
         Self::ReadSku,
@@ -109,6 +114,7 @@ impl Opcode {
         Self::ReadLines,
         Self::ReadTransfer,
         Self::ListCells,
+        Self::ReadOwner,
         Self::Ping,
         Self::ClusterStatus,
     ];
@@ -159,6 +165,7 @@ impl Opcode {
             Self::Cancel => "CANCEL",
             Self::Fulfil => "FULFIL",
             Self::ReserveFrom => "RESERVE_FROM",
+            Self::SetOwnerLimits => "SET_OWNER_LIMITS",
             Self::ReadCells => "READ_CELLS",
             Self::ReadReservation => "READ_RESERVATION",
             Self::ReadSku => "READ_SKU",
@@ -166,6 +173,7 @@ impl Opcode {
             Self::ReadLines => "READ_LINES",
             Self::ReadTransfer => "READ_TRANSFER",
             Self::ListCells => "LIST_CELLS",
+            Self::ReadOwner => "READ_OWNER",
             Self::Ping => "PING",
             Self::ClusterStatus => "CLUSTER_STATUS",
         }

@@ -4,7 +4,8 @@
 //! offset size
 //!      0    2  code
 //!      2    2  detail   the reservation's state (ReservationState), the transfer's (TransferState), the
-//!                      first line at fault (UNKNOWN_*, NOT_STOCKED, FROZEN), or 0
+//!                      first line at fault (UNKNOWN_*, NOT_STOCKED, FROZEN), the limit that is reached
+//!                      (OwnerBound), or 0
 //!      4    4  len      bytes of the body
 //!      8    …  body, by operation and code:
 //!
@@ -15,7 +16,7 @@
 //! AMEND ok               as RESERVE
 //! RESERVE_FROM ok        deadline u64 (ms) · parts u32 · parts × (line u16 · 0 u16 · handle u32 ·
 //!                        quantity u32)
-//! CONFIRM, RELEASE, CANCEL, FULFIL ok   nothing
+//! CONFIRM, RELEASE, CANCEL, FULFIL, SET_OWNER_LIMITS ok   nothing
 //! EXTEND, PIN ok         deadline u64 (ms)
 //! READ_CELLS ok          count × (handle u32 · found u32 (1 or 0) · on_hand i64 · reserved i64 ·
 //!                        committed i64 · available i64); not found: the handle as asked, or
@@ -24,18 +25,20 @@
 //! READ_SKU ok            more u32 (1: ask again after the last handle) · cells u32 ·
 //!                        total on_hand, reserved, committed, available i64 each, over all warehouses ·
 //!                        cells × (warehouse: u8 len + bytes · as in READ_CELLS)
-//! READ_DETAILS ok        count × (handle u32 · found u32 · CellDetails 116)
+//! READ_DETAILS ok        count × (handle u32 · found u32 · CellDetails 120)
 //! READ_LINES ok          created u64 · deadline u64 · pinned u32 (1 or 0) · lines u32 ·
 //!                        lines × (handle u32 · reserved, committed, fulfilled, released, expired,
 //!                        cancelled u32 each)
 //! READ_TRANSFER ok       as TRANSFER_*
 //! LIST_CELLS ok          next u32 (ffffffff: this was the last page) · cells u32 ·
-//!                        cells × (handle u32 · 2 × (name: u8 len + bytes) · CellDetails 116)
+//!                        cells × (handle u32 · 2 × (name: u8 len + bytes) · CellDetails 120)
+//! READ_OWNER ok          see owner.rs
 //! PING ok                nothing
 //! CLUSTER_STATUS ok      UTF-8 JSON, as the admin line `json status` prints it
 //! NO_STOCK, WOULD_SHORT, MIN_QTY  shorts × (line u16 · 0 u16 · handle u32 · asked for u64 · available i64);
 //!                        "asked for" sums the lines on that cell
 //! UNKNOWN_*, NOT_STOCKED, FROZEN, QTY_EXCEEDS   line u16 each
+//! OWNER_LIMIT            by detail, see owner.rs
 //! STALE_EXPECTED         on_hand i64, as it is
 //! STALE_FEED             sequence u64, the last one applied
 //! other refusals         nothing

@@ -110,6 +110,9 @@ pub struct Policy {
     pub buffer: i64,
     /// Order more when no more than this is left; `None`: nobody asks.
     pub reorder_point: Option<i64>,
+    /// Most units that one owner may hold or have been promised; 0: as many as there are. A cell that has
+    /// such a limit is sold to owners only.
+    pub owner_max: u32,
 }
 
 impl Policy {
@@ -157,12 +160,17 @@ pub struct PolicyChange {
     pub buffer: Option<i64>,
     /// See [`Policy::reorder_point`]; `Some(None)` takes it away.
     pub reorder_point: Option<Option<i64>>,
+    /// See [`Policy::owner_max`].
+    pub owner_max: Option<u32>,
 }
 
 /// `reorder_point` of a cell that has none.
 const NO_POINT: i64 = -1;
 
 impl PolicyChange {
+    /// The bit of `owner_max` in the mask.
+    const OWNER_MAX: u16 = 1 << 7;
+
     /// The rules after the change.
     #[must_use]
     pub fn apply(&self, policy: Policy) -> Policy {
@@ -174,6 +182,7 @@ impl PolicyChange {
             oversell_limit: self.oversell_limit.unwrap_or(policy.oversell_limit),
             buffer: self.buffer.unwrap_or(policy.buffer),
             reorder_point: self.reorder_point.unwrap_or(policy.reorder_point),
+            owner_max: self.owner_max.unwrap_or(policy.owner_max),
         }
     }
 
@@ -197,14 +206,16 @@ impl PolicyChange {
         for (at, number) in numbers.iter().enumerate() {
             mask |= u16::from(number.is_some()) << (flags.len() + at);
         }
+        mask |= if self.owner_max.is_some() { Self::OWNER_MAX } else { 0 };
         out.put_u16_le(mask);
         out.put_u16_le(bits);
         numbers.iter().for_each(|number| out.put_i64_le(number.unwrap_or(0)));
+        out.put_u32_le(self.owner_max.unwrap_or(0));
     }
 
     pub(crate) fn take(body: &mut Reader<'_>) -> Result<Self, OpError> {
         let (mask, bits) = (body.u16()?, body.u16()?);
-        if mask == 0 || mask >= 1 << 7 || bits & !mask != 0 || bits >= 1 << 4 {
+        if mask == 0 || mask >= 1 << 8 || bits & !mask != 0 || bits >= 1 << 4 {
             return Err(OpError::Range);
         }
         let flag = |at: u32| (mask & 1 << at != 0).then_some(bits & 1 << at != 0);
@@ -215,6 +226,11 @@ impl PolicyChange {
         };
         let [oversell_limit, buffer] = [number(4, 0)?, number(5, 0)?];
         let point = number(6, NO_POINT)?;
+        let owner_max = match (body.u32()?, mask & Self::OWNER_MAX != 0) {
+            (0, false) => None,
+            (_, false) => return Err(OpError::Range),
+            (units, true) => Some(units),
+        };
         Ok(Self {
             frozen: flag(0),
             untracked: flag(1),
@@ -223,6 +239,7 @@ impl PolicyChange {
             oversell_limit,
             buffer,
             reorder_point: point.map(|point| Some(point).filter(|point| *point != NO_POINT)),
+            owner_max,
         })
     }
 }
@@ -277,7 +294,7 @@ const SHORT: u32 = 1 << 31;
 
 impl CellDetails {
     /// Bytes on the wire.
-    pub const BYTES: usize = 32 + 32 + 16 + 8 + 24 + 4;
+    pub const BYTES: usize = 32 + 32 + 16 + 8 + 24 + 4 + 4;
 
     /// What there is or will be for orders to come: on_hand − committed − Σ blocked + incoming +
     /// in_transit. What is only reserved may yet come back.
@@ -294,7 +311,7 @@ impl CellDetails {
 
     /// Appends it: on_hand, reserved, committed, available, damaged, quality, safety, other, incoming,
     /// in_transit i64 · feed_sequence u64 · oversell_limit, buffer, reorder_point i64 (−1: none) ·
-    /// bits u32 (1 frozen, 2 untracked, 4 preorder, 8 no_hold, 2³¹ short).
+    /// bits u32 (1 frozen, 2 untracked, 4 preorder, 8 no_hold, 2³¹ short) · owner_max u32.
     pub fn encode(&self, out: &mut BytesMut) {
         self.counters.encode(out);
         self.blocked.iter().for_each(|units| out.put_i64_le(*units));
@@ -306,6 +323,7 @@ impl CellDetails {
         out.put_i64_le(policy.buffer);
         out.put_i64_le(policy.reorder_point.unwrap_or(NO_POINT));
         out.put_u32_le(policy.bits() | if self.short { SHORT } else { 0 });
+        out.put_u32_le(policy.owner_max);
     }
 
     /// Takes it off the front.
@@ -321,9 +339,10 @@ impl CellDetails {
         let [incoming, in_transit] = [reader.i64()?, reader.i64()?];
         let feed_sequence = reader.u64()?;
         let [oversell_limit, buffer, point] = [reader.i64()?, reader.i64()?, reader.i64()?];
-        let bits = reader.u32()?;
+        let (bits, owner_max) = (reader.u32()?, reader.u32()?);
         let reorder_point = Some(point).filter(|point| *point != NO_POINT);
-        let policy = Policy { oversell_limit, buffer, reorder_point, ..Policy::default() };
+        let policy =
+            Policy { oversell_limit, buffer, reorder_point, owner_max, ..Policy::default() };
         Ok(Self {
             counters,
             blocked,

@@ -1,7 +1,7 @@
 //! What RESERVE_FROM asks for: lines that may be met by one of several cells, or by several together.
 //!
 //! ```text
-//! mode u8 · sourcing u8 · splits_max u8 · 0 u8 · count × wish
+//! mode u8 · sourcing u8 · splits_max u8 · owner: u8 len + bytes · count × wish
 //! wish    quantity u32 · min_quantity u32 · cells u8 · 0 u8 · 0 u16 · cells × cell
 //! ```
 
@@ -80,13 +80,15 @@ impl Sourcing {
 
 /// How the lines of a RESERVE_FROM are met.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
-pub struct Rules {
+pub struct Rules<'a> {
     /// If there is too little.
     pub mode: LineMode,
     /// From which cells.
     pub sourcing: Sourcing,
     /// How often a line may be split over cells; 0: it comes from one.
     pub splits_max: u8,
+    /// For whom, at most 32 bytes; empty: for nobody in particular.
+    pub owner: &'a [u8],
 }
 
 /// One line, with the cells that may meet it, as it is sent.
@@ -106,7 +108,7 @@ pub struct Wishes<'a> {
     bytes: &'a [u8],
     count: u16,
     named: bool,
-    rules: Rules,
+    rules: Rules<'a>,
 }
 
 /// One of the lines of a decoded RESERVE_FROM.
@@ -131,10 +133,10 @@ impl<'a> Wishes<'a> {
             mode: LineMode::from_u8(mode).ok_or(OpError::Choice(mode))?,
             sourcing: Sourcing::from_u8(sourcing).ok_or(OpError::Choice(sourcing))?,
             splits_max: body.u8()?,
+            owner: body.short_bytes()?,
         };
-        match body.u8()? {
-            0 => {}
-            other => return Err(OpError::Choice(other)),
+        if rules.owner.len() > limits::OWNER_BYTES_MAX {
+            return Err(OpError::OwnerLength(rules.owner.len()));
         }
         let bytes = body.rest();
         let (mut cells, mut parts) = (0, 0);
@@ -158,11 +160,11 @@ impl<'a> Wishes<'a> {
     }
 
     /// How they are met.
-    pub const fn rules(&self) -> Rules {
+    pub const fn rules(&self) -> Rules<'a> {
         self.rules
     }
 
-    /// The lines as they are sent: what tells one request from another.
+    /// The lines as they are sent: with the rules, what tells one request from another.
     pub const fn as_bytes(&self) -> &'a [u8] {
         self.bytes
     }
@@ -227,10 +229,10 @@ impl<'a> DecodedWish<'a> {
 ///
 /// # Panics
 /// No wishes or more than 1,024; or a wish without cells, with more than 64, without units, or with
-/// more at least than at most.
+/// more at least than at most; an owner of more than 32 bytes.
 pub(crate) fn put_wishes(
     out: &mut BytesMut,
-    rules: Rules,
+    rules: Rules<'_>,
     wishes: &[Wish<'_>],
 ) -> Result<(), OpError> {
     let parts_max = 1 + usize::from(rules.splits_max);
@@ -254,11 +256,13 @@ pub(crate) fn put_wishes(
     Ok(())
 }
 
-fn put_rules(out: &mut BytesMut, rules: Rules) {
+fn put_rules(out: &mut BytesMut, rules: Rules<'_>) {
+    assert!(rules.owner.len() <= limits::OWNER_BYTES_MAX, "an owner has at most 32 bytes");
     out.put_u8(rules.mode as u8);
     out.put_u8(rules.sourcing as u8);
     out.put_u8(rules.splits_max);
-    out.put_u8(0);
+    out.put_u8(rules.owner.len() as u8);
+    out.put_slice(rules.owner);
 }
 
 fn check_sums(cells: usize, parts: usize) -> Result<(), OpError> {

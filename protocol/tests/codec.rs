@@ -7,10 +7,10 @@ use bytes::{BufMut, BytesMut};
 use stockd_protocol::{
     Bucket, CellCounters, CellDetails, CellHandle, CellRef, Code, ErrorReply, Filter, FrameError,
     Guard, Header, Hello, HelloReply, Kind, Line, LineMode, LineShares, Listing, Note, Op, OpError,
-    OpFlags, OpId, Opcode, OutcomeHeader, Part, Parts, PolicyChange, Reader, ReplyPrefix,
-    ReservationId, ReservationState, Rules, ShardId, ShortLine, SkuTotal, Sourcing, Terms,
-    Transfer, UnixMillis, Wish, begin_frame, begin_outcome, finish_frame, finish_outcome, limits,
-    take_frame, take_op, take_op_and_terms, take_outcome,
+    OpFlags, OpId, Opcode, OutcomeHeader, OwnerLimits, Part, Parts, PolicyChange, Reader,
+    ReplyPrefix, ReservationId, ReservationState, Rules, ShardId, ShortLine, SkuTotal, Sourcing,
+    Terms, Transfer, UnixMillis, Wish, begin_frame, begin_outcome, finish_frame, finish_outcome,
+    limits, take_frame, take_op, take_op_and_terms, take_outcome,
 };
 
 /// SplitMix64 (Steele, Lea, Flood 2014): enough to vary bytes, and the same on every machine.
@@ -145,6 +145,7 @@ fn random_change(dice: &mut Dice, terms: &Terms<'_>, named: bool, out: &mut Byte
                 sourcing: [Sourcing::First, Sourcing::MostStock, Sourcing::FewestSplits]
                     [dice.below(3)],
                 splits_max: dice.next() as u8,
+                owner: &b"the longest name of an owner: 32"[..dice.below(33)],
             };
             let quantity = 1 + dice.below(9) as u32;
             let min_quantity = if rules.mode == LineMode::UpTo { quantity } else { 0 };
@@ -167,7 +168,13 @@ fn random_stock_write<'a>(dice: &mut Dice, cell: CellRef<'a>, other: CellRef<'a>
     let (op_id, transfer) = (OpId(dice.id()), OpId(dice.id()));
     let quantity = 1 + dice.next() as u32 / 2;
     let (units, bucket) = (dice.below(1 << 50) as i64, Bucket::ALL[1 + dice.below(4)]);
-    match dice.below(16) {
+    match dice.below(18) {
+        16 => Op::ReadOwner { owner: &b"the longest name of an owner: 32"[..1 + dice.below(32)] },
+        15 => {
+            let [holds_max, units_max, cool_down_ms] = [0; 3].map(|_: u8| dice.next() as u32);
+            let limits = OwnerLimits { holds_max, units_max, cool_down_ms };
+            Op::SetOwnerLimits { op_id, limits }
+        }
         14 => Op::ListCells(Listing {
             from: dice.next() as u32,
             count: 1 + dice.below(1_024) as u16,
@@ -201,7 +208,8 @@ fn random_policy(dice: &mut Dice, units: i64) -> PolicyChange {
     let reorder_point = Some((dice.below(2) == 0).then_some(units));
     let mut change = PolicyChange { frozen, untracked, preorder, no_hold, ..Default::default() };
     (change.oversell_limit, change.buffer) = (oversell_limit, buffer);
-    PolicyChange { reorder_point, ..change }
+    let owner_max = (dice.below(2) == 0).then(|| dice.next() as u32);
+    PolicyChange { reorder_point, owner_max, ..change }
 }
 
 #[test]
@@ -250,6 +258,10 @@ fn numbers_and_choices_out_of_range_are_errors() {
     assert_eq!(damaged(&policy, |b| b[26] = 1), OpError::Range, "a bit that is not in the mask");
     assert_eq!(damaged(&policy, |b| b[28] = 1), OpError::Range, "a number that is not either");
     assert_eq!(damaged(&policy, |b| b[25] = 1), OpError::Range, "a rule of a later version");
+    assert_eq!(damaged(&policy, |b| b[52] = 1), OpError::Range, "an owner_max that is not");
+    let read = Op::ReadOwner { owner: b"ann" };
+    assert_eq!(damaged(&read, |b| b[8] = 0), OpError::OwnerLength(0));
+    assert_eq!(damaged(&read, |b| b[8] = 4), OpError::Truncated);
 }
 
 #[test]

@@ -8,9 +8,10 @@ use bytes::{BufMut, BytesMut};
 use stockd_protocol::{
     Bucket, CellCounters, CellDetails, CellHandle, CellRef, Code, ErrorReply, Guard, Header, Hello,
     HelloReply, Kind, LineFault, LineShares, ListHead, ListedCell, Listing, Note, Op, OpFlags,
-    Opcode, OutcomeHeader, PolicyChange, Reader, ReplyPrefix, ReservationState, Rules, ShortLine,
-    SkuTotal, TakenPart, Transfer, TransferState, begin_frame, begin_outcome, finish_frame,
-    finish_outcome, limits, take_frame, take_op_and_terms, take_outcome,
+    Opcode, OutcomeHeader, OwnerBound, OwnerLimits, OwnerUsage, PolicyChange, Reader, ReplyPrefix,
+    ReservationState, Rules, ShortLine, SkuTotal, TakenPart, Transfer, TransferState, begin_frame,
+    begin_outcome, finish_frame, finish_outcome, limits, take_frame, take_op_and_terms,
+    take_outcome,
 };
 
 const DOCUMENT: &str = include_str!("../../protocol.md");
@@ -258,13 +259,14 @@ fn op(reader: &mut Reader<'_>, out: &mut BytesMut) -> (Opcode, String) {
             format!(" id={id} step={step} {}", all.collect::<Vec<_>>().join(", "))
         }
         Op::ReserveFrom { id, ttl_ms, wishes } => {
-            let Rules { mode, sourcing, splits_max } = wishes.rules();
+            let Rules { mode, sourcing, splits_max, owner } = wishes.rules();
             let all = wishes.iter().map(|wish| {
                 let cells = wish.cells().map(cell).collect::<Vec<_>>().join("|");
                 format!("{}..{} x {cells}", wish.min_quantity, wish.quantity)
             });
             let all = all.collect::<Vec<_>>().join(", ");
             let rules = format!("{} {} splits_max={splits_max}", mode.name(), sourcing.name());
+            let rules = format!("{rules} owner={}", text(owner));
             format!(" id={id} ttl_ms={ttl_ms} {rules} {all}")
         }
         Op::ReadReservation { id } | Op::ReadLines { id } => format!(" id={id}"),
@@ -280,6 +282,12 @@ fn op(reader: &mut Reader<'_>, out: &mut BytesMut) -> (Opcode, String) {
             let names = format!("{}*/{}*", text(warehouse), text(sku));
             format!(" {filter:?} {names} from={from} count={count}")
         }
+        Op::SetOwnerLimits { op_id, limits } => {
+            let OwnerLimits { holds_max, units_max, cool_down_ms } = limits;
+            let most = format!("holds_max={holds_max} units_max={units_max}");
+            format!(" op_id={op_id} {most} cool_down_ms={cool_down_ms}")
+        }
+        Op::ReadOwner { owner } => format!(" {}", text(owner)),
         Op::Ping | Op::ClusterStatus => String::new(),
     };
     (op.opcode(), said)
@@ -303,6 +311,7 @@ fn policy_change(change: &PolicyChange) -> String {
         Some(point) => format!("reorder_point={point}"),
         None => "reorder_point=none".to_owned(),
     }));
+    said.extend(change.owner_max.map(|units| format!("owner_max={units}")));
     said.join(" ")
 }
 
@@ -321,7 +330,9 @@ fn outcome(opcode: Opcode, reader: &mut Reader<'_>, out: &mut BytesMut) -> Strin
         outcome.code,
         Code::UNKNOWN_SKU | Code::UNKNOWN_WAREHOUSE | Code::NOT_STOCKED | Code::FROZEN
     );
+    let bound = OwnerBound::from_detail(outcome.detail).map_or("-", OwnerBound::name);
     let state = match is_transfer {
+        _ if outcome.code == Code::OWNER_LIMIT => bound,
         _ if names_lines => "-",
         true => TransferState::from_detail(outcome.detail).map_or("-", TransferState::name),
         false => outcome.state().map_or("-", ReservationState::name),
@@ -331,6 +342,9 @@ fn outcome(opcode: Opcode, reader: &mut Reader<'_>, out: &mut BytesMut) -> Strin
     let mut body = Reader::new(outcome.body);
     let said = match outcome.code.is_ok() {
         true => ok_body(opcode, &mut body, out),
+        false if matches!(bound, "UNITS" | "COOL_DOWN") && outcome.code == Code::OWNER_LIMIT => {
+            u64(&mut body, out).to_string()
+        }
         false => refusal_body(outcome.code, &mut body, out),
     };
     assert!(body.is_empty(), "an outcome has bytes after its last field");
@@ -381,8 +395,20 @@ fn ok_body(opcode: Opcode, body: &mut Reader<'_>, out: &mut BytesMut) -> String 
             });
             format!("{said} {}", parts.collect::<Vec<_>>().join(", "))
         }
-        Opcode::Confirm | Opcode::Release | Opcode::Cancel | Opcode::Fulfil | Opcode::Ping => {
-            String::new()
+        Opcode::Confirm
+        | Opcode::Release
+        | Opcode::Cancel
+        | Opcode::Fulfil
+        | Opcode::SetOwnerLimits
+        | Opcode::Ping => String::new(),
+        Opcode::ReadOwner => {
+            let usage = OwnerUsage::take(body).unwrap();
+            usage.encode(out);
+            let OwnerUsage { holds, open, units, free_at, limits } = usage;
+            let OwnerLimits { holds_max, units_max, cool_down_ms } = limits;
+            let free_at = free_at.map_or(0, |at| at.0);
+            let has = format!("holds={holds} open={open} units={units} free_at={free_at}");
+            format!("{has} of {holds_max} {units_max} {cool_down_ms}")
         }
         Opcode::Extend | Opcode::Pin => format!("deadline={}", u64(body, out)),
         Opcode::ReadCells => {
@@ -467,7 +493,8 @@ fn refusal_body(code: Code, body: &mut Reader<'_>, out: &mut BytesMut) -> String
             }
             Code::STALE_EXPECTED => format!("on_hand={}", i64(body, out)),
             Code::STALE_FEED => format!("feed={}", u64(body, out)),
-            Code::UNKNOWN_SKU
+            Code::OWNER_LIMIT
+            | Code::UNKNOWN_SKU
             | Code::UNKNOWN_WAREHOUSE
             | Code::NOT_STOCKED
             | Code::FROZEN

@@ -4,8 +4,8 @@
 
 use stockd_check::{Cell, Request, Sent, Verdict};
 use stockd_protocol::{
-    Bucket, Guard, Line, LineMode, Note, Op, OpFlags, OpId, Opcode, Part, Parts, PolicyChange,
-    ReservationId, Rules, Sourcing, Terms, Wish,
+    Bucket, Guard, Line, LineMode, Note, Op, OpFlags, OpId, Opcode, OwnerLimits, Part, Parts,
+    PolicyChange, ReservationId, Rules, Sourcing, Terms, Wish,
 };
 
 use crate::shop::App;
@@ -61,7 +61,7 @@ impl App {
         let mut cell = self.managed_cell();
         let units = self.dice.between(1, 9);
         let quantity = units as u32;
-        let kind = self.dice.between(0, 15);
+        let kind = self.dice.between(0, 16);
         let to = self.managed_name();
         let to = match &cell {
             // A transfer is between warehouses of one SKU, nearly always.
@@ -108,10 +108,11 @@ impl App {
             8 => Op::Arrive { op_id, quantity, bucket: self.bucket(), cell: at },
             9 => Op::Return { op_id, quantity, bucket: self.bucket(), cell: at },
             10 => Op::SetPolicy { op_id, change: self.policy(), cell: at },
-            11 | 12 => {
+            11 | 16 => {
                 self.ledger(|ledger| ledger.transfers.push(op_id));
                 Op::TransferShip { op_id, quantity, from: at, to: to.as_ref() }
             }
+            12 => Op::SetOwnerLimits { op_id, limits: self.limits() },
             13 | 14 => {
                 let transfer = self.some_of(|ledger| &ledger.transfers);
                 let damaged = u32::from(self.dice.chance(20));
@@ -142,15 +143,34 @@ impl App {
     fn policy(&self) -> PolicyChange {
         let rare = self.dice.chance(20);
         let mut change = PolicyChange { frozen: Some(false), ..PolicyChange::default() };
-        match self.dice.between(0, 5) {
+        match self.dice.between(0, 6) {
             0 => change.frozen = Some(rare),
             1 => change.no_hold = Some(rare),
             2 => change.preorder = Some(rare),
             3 => change.oversell_limit = Some(if rare { 4 } else { 0 }),
+            6 => change.owner_max = Some(if rare { 5 } else { 0 }),
             4 => change.buffer = Some(self.dice.between(0, 3) as i64),
             _ => change.untracked = Some(self.dice.chance(5)),
         }
         change
+    }
+
+    /// Most limits are given up soon, or nothing would be granted any more.
+    fn limits(&self) -> OwnerLimits {
+        match self.dice.chance(40) {
+            true => OwnerLimits {
+                holds_max: self.dice.between(1, 4) as u32,
+                units_max: self.dice.between(4, 30) as u32,
+                cool_down_ms: self.dice.between(0, 2_000) as u32,
+            },
+            false => OwnerLimits::default(),
+        }
+    }
+
+    /// For whom somebody reserves, if it is somebody in particular.
+    fn owner(&self) -> &'static [u8] {
+        let owners: [&[u8]; 5] = [b"", b"", b"ann", b"bob", b"cyd"];
+        owners[self.dice.between(0, 4) as usize]
     }
 
     /// An order that does not go the straight way.
@@ -222,7 +242,12 @@ impl App {
         let wishes = lines.iter().zip(&refs);
         let wishes: Vec<_> =
             wishes.map(|(line, cells)| Wish { quantity: line.0, min_quantity, cells }).collect();
-        let rules = Rules { mode, sourcing, splits_max: self.dice.between(0, 3) as u8 };
+        let rules = Rules {
+            mode,
+            sourcing,
+            splits_max: self.dice.between(0, 3) as u8,
+            owner: self.owner(),
+        };
         let mut bytes = bytes::BytesMut::new();
         Op::encode_reserve_from(&mut bytes, &self.noted(), id, ttl_ms, rules, &wishes)
             .expect("a few lines of a few cells");

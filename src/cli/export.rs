@@ -263,7 +263,7 @@ fn said(path: &Path, error: &std::io::Error) -> String {
     format!("{}: {error}", path.display())
 }
 
-const COLUMNS: [&str; 19] = [
+const COLUMNS: [&str; 20] = [
     "warehouse",
     "sku",
     "quantity",
@@ -279,6 +279,7 @@ const COLUMNS: [&str; 19] = [
     "oversell_limit",
     "buffer",
     "reorder_point",
+    "owner_max",
     "frozen",
     "untracked",
     "preorder",
@@ -286,7 +287,7 @@ const COLUMNS: [&str; 19] = [
 ];
 
 /// The numbers of a row, in the order of the columns; `None`: there is none.
-fn numbers(cell: &NamedCell) -> [Option<i64>; 13] {
+fn numbers(cell: &NamedCell) -> [Option<i64>; 14] {
     let (details, policy) = (&cell.details, &cell.details.policy);
     let [damaged, quality, safety, other] = details.blocked;
     [
@@ -303,6 +304,7 @@ fn numbers(cell: &NamedCell) -> [Option<i64>; 13] {
         Some(policy.oversell_limit),
         Some(policy.buffer),
         policy.reorder_point,
+        Some(i64::from(policy.owner_max)),
     ]
 }
 

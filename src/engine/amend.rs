@@ -4,13 +4,16 @@
 //! more, and a refusal changes nothing.
 
 use crate::protocol::limits::STEPS_MAX;
-use crate::protocol::{Code, Lines, Opcode, ReservationId, ReservationState};
+use crate::protocol::{Code, Lines, Opcode, OwnerBound, ReservationId, ReservationState};
 
+use super::cell::Closed;
 use super::holds::HeldLine;
 use super::lifecycle::refusal_if_not_active;
 use super::outcomes::{Outcomes, put_millis};
 use super::record::Standing;
-use super::reserve::{Scratch, fingerprint, put_handles, refuse_names, refuse_unmet, resolve};
+use super::reserve::{
+    Demand, Scratch, fingerprint, put_handles, refuse_bound, refuse_names, refuse_unmet, resolve,
+};
 use super::state::StockState;
 
 impl StockState {
@@ -82,8 +85,24 @@ impl StockState {
             let own = shares.iter().filter(|(line, _)| line.cell == demand.cell);
             demand.own = own.map(|(_, units)| u64::from(units.reserved)).sum();
         }
-        if let Err(unmet) = self.check_stock(scratch, false) {
+        let owner = self.holds.owner_of(handle);
+        if let Some(owner) = owner
+            && let Err(reached) = self.check_amend(owner, handle, scratch)
+        {
+            return self.refuse_owner(reached, out);
+        }
+        if let Err(unmet) = self.check_stock(scratch, Closed::asked(false, owner.is_some())) {
             return refuse_unmet(&unmet, scratch, out);
+        }
+        let over = |demand: &&Demand| {
+            let room = self.owner_room(owner, demand.cell);
+            let more = demand.asked as i64 - demand.own as i64;
+            more > 0 && room.is_some_and(|room| more > room)
+        };
+        let over: Vec<u16> =
+            scratch.demands.sums.iter().filter(over).map(|demand| demand.line).collect();
+        if !over.is_empty() {
+            return refuse_bound(OwnerBound::Cell, &over, out);
         }
         let annex = self.holds.annex(handle);
         if annex.is_some_and(|annex| self.holds.annexes.step_count(annex) >= STEPS_MAX) {

@@ -1,16 +1,17 @@
-//! What a record has no room for: quantities of its lines once they have gone different ways, and the
-//! steps that were done.
+//! What a record has no room for: quantities of its lines once they have gone different ways, the steps
+//! that were done, and whose it is.
 //!
 //! ```text
-//! annex (20 bytes)     share (32), one per line, in order     step (24), the last one first
+//! annex (32 bytes)     share (32), one per line, in order     step (24), the last one first
 //!  0 4 record           0 4 annex                              0 4 annex
 //!  4 4 first share      4 4 more: the next line's              4 4 more: the step before
 //!  8 4 last step        8 4 reserved     ┐                     8 4 step
 //! 12 4 steps           12 4 committed    │ sum to what the    12 4 opcode
 //! 16 4 first line      16 4 fulfilled    │ line asked for     16 4 fingerprint of what was asked
 //!                      20 4 released     │                    20 4 0
-//!                      24 4 expired      │
-//!                      28 4 cancelled    ┘
+//! 20 4 owner           24 4 expired      │
+//! 24 4 next open one   28 4 cancelled    ┘
+//! 28 4 the one before      of the same owner
 //! ```
 //!
 //! A reservation whose lines always moved as one needs none: its state says where all units are. So
@@ -19,11 +20,13 @@
 //! Invariants:
 //! - A record that says that it is annexed has one annex, and the annex has it.
 //! - An annex has a share for each line of its record, or none while all lines are as the state says.
+//! - See owners.rs for the lists of owners.
 
 use crate::protocol::{LineShares, Opcode};
 
 use super::hash::mix2;
 use super::index::Index;
+use super::owners::Owners;
 use super::record::{put_words, u32_at};
 use super::ring::NIL;
 use super::slab::{Entry, Slab};
@@ -37,13 +40,33 @@ pub(super) struct Annex {
     pub step_count: u32,
     /// The line of the request that the record's first line belongs to.
     pub first_line: u16,
+    /// `NIL`: nobody's.
+    pub owner: u32,
+    /// Its neighbours in the list of its owner.
+    pub next: u32,
+    pub before: u32,
+}
+
+impl Annex {
+    fn new(record: u32) -> Self {
+        Self {
+            record,
+            shares: NIL,
+            steps: NIL,
+            step_count: 0,
+            first_line: 0,
+            owner: NIL,
+            next: NIL,
+            before: NIL,
+        }
+    }
 }
 
 impl Entry for Annex {
-    const BYTES: usize = 20;
+    const BYTES: usize = 32;
 
     fn free(next: u32) -> Self {
-        Self { record: NIL, shares: next, steps: NIL, step_count: 0, first_line: 0 }
+        Self { shares: next, ..Self::new(NIL) }
     }
 
     fn free_next(&self) -> Option<u32> {
@@ -51,10 +74,10 @@ impl Entry for Annex {
     }
 
     fn put(&self, out: &mut Vec<u8>) {
-        let mut bytes = [0; 20];
+        let mut bytes = [0; 32];
+        let Self { record, shares, steps, step_count, owner, next, before, .. } = *self;
         let first_line = u32::from(self.first_line);
-        let words = [self.record, self.shares, self.steps, self.step_count, first_line];
-        put_words(&mut bytes, words);
+        put_words(&mut bytes, [record, shares, steps, step_count, first_line, owner, next, before]);
         out.extend_from_slice(&bytes);
     }
 
@@ -65,6 +88,9 @@ impl Entry for Annex {
             steps: u32_at(bytes, 8),
             step_count: u32_at(bytes, 12),
             first_line: u32_at(bytes, 16) as u16,
+            owner: u32_at(bytes, 20),
+            next: u32_at(bytes, 24),
+            before: u32_at(bytes, 28),
         }
     }
 }
@@ -155,6 +181,7 @@ pub(super) struct Annexes {
     pub annexes: Slab<Annex>,
     pub shares: Slab<Share>,
     pub steps: Slab<Step>,
+    pub owners: Owners,
     index: Index,
     seed: u64,
 }
@@ -165,13 +192,14 @@ impl Annexes {
         annexes: Slab<Annex>,
         shares: Slab<Share>,
         steps: Slab<Step>,
+        owners: Owners,
         seed: u64,
     ) -> Self {
         let mut index = Index::new();
         for (handle, annex) in annexes.iter().filter(|(_, annex)| annex.record != NIL) {
             index.insert(hash(seed, annex.record), handle);
         }
-        Self { annexes, shares, steps, index, seed }
+        Self { annexes, shares, steps, owners, index, seed }
     }
 
     /// The annex of a record, which says that it has one.
@@ -182,8 +210,7 @@ impl Annexes {
 
     /// Makes the annex of a record that has none.
     pub fn make(&mut self, record: u32) -> u32 {
-        let annex = Annex { record, shares: NIL, steps: NIL, step_count: 0, first_line: 0 };
-        let annex = self.annexes.insert(annex);
+        let annex = self.annexes.insert(Annex::new(record));
         self.index.insert(hash(self.seed, record), annex);
         annex
     }
@@ -244,10 +271,67 @@ impl Annexes {
         annex.step_count += 1;
     }
 
-    /// Frees an annex and what is in it.
+    /// Something was done in part, so every step is remembered from now on.
+    pub fn is_in_steps(&self, annex: u32) -> bool {
+        let Annex { shares, step_count, .. } = *self.annexes.get(annex);
+        shares != NIL || step_count > 0
+    }
+
+    /// Gives an annex an owner, who has one open reservation more.
+    pub fn set_owner(&mut self, annex: u32, name: &[u8]) {
+        let owner = self.owners.add_record(name);
+        self.annexes.get_mut(annex).owner = owner;
+        self.open(annex);
+    }
+
+    /// Its reservation is open: puts it at the head of the list of its owner, if it has one.
+    pub fn open(&mut self, annex: u32) {
+        let own = self.annexes.get_mut(annex);
+        if own.owner == NIL {
+            return;
+        }
+        let owner = self.owners.owners.get_mut(own.owner);
+        let next = std::mem::replace(&mut owner.first, annex);
+        owner.open += 1;
+        (own.next, own.before) = (next, NIL);
+        if next != NIL {
+            self.annexes.get_mut(next).before = annex;
+        }
+    }
+
+    /// Its reservation was open and is over: takes it out of the list of its owner, if it has one.
+    pub fn close(&mut self, annex: u32) {
+        let Annex { owner, next, before, .. } = *self.annexes.get(annex);
+        if owner == NIL {
+            return;
+        }
+        let owner = self.owners.owners.get_mut(owner);
+        owner.open -= 1;
+        match before {
+            NIL => owner.first = next,
+            before => self.annexes.get_mut(before).next = next,
+        }
+        if next != NIL {
+            self.annexes.get_mut(next).before = before;
+        }
+        let own = self.annexes.get_mut(annex);
+        (own.next, own.before) = (NIL, NIL);
+    }
+
+    /// The open annexes of an owner, the latest one first.
+    pub fn open_of(&self, owner: u32) -> impl Iterator<Item = u32> + '_ {
+        let some = |at: u32| (at != NIL).then_some(at);
+        let first = some(self.owners.owners.get(owner).first);
+        std::iter::successors(first, move |at| some(self.annexes.get(*at).next))
+    }
+
+    /// Frees an annex, whose reservation is over, and what is in it.
     pub fn remove(&mut self, annex: u32) {
         self.drop_shares(annex);
-        let Annex { record, steps: mut at, .. } = *self.annexes.get(annex);
+        let Annex { record, steps: mut at, owner, .. } = *self.annexes.get(annex);
+        if owner != NIL {
+            self.owners.remove_record(owner);
+        }
         while at != NIL {
             let more = self.steps.get(at).more;
             self.steps.remove(at);
@@ -262,6 +346,7 @@ impl Annexes {
         self.annexes.begin_journal();
         self.shares.begin_journal();
         self.steps.begin_journal();
+        self.owners.begin_journal();
         self.index.begin_journal();
     }
 
@@ -270,18 +355,20 @@ impl Annexes {
         self.annexes.end_journal(undo);
         self.shares.end_journal(undo);
         self.steps.end_journal(undo);
+        self.owners.end_journal(undo);
         self.index.end_journal(undo);
     }
 
-    /// Shares and steps in memory.
+    /// Shares, steps and owners in memory.
     pub fn load(&self) -> u64 {
-        u64::from(self.shares.in_use()) + u64::from(self.steps.in_use())
+        let slabs = [self.shares.in_use(), self.steps.in_use(), self.owners.owners.in_use()];
+        slabs.into_iter().map(u64::from).sum()
     }
 
     /// Bytes of memory held.
     pub fn bytes(&self) -> u64 {
         let slabs = self.annexes.bytes() + self.shares.bytes() + self.steps.bytes();
-        slabs + self.index.bytes()
+        slabs + self.owners.bytes() + self.index.bytes()
     }
 }
 

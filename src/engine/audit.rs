@@ -267,7 +267,47 @@ impl StockState {
                 at = share.more;
             }
         }
-        check(shares_left == 0 && steps_left == 0, "every share and step is in an annex")
+        check(shares_left == 0 && steps_left == 0, "every share and step is in an annex")?;
+        self.audit_owners()
+    }
+
+    /// Every owner is known by its name and has its records; its open ones are in its list, each once.
+    fn audit_owners(&self) -> Result<(), &'static str> {
+        let annexes = &self.holds.annexes;
+        let owners = &annexes.owners.owners;
+        // Records, and of these the open ones.
+        let mut counts = vec![[0_u32; 2]; owners.len() as usize];
+        for (_, annex) in annexes.annexes.iter().filter(|(_, annex)| annex.record != NIL) {
+            if annex.owner == NIL {
+                check(annex.next == NIL && annex.before == NIL, "only owners have lists")?;
+                continue;
+            }
+            let count = counts.get_mut(annex.owner as usize).ok_or("an annex's owner exists")?;
+            let is_open = !self.holds.records.get(annex.record).is_terminal();
+            *count = [count[0] + 1, count[1] + u32::from(is_open)];
+        }
+        for ((handle, owner), [records, open]) in owners.iter().zip(counts) {
+            if owner.is_free() {
+                check(records == 0, "an annex's owner exists")?;
+                continue;
+            }
+            let known = annexes.owners.find(owner.name()) == Some(handle);
+            check(known && !owner.name().is_empty(), "an owner is known by its name")?;
+            check(records > 0 && owner.records == records, "an owner counts its records")?;
+            check(owner.last_due.0 <= MILLIS_MAX, "times are within range")?;
+            let (mut at, mut before, mut left) = (owner.first, NIL, open);
+            while at != NIL {
+                let annex = annexes.annexes.try_get(at).ok_or("an owner's annex exists")?;
+                let is_its = annex.record != NIL && annex.owner == handle;
+                check(is_its && annex.before == before, "a list of an owner is linked both ways")?;
+                let is_open = !self.holds.records.get(annex.record).is_terminal();
+                check(is_open, "an owner's list has the open ones")?;
+                left = left.checked_sub(1).ok_or("an open reservation is listed once")?;
+                (at, before) = (annex.next, at);
+            }
+            check(left == 0 && owner.open == open, "an owner's list has all open ones")?;
+        }
+        Ok(())
     }
 }
 

@@ -27,16 +27,30 @@ pub(super) struct Cell {
     pub closed: Closed,
 }
 
-/// Why a cell takes no holds.
+/// What a cell refuses, and what a request is, as bits: it is refused if they share one.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub(super) enum Closed {
-    /// It takes them.
-    #[default]
-    No,
-    /// It is sold at once or not at all.
-    ToHolds,
-    /// It is frozen.
-    ToAll,
+pub(super) struct Closed(u8);
+
+impl Closed {
+    /// Everything: the cell is frozen.
+    pub const TO_ALL: Self = Self(1);
+    /// What is not confirmed at once.
+    pub const TO_HOLDS: Self = Self(2);
+    /// What names no owner.
+    pub const TO_NAMELESS: Self = Self(4);
+
+    /// What a request is that is confirmed at once, or is not, and names an owner, or does not.
+    #[inline]
+    pub const fn asked(commit: bool, is_owned: bool) -> Self {
+        let hold = if commit { 0 } else { Self::TO_HOLDS.0 };
+        let nameless = if is_owned { 0 } else { Self::TO_NAMELESS.0 };
+        Self(Self::TO_ALL.0 | hold | nameless)
+    }
+
+    /// Without what is refused for the lack of a name.
+    pub const fn but_nameless(self) -> Self {
+        Self(self.0 & !Self::TO_NAMELESS.0)
+    }
 }
 
 /// The counters and rules that most cells do not have.
@@ -66,10 +80,10 @@ impl Cell {
         self.available() + self.allowance
     }
 
-    /// It takes a reserve, as far as its rules go.
+    /// It takes such a request, as far as its rules go.
     #[inline]
-    pub fn is_open(&self, commit: bool) -> bool {
-        self.closed == Closed::No || self.closed == Closed::ToHolds && commit
+    pub fn is_open(&self, asked: Closed) -> bool {
+        self.closed.0 & asked.0 == 0
     }
 
     /// Takes over what follows from the details.
@@ -132,11 +146,10 @@ impl Details {
     }
 
     pub fn closed(&self) -> Closed {
-        match self.policy {
-            Policy { frozen: true, .. } => Closed::ToAll,
-            Policy { no_hold: true, .. } => Closed::ToHolds,
-            _ => Closed::No,
-        }
+        let bit = |is_set: bool, bit: Closed| if is_set { bit.0 } else { 0 };
+        let Policy { frozen, no_hold, owner_max, .. } = self.policy;
+        let owned = bit(owner_max > 0, Closed::TO_NAMELESS);
+        Closed(bit(frozen, Closed::TO_ALL) | bit(no_hold, Closed::TO_HOLDS) | owned)
     }
 
     /// The units in a bucket of blocked ones; `None` for those that are for sale.

@@ -83,6 +83,7 @@ impl DetailTable {
             oversell_limit,
             buffer,
             reorder_point: Some(point - 1).filter(|point| *point >= 0),
+            owner_max: (bits as u64 >> 32) as u32,
             ..Policy::default()
         };
         Details {
@@ -112,7 +113,7 @@ impl DetailTable {
             policy.oversell_limit,
             policy.buffer,
             policy.reorder_point.map_or(0, |point| point + 1),
-            i64::from(policy.bits()),
+            (u64::from(policy.owner_max) << 32 | u64::from(policy.bits())) as i64,
         ];
         for (place, word) in row.words.iter().zip(words) {
             place.store(word, Ordering::Relaxed);

@@ -16,12 +16,13 @@
 //! - Every line of an ACTIVE record is linked in a group whose tick is not after its deadline's.
 //! - An ended record is linked in groups or waits in exactly one bucket.
 
-use crate::protocol::{ReservationId, ReservationState};
+use crate::protocol::{OwnerLimits, ReservationId, ReservationState};
 
 use super::annex::Annexes;
 use super::cell_writer::CellWriter;
 use super::hash::hash_id;
 use super::index::Index;
+use super::owners::Owners;
 use super::record::{ExtraLine, LineAt, LineRef, Record, Standing};
 use super::ring::{NIL, Ring};
 use super::slab::Slab;
@@ -63,7 +64,8 @@ pub(super) struct HeldLine {
 impl Holds {
     /// No records. The seed is this process's own.
     pub fn new(seed: u64) -> Self {
-        let annexes = Annexes::restore(Slab::new(), Slab::new(), Slab::new(), seed);
+        let owners = Owners::restore(Slab::new(), OwnerLimits::default(), seed);
+        let annexes = Annexes::restore(Slab::new(), Slab::new(), Slab::new(), owners, seed);
         let (wheel, forget) = (Wheel::new(seed), Ring::new(FORGET_SPAN));
         Self::restore(Slab::new(), Slab::new(), annexes, wheel, forget, seed)
     }
@@ -222,6 +224,9 @@ impl Holds {
         if old.is_annexed() {
             let annex = self.annexes.find(handle).expect("an annexed record has an annex");
             self.annexes.hand_on(annex, new);
+            if old.is_terminal() && !self.records.get(new).is_terminal() {
+                self.annexes.open(annex);
+            }
             self.set_first_line(new, lines.first().map_or(0, |line| line.line));
         }
         new
@@ -235,6 +240,18 @@ impl Holds {
             _ => return,
         };
         *counter = counter.checked_add_signed(by).expect("a counted reservation was counted");
+    }
+
+    /// Whose a reservation is; `None`: nobody's.
+    pub fn owner_of(&self, handle: u32) -> Option<u32> {
+        let owner = self.annexes.annexes.get(self.annex(handle)?).owner;
+        Some(owner).filter(|owner| *owner != NIL)
+    }
+
+    /// Gives an open reservation an owner.
+    pub fn set_owner(&mut self, handle: u32, owner: &[u8]) {
+        let annex = self.make_annex(handle);
+        self.annexes.set_owner(annex, owner);
     }
 
     /// Frees an ended record and its lines.

@@ -46,6 +46,8 @@ mod index;
 mod lifecycle;
 mod names;
 mod outcomes;
+mod owner_limits;
+mod owners;
 mod parts;
 mod prefetch;
 mod reader;

@@ -109,7 +109,8 @@ impl StockState {
                 faults.for_each(|part| LineFault { line: part.line }.encode(out));
             });
         }
-        let remember = annex.is_some() || !parts.is_whole();
+        let in_steps = |annex| self.holds.annexes.is_in_steps(annex);
+        let remember = !parts.is_whole() || annex.is_some_and(in_steps);
         if annex.is_some_and(|annex| self.holds.annexes.step_count(annex) >= STEPS_MAX) {
             return out.plain(Code::OVERFLOW, 0);
         }
@@ -174,10 +175,10 @@ impl StockState {
         out: &mut Outcomes<'_>,
     ) -> Option<u32> {
         let cell_of = |part: &Part| lines[usize::from(part.line)].0.cell;
-        let frozen = |part: &&Part| self.cells.get(cell_of(part)).closed == Closed::ToAll;
+        let frozen = |part: &&Part| !self.cells.get(cell_of(part)).is_open(Closed::TO_ALL);
         let frozen: Vec<u16> = wanted.iter().filter(frozen).map(|part| part.line).collect();
         if !frozen.is_empty() {
-            refuse_closed(frozen.into_iter(), out);
+            refuse_closed(&frozen, out);
             return None;
         }
         let mut scratch = std::mem::take(&mut self.scratch);
@@ -186,12 +187,13 @@ impl StockState {
             cell: cell_of(part),
             quantity: part.quantity,
         }));
-        let checked = self.check_stock(&mut scratch, true);
+        // It was his already, and it is paid: no limit of an owner is in the way.
+        let checked = self.check_stock(&mut scratch, Closed::asked(true, true));
         match &checked {
             Ok(()) => {}
             Err(Unmet::Short) => refuse_stock(&scratch.shorts, out),
             Err(Unmet::Overflow) => out.plain(Code::OVERFLOW, 0),
-            Err(Unmet::Closed(_)) => unreachable!("frozen cells were refused"),
+            Err(Unmet::Closed(_) | Unmet::Nameless(_)) => unreachable!("frozen cells were refused"),
         }
         self.scratch = scratch;
         checked.ok()?;

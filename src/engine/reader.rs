@@ -11,7 +11,7 @@ use crate::protocol::{
 };
 use crate::world::UnixMicros;
 
-use super::cell::Cell;
+use super::cell::{Cell, Closed};
 use super::cells::{CellTable, Missing};
 use super::holds::HeldLine;
 use super::names::SkuId;
@@ -80,6 +80,7 @@ impl CellReader {
         // Before the counters are read: what was swept by then is in them.
         let swept = self.table.swept_before();
         let first_not_due = self.table.clock(now, self.grace_ms).first_not_due();
+        let asked_as = Closed::asked(commit, false);
         let is_final = |cell: &Cell| swept.max(cell.earliest_due) >= first_not_due;
         let count = lines.len();
         let mut lines = (0..).zip(lines.iter()).map(|(number, line)| {
@@ -90,7 +91,7 @@ impl CellReader {
             let Some(Some(line)) = lines.next() else { return false };
             let Some(cell) = self.table.read(line.cell) else { return false };
             let enough = cell.grantable() >= i64::from(line.quantity);
-            if enough || !is_final(&cell) || !cell.is_open(commit) {
+            if enough || !is_final(&cell) || !cell.is_open(asked_as) {
                 return false;
             }
             let available = cell.available();
@@ -105,7 +106,7 @@ impl CellReader {
         let mut shorts = Vec::new();
         for demand in &demands.sums {
             let Some(cell) = self.table.read(demand.cell) else { return false };
-            if !cell.is_open(commit) {
+            if !cell.is_open(asked_as) {
                 return false;
             }
             if cell.grantable() >= demand.asked as i64 {
@@ -301,7 +302,7 @@ impl StockState {
     }
 
     /// Whether the deadline has passed that nobody has noticed.
-    fn is_unnoticed(&self, handle: u32) -> bool {
+    pub(super) fn is_unnoticed(&self, handle: u32) -> bool {
         let record = self.holds.records.get(handle);
         record.is(ReservationState::Active) && self.clock.is_due(record.deadline)
     }

@@ -12,9 +12,10 @@ use bytes::{BufMut, BytesMut};
 
 use crate::protocol::limits::{TTL_MS_DEFAULT, TTL_MS_MAX, TTL_MS_MIN};
 use crate::protocol::{
-    CellHandle, Code, LineFault, Lines, ReservationId, ReservationState, ShortLine,
+    CellHandle, Code, LineFault, Lines, OwnerBound, ReservationId, ReservationState, ShortLine,
 };
 
+use super::cell::Closed;
 use super::cell_writer::CellWriter;
 use super::cells::{CellTable, Missing};
 use super::hash::mix2;
@@ -76,6 +77,8 @@ impl Demands {
 pub(super) enum Unmet {
     /// These cells take no holds.
     Closed(Vec<u32>),
+    /// These cells are sold to owners only.
+    Nameless(Vec<u32>),
     /// A sum would leave its range.
     Overflow,
     /// Too few units: see `Scratch::shorts`.
@@ -138,7 +141,7 @@ impl StockState {
             return refuse_names(self.cells.table(), lines, line, missing, out);
         }
         scratch.demands.sum(scratch.lines.iter().copied());
-        if let Err(unmet) = self.check_stock(scratch, commit) {
+        if let Err(unmet) = self.check_stock(scratch, Closed::asked(commit, false)) {
             return refuse_unmet(&unmet, scratch, out);
         }
         // From here on the grant succeeds.
@@ -233,7 +236,11 @@ impl StockState {
     /// # Errors
     /// Not so; short cells are in `scratch.shorts`.
     #[inline]
-    pub(super) fn check_stock(&mut self, scratch: &mut Scratch, commit: bool) -> Result<(), Unmet> {
+    pub(super) fn check_stock(
+        &mut self,
+        scratch: &mut Scratch,
+        asked: Closed,
+    ) -> Result<(), Unmet> {
         scratch.shorts.clear();
         let Self { holds, cells, clock, config, .. } = self;
         let (mut open, mut in_range) = (true, true);
@@ -243,7 +250,7 @@ impl StockState {
                 continue;
             }
             let (cell, room) = cells.get_with_room(demand.cell);
-            open &= cell.is_open(commit);
+            open &= cell.is_open(asked);
             in_range &= room >= more;
             let enough = cell.grantable() >= more
                 || holds.reclaim(cells, clock, config.retention_ms, demand.cell, more);
@@ -257,7 +264,7 @@ impl StockState {
             }
         }
         if !open {
-            return Err(Unmet::Closed(closed_cells(cells, &scratch.demands, commit)));
+            return Err(closed_cells(cells, &scratch.demands, asked));
         }
         // Reclaiming for a later line may have freed units of an earlier one: look once more.
         scratch.shorts.retain_mut(|short| {
@@ -280,10 +287,13 @@ impl StockState {
 }
 
 #[cold]
-fn closed_cells(cells: &CellWriter, demands: &Demands, commit: bool) -> Vec<u32> {
-    let closed =
-        |demand: &&Demand| demand.asked > demand.own && !cells.get(demand.cell).is_open(commit);
-    demands.sums.iter().filter(closed).map(|demand| demand.cell).collect()
+fn closed_cells(cells: &CellWriter, demands: &Demands, asked: Closed) -> Unmet {
+    let closed = |asked: Closed| -> Vec<u32> {
+        let wanted = demands.sums.iter().filter(|demand| demand.asked > demand.own);
+        wanted.map(|demand| demand.cell).filter(|cell| !cells.get(*cell).is_open(asked)).collect()
+    };
+    let frozen = closed(asked.but_nameless());
+    if frozen.is_empty() { Unmet::Nameless(closed(asked)) } else { Unmet::Closed(frozen) }
 }
 
 /// No sum over a SKU leaves its range by all demands together. Cells of one SKU share its room.
@@ -341,10 +351,14 @@ pub(super) fn refuse_names(
 /// Says what is wrong with the lines of a reserve or an amend.
 #[cold]
 pub(super) fn refuse_unmet(unmet: &Unmet, scratch: &Scratch, out: &mut Outcomes<'_>) {
+    let lines_on = |cells: &[u32]| -> Vec<u16> {
+        let lines = (0..).zip(&scratch.lines).filter(|(_, line)| cells.contains(&line.cell));
+        lines.map(|(line, _)| line).collect()
+    };
     match unmet {
-        Unmet::Closed(cells) => {
-            let lines = (0..).zip(&scratch.lines).filter(|(_, line)| cells.contains(&line.cell));
-            refuse_closed(lines.map(|(line, _)| line), out);
+        Unmet::Closed(cells) => refuse_closed(&lines_on(cells), out),
+        Unmet::Nameless(cells) => {
+            refuse_bound(OwnerBound::Nameless, &lines_on(cells), out);
         }
         Unmet::Overflow => out.plain(Code::OVERFLOW, 0),
         Unmet::Short => refuse_stock(&scratch.shorts, out),
@@ -352,9 +366,18 @@ pub(super) fn refuse_unmet(unmet: &Unmet, scratch: &Scratch, out: &mut Outcomes<
 }
 
 /// Names the lines on cells that take no holds.
-pub(super) fn refuse_closed(lines: impl Iterator<Item = u16> + Clone, out: &mut Outcomes<'_>) {
-    let first = lines.clone().next().unwrap_or_default();
-    out.body(Code::FROZEN, first, |out| lines.for_each(|line| LineFault { line }.encode(out)));
+pub(super) fn refuse_closed(lines: &[u16], out: &mut Outcomes<'_>) {
+    let first = lines.first().copied().unwrap_or_default();
+    out.body(Code::FROZEN, first, |out| put_lines(out, lines));
+}
+
+/// Names the lines that a limit of an owner is in the way of.
+pub(super) fn refuse_bound(bound: OwnerBound, lines: &[u16], out: &mut Outcomes<'_>) {
+    out.body(Code::OWNER_LIMIT, bound as u16, |out| put_lines(out, lines));
+}
+
+fn put_lines(out: &mut BytesMut, lines: &[u16]) {
+    lines.iter().for_each(|line| LineFault { line: *line }.encode(out));
 }
 
 pub(super) fn refuse_stock(shorts: &[ShortLine], out: &mut Outcomes<'_>) {

@@ -7,7 +7,7 @@
 use bytes::{Buf, BytesMut};
 
 use crate::protocol::limits::{COUNTER_MAX, SKU_BYTES_MAX, WAREHOUSE_BYTES_MAX};
-use crate::protocol::{Reader, Truncated};
+use crate::protocol::{OwnerLimits, Reader, Truncated};
 use crate::world::UnixMicros;
 
 use super::EngineConfig;
@@ -18,6 +18,7 @@ use super::cells::{CELL_BYTES, decode};
 use super::details::ROW_BYTES;
 use super::holds::{FORGET_SPAN, Holds};
 use super::names::{Names, SkuId};
+use super::owners::{Owner, Owners};
 use super::record::{ExtraLine, Group, Record};
 use super::ring::{NIL, Ring};
 use super::slab::{Entry, Slab};
@@ -97,6 +98,7 @@ pub struct SnapshotLoader {
     annexes: Slab<Annex>,
     shares: Slab<Share>,
     steps: Slab<Step>,
+    owners: Slab<Owner>,
     ring: Ring,
     forget: Ring,
     ticks: u32,
@@ -118,9 +120,11 @@ struct Head {
     annexes: u32,
     shares: u32,
     steps: u32,
+    owners: u32,
     ticks: u32,
     buckets: u32,
-    free: [(u32, u32); 6],
+    free: [(u32, u32); 7],
+    limits: OwnerLimits,
 }
 
 impl SnapshotLoader {
@@ -140,6 +144,7 @@ impl SnapshotLoader {
             annexes: Slab::new(),
             shares: Slab::new(),
             steps: Slab::new(),
+            owners: Slab::new(),
             ring: Ring::new(SPAN_TICKS),
             forget: Ring::new(FORGET_SPAN),
             ticks: 0,
@@ -236,6 +241,7 @@ impl SnapshotLoader {
             Kind::Annexes => push(&mut self.annexes, head.annexes, reader),
             Kind::Shares => push(&mut self.shares, head.shares, reader),
             Kind::Steps => push(&mut self.steps, head.steps, reader),
+            Kind::Owners => push(&mut self.owners, head.owners, reader),
             Kind::Ticks => chain(&mut self.ring, &mut self.ticks, head.ticks, reader),
             Kind::Buckets => chain(&mut self.forget, &mut self.buckets, head.buckets, reader),
             Kind::End if reader.u64()? == self.blocks => Ok(()),
@@ -275,6 +281,7 @@ impl SnapshotLoader {
             &mut head.annexes,
             &mut head.shares,
             &mut head.steps,
+            &mut head.owners,
             &mut head.ticks,
             &mut head.buckets,
         ] {
@@ -282,6 +289,10 @@ impl SnapshotLoader {
         }
         for free in &mut head.free {
             *free = (reader.u32()?, reader.u32()?);
+        }
+        head.limits = OwnerLimits::take(reader)?;
+        if u64::from(head.limits.cool_down_ms) > self.config.retention_ms {
+            return Err(SnapshotFault::Content("an owner is known while it cools down"));
         }
         if reader.is_empty() { Ok(()) } else { Err(SnapshotFault::Block) }
     }
@@ -358,6 +369,7 @@ impl SnapshotLoader {
             (self.annexes.len(), head.annexes, restore_chain(&mut self.annexes, head.free[3])),
             (self.shares.len(), head.shares, restore_chain(&mut self.shares, head.free[4])),
             (self.steps.len(), head.steps, restore_chain(&mut self.steps, head.free[5])),
+            (self.owners.len(), head.owners, restore_chain(&mut self.owners, head.free[6])),
         ];
         if have != [head.warehouses, head.skus, head.cells]
             || more != [head.details, head.ticks, head.buckets]
@@ -370,7 +382,8 @@ impl SnapshotLoader {
         }
         let seed = self.config.hash_seed;
         let wheel = Wheel::restore(self.groups, self.ring, seed);
-        let annexes = Annexes::restore(self.annexes, self.shares, self.steps, seed);
+        let owners = Owners::restore(self.owners, head.limits, seed);
+        let annexes = Annexes::restore(self.annexes, self.shares, self.steps, owners, seed);
         let holds = Holds::restore(self.records, self.lines, annexes, wheel, self.forget, seed);
         let mut state = StockState::new(self.config);
         state.index = head.index;

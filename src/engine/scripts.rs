@@ -21,7 +21,8 @@
 //! ship ID w/s w/s N [truth]              land ID TRANSFER GOOD DAMAGED
 //! close TRANSFER     recall TRANSFER     transfer TRANSFER
 //! reserve ID w/s=N … [ttl=] [by=handle] [commit]
-//! from ID w/s|w/s=N[>LEAST] … [mode=lines|upto] [by=most|fewest] [splits=N] [ttl=] [commit]
+//! from ID w/s|w/s=N[>LEAST] … [mode=lines|upto] [by=most|fewest] [splits=N] [for=OWNER] [ttl=] [commit]
+//! limit-owners ID [holds=N] [units=N] [cool=MS] · owner NAME
 //! confirm ID         release ID          cancel ID          fulfil ID [ship]
 //!                    each: [LINE:N … step=N] [reacquire]
 //! extend ID [ttl=]   pin ID [ttl=]       amend ID w/s=N … step=N
@@ -42,9 +43,10 @@ use bytes::{BufMut, BytesMut};
 
 use crate::protocol::{
     Bucket, CellCounters, CellDetails, CellHandle, CellRef, Code, Filter, Guard, Line, LineMode,
-    LineShares, ListHead, ListedCell, Listing, Op, OpFlags, OpId, Opcode, Outcome, Part, Parts,
-    PolicyChange, Reader, ReservationId, ReservationState, Rules, ShortLine, SkuTotal, Sourcing,
-    TakenPart, Terms, Transfer, TransferState, UnixMillis, Wish, take_op, take_outcome,
+    LineShares, ListHead, ListedCell, Listing, Op, OpFlags, OpId, Opcode, Outcome, OwnerBound,
+    OwnerLimits, OwnerUsage, Part, Parts, PolicyChange, Reader, ReservationId, ReservationState,
+    Rules, ShortLine, SkuTotal, Sourcing, TakenPart, Terms, Transfer, TransferState, UnixMillis,
+    Wish, take_op, take_outcome,
 };
 use crate::world::UnixMicros;
 
@@ -114,6 +116,7 @@ impl<'a> Words<'a> {
             oversell_limit: number("oversell"),
             buffer: number("buffer"),
             reorder_point: self.options.get("reorder").map(|text| text.parse().ok()),
+            owner_max: self.number("each").map(|units| units as u32),
         }
     }
 }
@@ -197,6 +200,11 @@ impl Script {
                 self.state.read_transfer(id, &mut out);
                 return self.show("transfer", &out);
             }
+            "owner" => {
+                let mut out = BytesMut::new();
+                self.state.read_owner(words.plain[1].as_bytes(), &mut out);
+                return self.show("owner", &out);
+            }
             "details" => return self.details(&words),
             "list" => return self.list(&words),
             "stats" => return self.stats(),
@@ -276,7 +284,8 @@ impl Script {
                         cells,
                     })
                     .collect();
-                let rules = Rules { mode, sourcing, splits_max };
+                let owner = words.options.get("for").unwrap_or(&"").as_bytes();
+                let rules = Rules { mode, sourcing, splits_max, owner };
                 Op::encode_reserve_from(out, &terms, id, ttl_ms, rules, &wishes).unwrap();
             }
             "amend" => {
@@ -319,8 +328,21 @@ impl Script {
     /// A stock write, if the command is one.
     fn stock_write<'a>(&mut self, command: &str, words: &Words<'a>) -> Option<Op<'a>> {
         let known = [
-            "receive", "adjust", "set", "count", "counted", "move", "announce", "arrive", "return",
-            "ship", "land", "close", "recall", "policy",
+            "receive",
+            "adjust",
+            "set",
+            "count",
+            "counted",
+            "move",
+            "announce",
+            "arrive",
+            "return",
+            "ship",
+            "land",
+            "close",
+            "recall",
+            "policy",
+            "limit-owners",
         ];
         if !known.contains(&command) {
             return None;
@@ -361,6 +383,12 @@ impl Script {
             }
             "close" => Op::TransferClose { transfer: op_id },
             "recall" => Op::TransferCancel { transfer: op_id },
+            "limit-owners" => {
+                let limit = |key| words.number(key).unwrap_or(0) as u32;
+                let (holds_max, units_max) = (limit("holds"), limit("units"));
+                let limits = OwnerLimits { holds_max, units_max, cool_down_ms: limit("cool") };
+                Op::SetOwnerLimits { op_id, limits }
+            }
             _ => Op::SetPolicy { op_id, change: words.policy(), cell: at(2) },
         })
     }
@@ -498,6 +526,9 @@ fn show_details(body: &mut Reader<'_>, text: &mut String) {
     if let Some(point) = policy.reorder_point {
         write!(text, " reorder={point}").unwrap();
     }
+    if policy.owner_max > 0 {
+        write!(text, " each={}", policy.owner_max).unwrap();
+    }
     for (name, is_set) in [
         ("frozen", policy.frozen),
         ("untracked", policy.untracked),
@@ -554,7 +585,10 @@ fn show_body(command: &str, outcome: &Outcome<'_>, text: &mut String) {
     ]
     .contains(&command);
     let is_transfer = ["ship", "land", "close", "recall", "transfer"].contains(&command);
-    if let Some(state) = TransferState::from_detail(outcome.detail).filter(|_| is_transfer)
+    if outcome.code == Code::OWNER_LIMIT {
+        let bound = OwnerBound::from_detail(outcome.detail).unwrap();
+        write!(text, " {}", bound.name()).unwrap();
+    } else if let Some(state) = TransferState::from_detail(outcome.detail).filter(|_| is_transfer)
         && (outcome.code.is_ok() || outcome.code == Code::CONFLICT)
     {
         write!(text, " {}", state.name()).unwrap();
@@ -583,6 +617,22 @@ fn show_body(command: &str, outcome: &Outcome<'_>, text: &mut String) {
             write!(text, " received={received} damaged={damaged}").unwrap();
         }
         ("details", _) => show_details(&mut body, text),
+        ("owner", _) => {
+            let OwnerUsage { holds, open, units, free_at, limits } =
+                OwnerUsage::take(&mut body).unwrap();
+            write!(text, " holds={holds} open={open} units={units}").unwrap();
+            if let Some(at) = free_at {
+                write!(text, " free_at={}", relative(at.0)).unwrap();
+            }
+            let OwnerLimits { holds_max, units_max, cool_down_ms } = limits;
+            write!(text, " of {holds_max} {units_max} {cool_down_ms}").unwrap();
+        }
+        (_, Code::OWNER_LIMIT) if outcome.detail == OwnerBound::Units as u16 => {
+            write!(text, " left={}", body.u64().unwrap()).unwrap();
+        }
+        (_, Code::OWNER_LIMIT) if outcome.detail == OwnerBound::CoolDown as u16 => {
+            write!(text, " until={}", relative(body.u64().unwrap())).unwrap();
+        }
         ("lines", Code::OK) => show_lines(&mut body, relative, text),
         (_, Code::STALE_EXPECTED) => {
             write!(text, " on_hand={}", body.i64().unwrap()).unwrap();

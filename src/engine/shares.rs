@@ -316,6 +316,14 @@ impl Holds {
         self.lines_of(handle).zip(self.annexes.shares_of(annex)).collect()
     }
 
+    /// What is over is no longer in the list of its owner.
+    #[cold]
+    fn close_owned(&mut self, handle: u32) {
+        if let Some(annex) = self.annexes.find(handle) {
+            self.annexes.close(annex);
+        }
+    }
+
     /// Takes over a state.
     #[inline]
     fn restate(&mut self, handle: u32, state: ReservationState, forget: HoldMillis) {
@@ -328,6 +336,10 @@ impl Holds {
         record.set_standing(after);
         if after.is_terminal() {
             record.forget = record.forget.max(forget);
+            let was_open = before.is_some_and(|before| !before.is_terminal());
+            if record.is_annexed() && was_open {
+                self.close_owned(handle);
+            }
         }
         self.count(before, -1);
         self.count(Some(after), 1);

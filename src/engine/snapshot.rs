@@ -11,8 +11,8 @@
 //!   1   head        magic 8 · version u32 · 0 u32 · grace, retention, max_life u64 (ms) · index u64 ·
 //!                   now u64 (µs) · shift u64 (ms) · fronts of the wheel and of the buckets u64 ·
 //!                   counts u32: warehouses, skus, cells, details, records, lines, groups, annexes,
-//!                   shares, steps, ticks, buckets · free chains of the slabs, records to steps: head
-//!                   u32, length u32
+//!                   shares, steps, owners, ticks, buckets · free chains of the slabs, records to
+//!                   owners: head u32, length u32 · limits of owners 12
 //!   2   warehouses  names: len u8 + bytes                       blocks of whole items,
 //!   3   skus        names                                       as many blocks as it takes
 //!   4   cells       warehouse u32 · sku u32 · earliest due tick u64 · on_hand, reserved, committed i64
@@ -20,12 +20,13 @@
 //!   6   records     64 bytes each, see record.rs, free ones included
 //!   7   lines       24 bytes each
 //!   8   groups      24 bytes each
-//!   9   annexes     20 bytes each, see annex.rs
+//!   9   annexes     32 bytes each, see annex.rs
 //!  10   shares      32 bytes each
 //!  11   steps       24 bytes each
-//!  12   ticks       tick u64 · first group u32
-//!  13   buckets     bucket u64 · first record u32
-//!  14   end         blocks before this one u64
+//!  12   owners      64 bytes each, see owners.rs
+//!  13   ticks       tick u64 · first group u32
+//!  14   buckets     bucket u64 · first record u32
+//!  15   end         blocks before this one u64
 //! ```
 //!
 //! The slabs go out as they lie in memory, chains and all: a replica restored from a snapshot hands
@@ -41,7 +42,7 @@ use super::ring::Ring;
 use super::state::StockState;
 
 pub(super) const MAGIC: &[u8; 8] = b"STOCKSNP";
-pub(super) const VERSION: u32 = 2;
+pub(super) const VERSION: u32 = 3;
 pub(super) const BLOCK_HEADER_BYTES: usize = 12;
 pub(super) const BLOCK_BODY_BYTES_MAX: usize = 1 << 20;
 
@@ -60,9 +61,10 @@ pub(super) enum Kind {
     Annexes = 9,
     Shares = 10,
     Steps = 11,
-    Ticks = 12,
-    Buckets = 13,
-    End = 14,
+    Owners = 12,
+    Ticks = 13,
+    Buckets = 14,
+    End = 15,
 }
 
 /// Names and chain heads per block.
@@ -115,6 +117,7 @@ impl StockState {
         self.holds.annexes.annexes.begin_cut();
         self.holds.annexes.shares.begin_cut();
         self.holds.annexes.steps.begin_cut();
+        self.holds.annexes.owners.owners.begin_cut();
         SnapshotCut { number, index: self.index, kind: Some(Kind::Head), written: 0, blocks: 0 }
     }
 
@@ -150,6 +153,7 @@ impl StockState {
             self.holds.annexes.annexes.end_cut();
             self.holds.annexes.shares.end_cut();
             self.holds.annexes.steps.end_cut();
+            self.holds.annexes.owners.owners.end_cut();
         }
     }
 
@@ -166,6 +170,11 @@ impl StockState {
         self.holds.annexes.annexes.digest(&mut digest);
         self.holds.annexes.shares.digest(&mut digest);
         self.holds.annexes.steps.digest(&mut digest);
+        self.holds.annexes.owners.owners.digest(&mut digest);
+        let limits = self.holds.annexes.owners.limits;
+        for limit in [limits.holds_max, limits.units_max, limits.cool_down_ms] {
+            digest.word(u64::from(limit));
+        }
         for ring in [&self.holds.wheel.ring, &self.holds.forget] {
             digest_ring(ring, &mut digest);
         }
@@ -199,6 +208,7 @@ impl StockState {
             (annexes.annexes.len(), annexes.annexes.free_chain()),
             (annexes.shares.len(), annexes.shares.free_chain()),
             (annexes.steps.len(), annexes.steps.free_chain()),
+            (annexes.owners.owners.len(), annexes.owners.owners.free_chain()),
         ];
         let names = [table.warehouses.count(), table.skus.count()];
         let cells = [table.count(), table.details.count()];
@@ -206,6 +216,7 @@ impl StockState {
         let counts = names.into_iter().chain(cells).chain(lens).chain([ticks, buckets]);
         let free = slabs.iter().flat_map(|(_, (at, count))| [*at, *count]);
         counts.chain(free).for_each(|number| head.put_u32_le(number));
+        annexes.owners.limits.encode(&mut head);
         head
     }
 
@@ -230,6 +241,7 @@ impl StockState {
             Kind::Annexes => self.holds.annexes.annexes.take_page()?,
             Kind::Shares => self.holds.annexes.shares.take_page()?,
             Kind::Steps => self.holds.annexes.steps.take_page()?,
+            Kind::Owners => self.holds.annexes.owners.owners.take_page()?,
         };
         cut.written += count;
         Some(body)
@@ -240,8 +252,8 @@ impl Kind {
     /// The kind that comes after this one.
     pub fn next(self) -> Option<Self> {
         use Kind::{
-            Annexes, Buckets, Cells, Details, End, Groups, Head, Lines, Records, Shares, Skus,
-            Steps, Ticks, Warehouses,
+            Annexes, Buckets, Cells, Details, End, Groups, Head, Lines, Owners, Records, Shares,
+            Skus, Steps, Ticks, Warehouses,
         };
         Some(match self {
             Head => Warehouses,
@@ -254,7 +266,8 @@ impl Kind {
             Groups => Annexes,
             Annexes => Shares,
             Shares => Steps,
-            Steps => Ticks,
+            Steps => Owners,
+            Owners => Ticks,
             Ticks => Buckets,
             Buckets => End,
             End => return None,

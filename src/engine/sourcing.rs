@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! known id ─▶ REPLAY / ID_REUSED / HOLD_RELEASED
-//! unknown  ─▶ not_after ─▶ id's age ─▶ ttl ─▶ names ─▶ line by line: which cells, how many
+//! unknown  ─▶ not_after ─▶ id's age ─▶ ttl ─▶ owner ─▶ names ─▶ line by line: which cells, how many
 //!                                                       └─▶ frozen ─▶ stock ─▶ least ─▶ range ─▶ grant
 //! ```
 //!
@@ -10,21 +10,22 @@
 //! to what it gets, and become the lines of the reservation. What is due on a cell expires before anybody
 //! looks, so that how far the sweep has come does not decide which warehouse ships.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::BufMut;
 
 use crate::protocol::{
-    CellHandle, Code, LineFault, LineMode, ReservationId, ReservationState, Rules, ShortLine,
-    Sourcing, TakenPart, Wishes,
+    CellHandle, Code, LineFault, LineMode, OwnerBound, ReservationId, ReservationState, Rules,
+    ShortLine, Sourcing, TakenPart, Wishes,
 };
 
+use super::cell::Closed;
 use super::cells::Missing;
 use super::hash::{hash_bytes, mix2};
 use super::holds::HeldLine;
 use super::outcomes::{Outcomes, put_millis};
 use super::record::Standing;
-use super::reserve::{fit_together, refuse_closed, refuse_stock, ttl_checked};
+use super::reserve::{fit_together, refuse_bound, refuse_closed, refuse_stock, ttl_checked};
 use super::state::StockState;
 
 /// What a RESERVE_FROM asks for.
@@ -45,7 +46,7 @@ struct Candidates {
 }
 
 /// What the lines get.
-#[derive(Default)]
+#[derive(Clone, Default)]
 struct Taken {
     parts: Vec<HeldLine>,
     /// By cell.
@@ -56,6 +57,40 @@ struct Taken {
     below_least: Vec<ShortLine>,
     /// Lines all of whose cells take no holds.
     closed: Vec<u16>,
+    /// Lines all of whose cells that take holds take them from owners only.
+    nameless: Vec<u16>,
+    /// Some cell would give more to another owner.
+    is_capped: bool,
+}
+
+/// Why nothing is taken.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Refusal {
+    Closed,
+    Nameless,
+    BelowLeast,
+    Short,
+}
+
+impl Taken {
+    fn refusal(&self, mode: LineMode) -> Option<Refusal> {
+        let whole = mode == LineMode::All;
+        let nothing = self.parts.is_empty();
+        let barred = !self.closed.is_empty() || !self.nameless.is_empty();
+        match () {
+            () if barred && (whole || nothing && self.shorts.is_empty()) => {
+                let frozen = !self.closed.is_empty();
+                Some(if frozen { Refusal::Closed } else { Refusal::Nameless })
+            }
+            () if !self.below_least.is_empty() => Some(Refusal::BelowLeast),
+            () if nothing || whole && !self.shorts.is_empty() => Some(Refusal::Short),
+            () => None,
+        }
+    }
+
+    fn is_partial(&self) -> bool {
+        !(self.shorts.is_empty() && self.closed.is_empty() && self.nameless.is_empty())
+    }
 }
 
 impl StockState {
@@ -71,28 +106,21 @@ impl StockState {
             return out.plain(code, 0);
         }
         let Some(ttl) = ttl_checked(asked.ttl_ms) else { return out.plain(Code::TTL_RANGE, 0) };
+        let rules = asked.wishes.rules();
+        if !rules.owner.is_empty() {
+            let units = asked.wishes.iter().map(|wish| u64::from(wish.quantity)).sum();
+            if let Err(reached) = self.check_owner(rules.owner, units, asked.commit) {
+                return self.refuse_owner(reached, out);
+            }
+        }
         let candidates = match self.candidates(asked.wishes) {
             Ok(candidates) => candidates,
             Err(faults) => return refuse_unknown(&faults, out),
         };
         candidates.iter().flat_map(|line| &line.cells).for_each(|cell| self.expire_due(*cell));
-        let rules = asked.wishes.rules();
-        let taken = self.take_units(&candidates, rules, asked.commit);
-        let nothing = taken.parts.is_empty();
-        let whole = rules.mode == LineMode::All;
-        match () {
-            () if !taken.closed.is_empty() && (whole || nothing && taken.shorts.is_empty()) => {
-                return refuse_closed(taken.closed.iter().copied(), out);
-            }
-            () if !taken.below_least.is_empty() => {
-                return out.body(Code::MIN_QTY, 0, |out| {
-                    taken.below_least.iter().for_each(|short| short.encode(out));
-                });
-            }
-            () if nothing || whole && !taken.shorts.is_empty() => {
-                return refuse_stock(&taken.shorts, out);
-            }
-            () => {}
+        let taken = self.take_units(&candidates, rules, asked.commit, true);
+        if taken.refusal(rules.mode).is_some() {
+            return self.refuse_from(&candidates, rules, asked.commit, taken, out);
         }
         let mut scratch = std::mem::take(&mut self.scratch);
         scratch.demands.sum(taken.parts.iter().copied());
@@ -105,11 +133,42 @@ impl StockState {
             return out.plain(Code::OVERFLOW, 0);
         }
         // From here on the grant succeeds.
-        let partial = !taken.shorts.is_empty() || !taken.closed.is_empty();
-        let code = if partial { Code::OK_PARTIAL } else { Code::OK };
+        let code = if taken.is_partial() { Code::OK_PARTIAL } else { Code::OK };
         let (id, hash) = (asked.id, asked.hash);
         let handle = self.grant((id, hash), (ttl, print), asked.commit, &taken.parts);
+        if !rules.owner.is_empty() {
+            self.holds.set_owner(handle, rules.owner);
+        }
         self.put_parts(code, handle, out);
+    }
+
+    /// Says why nothing is taken: the owner's limit of a cell, if there would be enough without it.
+    #[cold]
+    fn refuse_from(
+        &self,
+        candidates: &[Candidates],
+        rules: Rules<'_>,
+        commit: bool,
+        taken: Taken,
+        out: &mut Outcomes<'_>,
+    ) {
+        let capped = taken.is_capped;
+        let free =
+            if capped { self.take_units(candidates, rules, commit, false) } else { taken.clone() };
+        match free.refusal(rules.mode) {
+            None => {
+                let shorts = taken.shorts.iter().chain(&taken.below_least);
+                let lines: BTreeSet<u16> = shorts.map(|short| short.line).collect();
+                let lines: Vec<u16> = lines.into_iter().collect();
+                refuse_bound(OwnerBound::Cell, &lines, out);
+            }
+            Some(Refusal::Closed) => refuse_closed(&free.closed, out),
+            Some(Refusal::Nameless) => refuse_bound(OwnerBound::Nameless, &free.nameless, out),
+            Some(Refusal::BelowLeast) => out.body(Code::MIN_QTY, 0, |out| {
+                free.below_least.iter().for_each(|short| short.encode(out));
+            }),
+            Some(Refusal::Short) => refuse_stock(&free.shorts, out),
+        }
     }
 
     /// The id is known: the answer is what became of it, if it was asked for the same.
@@ -164,23 +223,44 @@ impl StockState {
         if faults.is_empty() { Ok(lines) } else { Err(faults) }
     }
 
-    /// Decides what every line gets, and from where.
-    fn take_units(&self, lines: &[Candidates], rules: Rules, commit: bool) -> Taken {
+    /// Decides what every line gets, and from where; `capped`: of no cell more than its owner may have.
+    fn take_units(
+        &self,
+        lines: &[Candidates],
+        rules: Rules<'_>,
+        commit: bool,
+        capped: bool,
+    ) -> Taken {
         let mut taken = Taken::default();
+        let asked_as = Closed::asked(commit, !rules.owner.is_empty());
+        let owner = self.holds.annexes.owners.find(rules.owner);
         let parts_max = 1 + usize::from(rules.splits_max);
         for (line, wish) in (0..).zip(lines) {
             let mut left = Vec::with_capacity(wish.cells.len());
-            let mut is_open = false;
+            let (mut is_open, mut is_nameless) = (false, false);
             for cell in &wish.cells {
                 let value = self.cells.get(*cell);
-                is_open |= value.is_open(commit);
-                let units = value.grantable() - taken.units.get(cell).copied().unwrap_or(0);
-                if value.is_open(commit) && units > 0 {
+                if !value.is_open(asked_as) {
+                    is_nameless |= value.is_open(asked_as.but_nameless());
+                    continue;
+                }
+                is_open = true;
+                let before = taken.units.get(cell).copied().unwrap_or(0);
+                let mut units = value.grantable() - before;
+                if capped
+                    && let Some(room) = self.owner_room(owner, *cell)
+                    && room - before < units
+                {
+                    units = room - before;
+                    taken.is_capped = true;
+                }
+                if units > 0 {
                     left.push((*cell, units));
                 }
             }
             if !is_open {
-                taken.closed.push(line);
+                let barred = if is_nameless { &mut taken.nameless } else { &mut taken.closed };
+                barred.push(line);
                 if wish.min_quantity == 0 {
                     continue;
                 }
@@ -265,11 +345,12 @@ fn refuse_unknown(faults: &[(u16, Missing)], out: &mut Outcomes<'_>) {
 /// 32 bits over what was asked for. Names are not looked up: a warehouse that gets the SKU later does not
 /// make another request of a retry.
 fn print(wishes: Wishes<'_>, ttl_ms: u32) -> u32 {
-    let Rules { mode, sourcing, splits_max } = wishes.rules();
+    let Rules { mode, sourcing, splits_max, owner } = wishes.rules();
     let rules =
         u64::from(mode as u8) << 16 | u64::from(sourcing as u8) << 8 | u64::from(splits_max);
     let hash = mix2(3, rules, u64::from(ttl_ms) << 1 | u64::from(wishes.is_named()));
     let hash = mix2(3, hash, hash_bytes(3, wishes.as_bytes()));
+    let hash = if owner.is_empty() { hash } else { mix2(3, hash, hash_bytes(3, owner)) };
     (hash ^ hash >> 32) as u32
 }
 

@@ -324,6 +324,9 @@ impl StockState {
             | Op::Arrive { .. }
             | Op::Return { .. }
             | Op::SetPolicy { .. } => self.write_stock(op, hash, flags, late, out),
+            Op::SetOwnerLimits { op_id, limits } => {
+                self.set_owner_limits(op_id, hash, limits, late, out);
+            }
             Op::ReserveFrom { id, ttl_ms, wishes } => {
                 let commit = flags.contains(OpFlags::COMMIT);
                 self.reserve_from(&AskedFrom { id, hash, ttl_ms, wishes, commit, late }, out);
@@ -335,6 +338,7 @@ impl StockState {
             | Op::ReadLines { .. }
             | Op::ReadTransfer { .. }
             | Op::ListCells(_)
+            | Op::ReadOwner { .. }
             | Op::Ping
             | Op::ClusterStatus => out.plain(Code::BAD_OP, 0),
         }

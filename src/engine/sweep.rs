@@ -61,6 +61,10 @@ impl Holds {
         // not change what is remembered.
         let due = clock.due(self.records.get(handle).deadline);
         let forget = HoldMillis(due.0 + retention_ms);
+        if let Some(owner) = self.owner_of(handle) {
+            let last_due = &mut self.annexes.owners.owners.get_mut(owner).last_due;
+            *last_due = due.max(*last_due);
+        }
         self.shift_whole(cells, handle, &[Place::Reserved], Place::Expired, forget);
         self.records.get(handle).lines()
     }

@@ -9,8 +9,8 @@ use super::shared::Shared;
 use super::status::{self, Before};
 use super::words::escape;
 use crate::protocol::{
-    CellCounters, CellHandle, Code, LineShares, OpId, Reader, ReservationId, SkuTotal, Transfer,
-    TransferState, Truncated, limits, take_outcome,
+    CellCounters, CellHandle, Code, LineShares, OpId, OwnerUsage, Reader, ReservationId, SkuTotal,
+    Transfer, TransferState, Truncated, limits, take_outcome,
 };
 use crate::replication::{AdminError, NodeInfo};
 
@@ -31,6 +31,7 @@ const HELP: &[(&str, &str)] = &[
     ("details WAREHOUSE SKU", "all counters of a cell and its rules, as this node has them"),
     ("sku SKU", "all cells of a SKU and their sum, as this node has them"),
     ("hold ID", "a reservation and what has become of its lines, as this node has it"),
+    ("owner NAME", "what an owner holds, and what owners may hold, as this node has it"),
     ("shipment ID", "a transfer between warehouses, as this node has it"),
     ("add ID CLIENT_ADDR PEER_ADDR", "take a node into the cluster (on the leader)"),
     ("remove ID", "take a node out of the cluster (on the leader)"),
@@ -64,6 +65,7 @@ pub(super) async fn run(shared: &Arc<Shared>, words: &[Vec<u8>], before: &mut Be
         (b"details", [warehouse, sku]) => details(shared, warehouse, sku),
         (b"sku", [sku]) => sku_cells(shared, sku),
         (b"hold", [id]) => hold(shared, id),
+        (b"owner", [name]) => owner(shared, name),
         (b"shipment", [id]) => shipment(shared, id),
         (b"add", [id, client, peer]) => add(shared, id, client, peer).await,
         (b"remove", [id]) => remove(shared, id).await,
@@ -214,6 +216,7 @@ fn details(shared: &Shared, warehouse: &[u8], sku: &[u8]) -> Result<Value, Strin
         ("oversell_limit", policy.oversell_limit.into()),
         ("buffer", policy.buffer.into()),
         ("reorder_point", policy.reorder_point.into()),
+        ("owner_max", policy.owner_max.into()),
         ("frozen", policy.frozen.into()),
         ("untracked", policy.untracked.into()),
         ("preorder", policy.preorder.into()),
@@ -335,6 +338,27 @@ fn take_hold(
     ];
     fields.extend(as_of(shared));
     fields.push(("cells", Value::Table(rows)));
+    Ok(Value::Object(fields))
+}
+
+fn owner(shared: &Shared, name: &[u8]) -> Result<Value, String> {
+    if name.is_empty() || name.len() > limits::OWNER_BYTES_MAX {
+        return Err("the name of an owner has 1 to 32 bytes".to_owned());
+    }
+    let mut out = BytesMut::new();
+    shared.replica.with_state(|state| state.read_owner(name, &mut out));
+    let body = take_ok(&out).map_err(|code| refused(code, "owner", name))?;
+    let usage = OwnerUsage::take(&mut Reader::new(body)).map_err(malformed)?;
+    let mut fields = vec![
+        ("holds", usage.holds.into()),
+        ("units", usage.units.into()),
+        ("open", usage.open.into()),
+        ("free_at_ms", usage.free_at.map(|at| at.0 as i64).into()),
+        ("holds_max", usage.limits.holds_max.into()),
+        ("units_max", usage.limits.units_max.into()),
+        ("cool_down_ms", usage.limits.cool_down_ms.into()),
+    ];
+    fields.extend(as_of(shared));
     Ok(Value::Object(fields))
 }
 

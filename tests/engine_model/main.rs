@@ -74,6 +74,7 @@ fn the_engine_agrees_with_the_model() {
             Code::LINKED_FAILED,
             Code::OK_PARTIAL,
             Code::MIN_QTY,
+            Code::OWNER_LIMIT,
         ] {
             assert!(codes.get(&code).is_some_and(|n: &u64| *n > 20), "{code} {codes:?}");
         }

@@ -6,8 +6,8 @@ use stockd::engine::{EngineConfig, SnapshotLoader, StockState};
 use stockd::protocol::limits::COUNTER_MAX;
 use stockd::protocol::{
     Bucket, CellHandle, Code, Filter, Guard, Line, LineMode, ListHead, ListedCell, Listing, Note,
-    Op, OpFlags, OpId, Opcode, Outcome, Part, Parts, PolicyChange, Reader, ReservationId, Rules,
-    Sourcing, Terms, UnixMillis, Wish, take_op_and_terms, take_outcome,
+    Op, OpFlags, OpId, Opcode, Outcome, OwnerLimits, Part, Parts, PolicyChange, Reader,
+    ReservationId, Rules, Sourcing, Terms, UnixMillis, Wish, take_op_and_terms, take_outcome,
 };
 use stockd::world::UnixMicros;
 use stockd_check::history::Sent;
@@ -15,6 +15,9 @@ use stockd_check::model::{self, Body, Entry, Expected, Model};
 use stockd_check::{Cell, Request};
 
 use super::dice::Dice;
+
+/// Who reserves, if it is somebody in particular.
+const OWNERS: [&[u8]; 3] = [b"ann", b"bob", b"cyd"];
 
 /// Short lives, so that a run of a few hundred batches sees every end.
 const CONFIG: EngineConfig =
@@ -165,6 +168,7 @@ impl Run {
             }
             56..62 => Request::Other(self.reserve_from(now_ms)),
             62..78 => Request::Other(self.change(now_ms)),
+            78 => Request::Other(self.limit_owners(now_ms)),
             _ => Request::Other(self.write(now_ms)),
         }
     }
@@ -256,6 +260,7 @@ impl Run {
                 Sourcing::FewestSplits,
             ]),
             splits_max: self.dice.below(4) as u8,
+            owner: if self.dice.one_in(2) { b"" } else { self.dice.pick(&OWNERS) },
         };
         let first = self.cell();
         let mut lines = Vec::new();
@@ -293,6 +298,20 @@ impl Run {
         Op::encode_reserve_from(&mut bytes, &terms, id, ttl_ms, rules, &wishes).unwrap();
         let (op, terms) = take_op_and_terms(&mut Reader::new(&bytes)).unwrap();
         Sent::new(&op, &terms).unwrap()
+    }
+
+    fn limit_owners(&mut self, now_ms: u64) -> Sent {
+        let op_id = OpId(self.id(now_ms));
+        // Most limits are given up soon, or nothing would be granted any more.
+        let limits = match self.dice.below(3) {
+            0 => OwnerLimits {
+                holds_max: self.dice.below(3) as u32,
+                units_max: self.dice.below(20) as u32,
+                cool_down_ms: self.dice.pick(&[0, 1_000, 4_000, 100_000_000]),
+            },
+            _ => OwnerLimits::default(),
+        };
+        Sent::new(&Op::SetOwnerLimits { op_id, limits }, &self.terms(&[])).unwrap()
     }
 
     fn bucket(&mut self) -> Bucket {
@@ -382,7 +401,7 @@ impl Run {
         let mut change = PolicyChange { frozen: Some(false), ..PolicyChange::default() };
         // Most rules are given up soon, or nothing would be refused any more.
         let on = self.dice.one_in(6);
-        match self.dice.below(8) {
+        match self.dice.below(10) {
             0 => change.frozen = Some(on),
             1 => change.untracked = Some(on),
             2 => change.preorder = Some(on),
@@ -390,10 +409,12 @@ impl Run {
             4 => change.oversell_limit = Some(self.units()),
             5 => change.buffer = Some(self.units()),
             6 => change.reorder_point = Some(on.then_some(3)),
+            7 | 8 => change.owner_max = Some(if on { 1 + self.dice.below(9) as u32 } else { 0 }),
             _ => {
                 let off = Some(false);
                 (change.untracked, change.preorder, change.no_hold) = (off, off, off);
                 (change.oversell_limit, change.buffer) = (Some(0), Some(0));
+                change.owner_max = Some(0);
             }
         }
         change
@@ -561,6 +582,8 @@ impl Run {
     /// Sweeps everything; then the counters must be the model's, to the unit.
     fn sweep_and_compare(&mut self) {
         let seed = self.seed;
+        // Whether or not the sweep has come by.
+        self.compare_owners();
         let mut ops = BytesMut::new();
         batch::encode_expire(&mut ops, u32::MAX);
         let now = self.model.now_micros();
@@ -579,6 +602,7 @@ impl Run {
             assert_eq!(found, Some(CellHandle(cell)), "seed {seed}");
         }
         self.compare_lists();
+        self.compare_owners();
         let entries: Vec<_> =
             self.model.entries().iter().map(|(id, entry)| (*id, entry.clone())).collect();
         for (id, entry) in entries {
@@ -599,6 +623,15 @@ impl Run {
                 Entry::Op { .. } | Entry::Count { .. } => continue,
             };
             self.compare(&entry, &expected, &read_outcome(&out));
+        }
+    }
+
+    fn compare_owners(&mut self) {
+        for owner in OWNERS {
+            let mut out = BytesMut::new();
+            self.state.read_owner(owner, &mut out);
+            let expected = self.model.read_owner(owner);
+            self.compare(&String::from_utf8_lossy(owner), &expected, &read_outcome(&out));
         }
     }
 

@@ -47,9 +47,14 @@ impl Counters {
         self.available() + allowed
     }
 
-    /// Its rules let a reserve take units, or one that is confirmed at once.
-    pub const fn is_open(&self, commit: bool) -> bool {
-        !self.policy.frozen && (commit || !self.policy.no_hold)
+    /// Its rules let a reserve take units, or one that is confirmed at once, or one of an owner's.
+    pub const fn is_open(&self, commit: bool, owned: bool) -> bool {
+        !self.is_closed(commit) && (owned || self.policy.owner_max == 0)
+    }
+
+    /// Its rules let nobody take units, or only at once.
+    pub const fn is_closed(&self, commit: bool) -> bool {
+        self.policy.frozen || !commit && self.policy.no_hold
     }
 
     /// The units of a bucket of blocked ones.

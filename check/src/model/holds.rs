@@ -3,10 +3,11 @@
 use std::collections::BTreeMap;
 
 use stockd_protocol::limits::{PIN_MS_MAX, STEPS_MAX};
-use stockd_protocol::{Code, LineShares, OpFlags, Opcode, Parts, ReservationState};
+use stockd_protocol::{Code, LineShares, OpFlags, Opcode, OwnerBound, Parts, ReservationState};
 
 use crate::history::Cell;
 
+use super::owners::bound;
 use super::{
     Body, Counters, Entry, Expected, Id, Model, bad_ttl, le, plain, round_up, ttl, unknown_cells,
 };
@@ -39,6 +40,10 @@ pub struct Hold {
     pub fenced: bool,
     /// It does not expire for long.
     pub pinned: bool,
+    /// Whose it is; empty: nobody's.
+    pub owner: Vec<u8>,
+    /// When it fell due, on the hold clock in ms; 0: it has not.
+    pub expired_at: u64,
     /// Something was done with a part of it, so that every step is remembered.
     pub in_steps: bool,
     /// What was done, by operation and step.
@@ -147,7 +152,7 @@ impl Model {
             return plain(Code::TTL_RANGE, 0);
         }
         let Some(held) = held else { return unknown_cells(&resolved) };
-        if let Err(refused) = self.check_stock(&numbered(&held), commit, |_| 0) {
+        if let Err(refused) = self.check_stock(&numbered(&held), (commit, false), |_| 0) {
             return refused;
         }
         let numbered = (0..).zip(&held).map(|(number, line)| (number, *line)).collect();
@@ -177,6 +182,8 @@ impl Model {
             numbers,
             fenced: false,
             pinned: false,
+            owner: Vec::new(),
+            expired_at: 0,
             in_steps: false,
             steps: BTreeMap::new(),
             created: self.now_ms(),
@@ -227,7 +234,7 @@ impl Model {
     fn check_stock(
         &self,
         lines: &[(u16, u32, u32)],
-        commit: bool,
+        (commit, owned): (bool, bool),
         own: impl Fn(u32) -> u64,
     ) -> Result<(), Expected> {
         let mut demands: Vec<(u16, u32, u64)> = Vec::new();
@@ -238,14 +245,20 @@ impl Model {
             }
         }
         demands.retain(|(_, cell, asked)| *asked > own(*cell));
-        let closed = |cell: u32| {
-            demands.iter().any(|demand| demand.1 == cell) && !self.counters(cell).is_open(commit)
+        let those = |is_so: &dyn Fn(&Counters) -> bool| -> Vec<u16> {
+            let wanted = |cell: u32| demands.iter().any(|demand| demand.1 == cell);
+            let lines = lines.iter().filter(|line| wanted(line.1));
+            lines.filter(|line| is_so(&self.counters(line.1))).map(|line| line.0).collect()
         };
-        let closed: Vec<u16> =
-            lines.iter().filter(|line| closed(line.1)).map(|line| line.0).collect();
+        let bytes = |lines: &[u16]| lines.iter().flat_map(|line| line.to_le_bytes()).collect();
+        let closed = those(&|cell| cell.is_closed(commit));
         if let Some(first) = closed.first() {
-            let body = closed.iter().flat_map(|line| line.to_le_bytes()).collect();
-            return Err(Expected { code: Code::FROZEN, detail: *first, body: Body::Exact(body) });
+            let body = Body::Exact(bytes(&closed));
+            return Err(Expected { code: Code::FROZEN, detail: *first, body });
+        }
+        let nameless = those(&|cell| !cell.is_open(commit, owned));
+        if !nameless.is_empty() {
+            return Err(bound(OwnerBound::Nameless, bytes(&nameless)));
         }
         let mut shorts = Vec::new();
         for (line, cell, asked) in &demands {
@@ -292,7 +305,7 @@ impl Model {
         let mut then = self.clone();
         then.now_micros = now_micros.max(self.now_micros);
         then.settle();
-        match then.check_stock(&numbered(&held), commit, |_| 0) {
+        match then.check_stock(&numbered(&held), (commit, false), |_| 0) {
             Err(Expected { code: Code::NO_STOCK, body: Body::Exact(shorts), .. }) => Some(shorts),
             _ => Some(Vec::new()),
         }
@@ -405,7 +418,7 @@ impl Model {
                 .iter()
                 .map(|(line, quantity)| (*line as u16, hold.lines[*line].0, *quantity))
                 .collect();
-            if let Err(refused) = self.check_stock(&lines, true, |_| 0) {
+            if let Err(refused) = self.check_stock(&lines, (true, true), |_| 0) {
                 return refused;
             }
         }
@@ -472,6 +485,8 @@ impl Model {
             units: Vec::new(),
             fenced: true,
             pinned: false,
+            owner: Vec::new(),
+            expired_at: 0,
             in_steps: false,
             steps: BTreeMap::new(),
             created: self.now_ms(),
@@ -525,7 +540,12 @@ impl Model {
             let lines = hold.lines.iter().zip(&hold.units).filter(|(line, _)| line.0 == cell);
             lines.map(|(_, units)| u64::from(units.reserved)).sum()
         };
-        if let Err(refused) = self.check_stock(&numbered(&held), false, own) {
+        let owned = !hold.owner.is_empty();
+        let checked = self
+            .check_amend(&hold, &held)
+            .and_then(|()| self.check_stock(&numbered(&held), (false, owned), own))
+            .and_then(|()| self.check_rooms(&hold.owner, &held, own));
+        if let Err(refused) = checked {
             return refused;
         }
         if hold.steps.len() >= STEPS_MAX as usize {
@@ -559,6 +579,7 @@ impl Model {
             units.expired += gone;
             self.move_units(line.0, Some(Place::Reserved), None, gone);
         }
+        hold.expired_at = due;
         if hold.is_over() {
             hold.forget = hold.forget.max(due + self.config.retention_ms);
         }

@@ -14,14 +14,15 @@ use bytes::BytesMut;
 use stockd::engine::EngineConfig;
 use stockd_protocol::limits::{TTL_MS_DEFAULT, TTL_MS_MAX, TTL_MS_MIN};
 use stockd_protocol::{
-    CellRef, Code, Op, OpFlags, Reader, ReservationState, Transfer, TransferState, UnixMillis,
-    take_op_and_terms,
+    CellRef, Code, Op, OpFlags, OwnerLimits, Reader, ReservationState, Transfer, TransferState,
+    UnixMillis, take_op_and_terms,
 };
 
 use crate::history::{Cell, Request};
 
 mod cell;
 mod holds;
+mod owners;
 mod sourcing;
 mod stock;
 
@@ -115,6 +116,7 @@ pub struct Model {
     /// What is over, by the moment at which it may be forgotten, on the hold clock.
     over: BTreeSet<(u64, Id)>,
     touched: BTreeSet<u32>,
+    limits: OwnerLimits,
     expired: u64,
 }
 
@@ -159,6 +161,7 @@ impl Model {
             due: BTreeSet::new(),
             over: BTreeSet::new(),
             touched: BTreeSet::new(),
+            limits: OwnerLimits::default(),
             expired: 0,
         }
     }
@@ -341,6 +344,9 @@ impl Model {
             Op::Extend { id, ttl_ms } => self.move_deadline(id.0, ttl_ms, false, late),
             Op::Pin { id, ttl_ms } => self.move_deadline(id.0, ttl_ms, true, late),
             Op::Amend { id, step, lines } => self.amend(id.0, step, &lines_of(lines), late),
+            Op::SetOwnerLimits { op_id, limits } => {
+                self.set_owner_limits(op_id.0, limits, stock::said(&op, &terms), late)
+            }
             op if op.opcode().is_write() => self.write(&op, &terms, late),
             _ => panic!("a log holds no reads"),
         }

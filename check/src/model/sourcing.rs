@@ -1,11 +1,26 @@
 //! RESERVE_FROM in the model: every way to split a line is tried, and the best one taken.
 
+use std::collections::{BTreeMap, BTreeSet};
+
 use stockd_protocol::{
-    CellHandle, Code, LineMode, ReservationState, ShortLine, Sourcing, TakenPart, Wishes,
+    CellHandle, Code, LineMode, OwnerBound, ReservationState, ShortLine, Sourcing, TakenPart,
+    Wishes,
 };
 
+use super::cell::Counters;
 use super::holds::{Asked, Hold};
+use super::owners::bound;
 use super::{Body, Entry, Expected, Id, Model, bad_ttl, cell_of, le, plain};
+
+/// What the lines of a RESERVE_FROM get.
+struct Met {
+    /// Each with the number of its line.
+    parts: Vec<(u16, (u32, u32))>,
+    /// The cells, once it is taken.
+    after: Vec<Counters>,
+    /// Some lines get less than they asked for.
+    partial: bool,
+}
 
 impl Model {
     pub(super) fn reserve_from(
@@ -19,6 +34,7 @@ impl Model {
         let mut sent = wishes.as_bytes().to_vec();
         sent.extend([rules.mode as u8, rules.sourcing as u8, rules.splits_max]);
         sent.push(u8::from(wishes.is_named()));
+        sent.extend(rules.owner);
         let asked = Asked::From(sent);
         match self.entries.get(&id) {
             Some(Entry::Hold(known)) => {
@@ -41,6 +57,12 @@ impl Model {
         if bad_ttl(ttl_ms) {
             return plain(Code::TTL_RANGE, 0);
         }
+        if !rules.owner.is_empty() {
+            let units = wishes.iter().map(|wish| u64::from(wish.quantity)).sum();
+            if let Err(refused) = self.check_owner(rules.owner, units, commit) {
+                return refused;
+            }
+        }
         let named: Vec<Vec<Result<u32, Code>>> = wishes
             .iter()
             .map(|wish| wish.cells().map(|cell| self.resolve(&cell_of(cell))).collect())
@@ -48,9 +70,49 @@ impl Model {
         if let Some(refused) = unknown_lines(&named) {
             return refused;
         }
+        let Met { parts, after, partial } = match self.meet(wishes, &named, commit, true) {
+            Ok(met) => met,
+            Err((_, capped)) => {
+                return match self.meet(wishes, &named, commit, false) {
+                    // There would be enough for somebody else.
+                    Ok(_) => {
+                        let lines = capped.iter().flat_map(|line| line.to_le_bytes()).collect();
+                        bound(OwnerBound::Cell, lines)
+                    }
+                    Err((refused, _)) => refused,
+                };
+            }
+        };
+        let cells: Vec<u32> = parts.iter().map(|part| part.1.0).collect();
+        if !self.stay_in_range(&cells, &after) {
+            return plain(Code::OVERFLOW, 0);
+        }
+        let mut hold = self.grant(id, ttl_ms, asked, parts, commit);
+        if !rules.owner.is_empty() {
+            hold.owner = rules.owner.to_vec();
+            self.store(id, Entry::Hold(hold.clone()));
+        }
+        self.sourced(if partial { Code::OK_PARTIAL } else { Code::OK }, &hold)
+    }
+
+    /// What the lines get, and from where; `capped`: of no cell more than its owner may have.
+    ///
+    /// # Errors
+    /// Nothing: the refusal, and the lines that get less than they ask for.
+    fn meet(
+        &self,
+        wishes: Wishes<'_>,
+        named: &[Vec<Result<u32, Code>>],
+        commit: bool,
+        capped: bool,
+    ) -> Result<Met, (Expected, BTreeSet<u16>)> {
+        let rules = wishes.rules();
+        let owned = !rules.owner.is_empty();
         let mut after = self.cells.clone();
-        let (mut parts, mut shorts, mut below, mut closed) = (vec![], vec![], vec![], vec![]);
-        for ((line, wish), cells) in (0..).zip(wishes.iter()).zip(&named) {
+        let mut taken: BTreeMap<u32, i64> = BTreeMap::new();
+        let (mut parts, mut shorts, mut below) = (vec![], vec![], vec![]);
+        let (mut closed, mut nameless): (Vec<u16>, Vec<u16>) = (vec![], vec![]);
+        for ((line, wish), cells) in (0..).zip(wishes.iter()).zip(named) {
             let mut there: Vec<u32> = Vec::new();
             for cell in cells.iter().flatten() {
                 if !there.contains(cell) {
@@ -58,11 +120,17 @@ impl Model {
                 }
             }
             let first = CellHandle(there[0]);
-            there.retain(|cell| after[*cell as usize].is_open(commit));
+            let is_nameless = there.iter().any(|cell| !after[*cell as usize].is_closed(commit));
+            there.retain(|cell| after[*cell as usize].is_open(commit, owned));
             let is_open = !there.is_empty();
-            there.retain(|cell| after[*cell as usize].grantable() > 0);
-            let left: Vec<i64> =
-                there.iter().map(|cell| after[*cell as usize].grantable()).collect();
+            let left_in = |cell: u32, after: &[Counters]| {
+                let there = after[cell as usize].grantable();
+                let room = self.room(rules.owner, cell).filter(|_| capped);
+                let taken = taken.get(&cell).copied().unwrap_or(0);
+                room.map_or(there, |room| there.min(room - taken))
+            };
+            there.retain(|cell| left_in(*cell, &after) > 0);
+            let left: Vec<i64> = there.iter().map(|cell| left_in(*cell, &after)).collect();
             let most = 1 + usize::from(rules.splits_max);
             let asked = i64::from(wish.quantity);
             let could = best(&left, most).min(asked);
@@ -78,6 +146,7 @@ impl Model {
                 available: could,
             };
             match is_open {
+                false if is_nameless => nameless.push(line),
                 false => closed.push(line),
                 true if gets < asked => shorts.push(short(wish.quantity)),
                 true => {}
@@ -88,27 +157,30 @@ impl Model {
             for (at, quantity) in split(&left, gets, rules.sourcing, most) {
                 let cell = &mut after[there[at] as usize];
                 *(if commit { &mut cell.committed } else { &mut cell.reserved }) += quantity;
+                *taken.entry(there[at]).or_default() += quantity;
                 parts.push((line, (there[at], quantity as u32)));
             }
         }
         let whole = rules.mode == LineMode::All;
-        if !closed.is_empty() && (whole || parts.is_empty() && shorts.is_empty()) {
-            let body = closed.iter().flat_map(|line: &u16| line.to_le_bytes()).collect();
-            return Expected { code: Code::FROZEN, detail: closed[0], body: Body::Exact(body) };
-        }
-        if !below.is_empty() {
-            return listed(Code::MIN_QTY, &below);
-        }
-        if parts.is_empty() || whole && !shorts.is_empty() {
-            return listed(Code::NO_STOCK, &shorts);
-        }
-        let cells: Vec<u32> = parts.iter().map(|part| part.1.0).collect();
-        if !self.stay_in_range(&cells, &after) {
-            return plain(Code::OVERFLOW, 0);
-        }
-        let partial = !shorts.is_empty() || !closed.is_empty();
-        let hold = self.grant(id, ttl_ms, asked, parts, commit);
-        self.sourced(if partial { Code::OK_PARTIAL } else { Code::OK }, &hold)
+        let short = shorts.iter().chain(&below).map(|short| short.line).collect();
+        let bytes = |lines: &[u16]| lines.iter().flat_map(|line| line.to_le_bytes()).collect();
+        let barred = whole || parts.is_empty() && shorts.is_empty();
+        let refused = match () {
+            () if barred && !closed.is_empty() => {
+                let body = Body::Exact(bytes(&closed));
+                Expected { code: Code::FROZEN, detail: closed[0], body }
+            }
+            () if barred && !nameless.is_empty() => bound(OwnerBound::Nameless, bytes(&nameless)),
+            () if !below.is_empty() => listed(Code::MIN_QTY, &below),
+            () if parts.is_empty() || whole && !shorts.is_empty() => {
+                listed(Code::NO_STOCK, &shorts)
+            }
+            () => {
+                let partial = !(shorts.is_empty() && closed.is_empty() && nameless.is_empty());
+                return Ok(Met { parts, after, partial });
+            }
+        };
+        Err((refused, short))
     }
 
     fn sourced(&self, code: Code, hold: &Hold) -> Expected {

@@ -398,7 +398,7 @@ fn put_into(cell: &mut Counters, bucket: Bucket, units: i64) {
 }
 
 /// What a write says, but for its cell and what stands around it.
-fn said(op: &Op<'_>, terms: &Terms<'_>) -> Vec<u8> {
+pub(super) fn said(op: &Op<'_>, terms: &Terms<'_>) -> Vec<u8> {
     let truth = terms.flags.contains(OpFlags::TRUTH);
     let op = match *op {
         Op::Receive { op_id, quantity, .. } => Op::Receive { op_id, quantity, cell: NOWHERE },

@@ -42,6 +42,9 @@ pub(super) enum Request {
         /// Take fewer units, but no fewer than this, if there are not enough.
         #[arg(long, value_name = "UNITS")]
         at_least: Option<u32>,
+        /// For whom: an account, a device; it counts against the limits of owners.
+        #[arg(long)]
+        owner: Option<String>,
         #[command(flatten)]
         how: How,
     },
@@ -165,8 +168,8 @@ impl Request {
             Self::Reserve { warehouse, sku, quantity, how } => {
                 reserve(client, &warehouse, &sku, quantity, &how).await
             }
-            Self::ReserveFrom { sku, quantity, warehouses, by, splits, at_least, how } => {
-                let from = Reserving { sku, quantity, warehouses, by, splits, at_least };
+            Self::ReserveFrom { sku, quantity, warehouses, by, splits, at_least, owner, how } => {
+                let from = Reserving { sku, quantity, warehouses, by, splits, at_least, owner };
                 from.send(client, &how).await
             }
             Self::Confirm { which, reacquire } => {
@@ -257,6 +260,7 @@ struct Reserving {
     by: By,
     splits: u8,
     at_least: Option<u32>,
+    owner: Option<String>,
 }
 
 impl Reserving {
@@ -276,6 +280,9 @@ impl Reserving {
             By::Most => Sourcing::MostStock,
             By::Fewest => Sourcing::FewestSplits,
         });
+        if let Some(owner) = &self.owner {
+            cart = cart.owner(owner);
+        }
         if let Some(ttl) = how.ttl {
             cart = cart.ttl(ttl);
         }

@@ -11,6 +11,7 @@ use stockd_client::{
 use super::Done;
 
 mod holds;
+mod owners;
 mod stock;
 
 /// Where `serve` serves clients by default.
@@ -42,6 +43,8 @@ enum Request {
     Holds(holds::Request),
     #[command(flatten)]
     Stock(stock::Request),
+    #[command(flatten)]
+    Owners(owners::Request),
     /// Read the counters of a cell.
     Read {
         /// The warehouse's name.
@@ -122,6 +125,7 @@ impl Request {
         match self {
             Self::Holds(request) => request.send(client).await,
             Self::Stock(request) => request.send(client).await,
+            Self::Owners(request) => request.send(client).await,
             Self::Read { warehouse, sku, stale } => read(client, &warehouse, &sku, stale).await,
             Self::Details { warehouse, sku } => details(client, &warehouse, &sku).await,
             Self::Sku { sku } => read_sku(client, &sku).await,
@@ -212,6 +216,9 @@ async fn details(client: &Connection, warehouse: &str, sku: &str) -> Done {
     }
     let point = found.policy.reorder_point.map_or("none".to_owned(), |point| point.to_string());
     println!("{:14}  {point}", "reorder_point");
+    let most = found.policy.owner_max;
+    let most = if most == 0 { "none".to_owned() } else { most.to_string() };
+    println!("{:14}  {most}", "owner_max");
     println!("{:14}  {}", "feed_sequence", found.feed_sequence);
     for (name, is_so) in [
         ("frozen", found.policy.frozen),

@@ -185,7 +185,7 @@ pub(super) struct Once {
     #[arg(long)]
     id: Option<OpId>,
     #[command(flatten)]
-    note: Noted,
+    pub(super) note: Noted,
 }
 
 /// What keeps a number that is late from overwriting a newer one.
@@ -226,6 +226,9 @@ pub(super) struct Rules {
     /// Order more when no more than this is left; `none` takes it away.
     #[arg(long, value_name = "UNITS", allow_negative_numbers = true, value_parser = parse_point)]
     reorder_point: Option<Point>,
+    /// Most units that one owner may have, which makes it be sold to owners only; 0 takes it away.
+    #[arg(long, value_name = "UNITS")]
+    owner_max: Option<u32>,
 }
 
 #[derive(Clone, Copy)]
@@ -270,7 +273,7 @@ impl Cell {
 }
 
 impl Once {
-    fn id_for(&self, client: &Client) -> OpId {
+    pub(super) fn id_for(&self, client: &Client) -> OpId {
         self.id.unwrap_or_else(|| client.new_op_id())
     }
 }
@@ -379,6 +382,7 @@ impl Rules {
                 Some(Point(point)) => Some(point),
                 None => None,
             },
+            owner_max: self.owner_max,
         }
     }
 }

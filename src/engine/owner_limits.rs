@@ -1,0 +1,227 @@
+//! What owners may hold: the limits, and what is asked beyond them.
+//!
+//! ```text
+//! RESERVE_FROM   open ones ─▶ cool-down ─▶ units ─▶ names ─▶ … ─▶ stock, of each cell no more than its
+//!                                                                 owner_max less what the owner has there
+//! AMEND          units, and of each cell, if it would hold more than before
+//! ```
+//!
+//! What is due of the owner expires before anybody counts, so that how far the sweep has come makes no
+//! difference. What is confirmed at once is held by nobody: of the limits, it knows the number of open
+//! reservations and those of cells. REACQUIRE knows none: it has been paid.
+
+use bytes::BufMut;
+
+use crate::protocol::limits::OWNER_OPEN_MAX;
+use crate::protocol::{
+    Code, LineShares, OpId, OwnerBound, OwnerLimits, OwnerUsage, ReservationId, ReservationState,
+};
+
+use super::hash::mix2;
+use super::holds::Holds;
+use super::outcomes::{Outcomes, body, put_millis};
+use super::record::Standing;
+use super::reserve::Scratch;
+use super::ring::NIL;
+use super::state::StockState;
+use super::time::HoldMillis;
+
+/// Which limit is reached, with what the refusal says beyond that.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Reached {
+    Holds,
+    /// So many units it may yet take.
+    Units(u64),
+    /// It is over then.
+    CoolDown(HoldMillis),
+}
+
+impl StockState {
+    /// SET_OWNER_LIMITS.
+    pub(super) fn set_owner_limits(
+        &mut self,
+        op_id: OpId,
+        hash: u64,
+        limits: OwnerLimits,
+        late: bool,
+        out: &mut Outcomes<'_>,
+    ) {
+        let id = ReservationId(op_id.0);
+        let print = print(limits);
+        if let Some(handle) = self.look_up(&id, hash) {
+            let record = self.holds.records.get(handle);
+            let is_op = record.standing() == Some(Standing::Op) && record.cell == NIL;
+            let same = is_op && record.fingerprint == print;
+            return out.plain(if same { Code::REPLAY } else { Code::ID_REUSED }, 0);
+        }
+        if late {
+            return out.plain(Code::DEADLINE_PASSED, 0);
+        }
+        if let Err(code) = self.check_new_id(&id) {
+            return out.plain(code, 0);
+        }
+        // An owner is forgotten with the last of its reservations.
+        if u64::from(limits.cool_down_ms) > self.config.retention_ms {
+            return out.plain(Code::TTL_RANGE, 0);
+        }
+        // From here on the limits are set.
+        self.holds.annexes.owners.limits = limits;
+        self.remember_write(op_id, hash, (Standing::Op, NIL), |record| record.fingerprint = print);
+        out.plain(Code::OK, 0);
+    }
+
+    /// Expires all that is due of an owner.
+    pub(super) fn expire_due_of(&mut self, owner: u32) {
+        let Self { holds, cells, clock, config, .. } = self;
+        let records: Vec<u32> = holds.open_of(owner).collect();
+        for handle in records {
+            let record = holds.records.get(handle);
+            if record.is(ReservationState::Active) && clock.is_due(record.deadline) {
+                holds.expire(cells, clock, config.retention_ms, handle);
+            }
+        }
+    }
+
+    /// May the owner have one more reservation, of so many units? One that is confirmed at once holds
+    /// nothing.
+    ///
+    /// # Errors
+    /// Not so.
+    pub(super) fn check_owner(
+        &mut self,
+        name: &[u8],
+        units: u64,
+        commit: bool,
+    ) -> Result<(), Reached> {
+        if let Some(owner) = self.holds.annexes.owners.find(name) {
+            self.expire_due_of(owner);
+        }
+        let usage = self.owner_usage(name);
+        let limits = &usage.limits;
+        let holds_max = if limits.holds_max == 0 { u32::MAX } else { limits.holds_max };
+        if usage.open >= OWNER_OPEN_MAX || !commit && usage.holds >= holds_max {
+            return Err(Reached::Holds);
+        }
+        if commit {
+            return Ok(());
+        }
+        if let Some(free_at) = self.cools_until(name) {
+            return Err(Reached::CoolDown(free_at));
+        }
+        let left = units_left(&usage);
+        if units > left { Err(Reached::Units(left)) } else { Ok(()) }
+    }
+
+    /// May the owner of a reservation have these demands in the place of its lines?
+    ///
+    /// # Errors
+    /// Not so.
+    pub(super) fn check_amend(
+        &mut self,
+        owner: u32,
+        handle: u32,
+        scratch: &Scratch,
+    ) -> Result<(), Reached> {
+        self.expire_due_of(owner);
+        let own = self.holds.sums(handle).reserved;
+        let asked: u64 = scratch.demands.sums.iter().map(|demand| demand.asked).sum();
+        let usage = self.usage_of(Some(owner));
+        let left = units_left(&usage).saturating_add(own);
+        if asked > own && asked > left { Err(Reached::Units(left)) } else { Ok(()) }
+    }
+
+    /// How many units of a cell an owner may have beyond those it has; `None`: as many as there are.
+    pub(super) fn owner_room(&self, owner: Option<u32>, cell: u32) -> Option<i64> {
+        let most = match self.cells.details(cell).policy.owner_max {
+            0 => return None,
+            most => i64::from(most),
+        };
+        let open = owner.into_iter().flat_map(|owner| self.holds.open_of(owner));
+        let has: u64 = open.map(|handle| self.holds.units_on(handle, cell)).sum();
+        Some(most - has as i64)
+    }
+
+    /// Says which limit is reached.
+    pub(super) fn refuse_owner(&self, reached: Reached, out: &mut Outcomes<'_>) {
+        let bound = match reached {
+            Reached::Holds => OwnerBound::Holds,
+            Reached::Units(_) => OwnerBound::Units,
+            Reached::CoolDown(_) => OwnerBound::CoolDown,
+        };
+        out.body(Code::OWNER_LIMIT, bound as u16, |out| match reached {
+            Reached::Holds => {}
+            Reached::Units(left) => out.put_u64_le(left),
+            Reached::CoolDown(until) => put_millis(out, self.clock.real(until)),
+        });
+    }
+
+    /// Appends the outcome of READ_OWNER. What is due counts as expired, whether or not the sweep has come
+    /// by.
+    pub fn read_owner(&self, name: &[u8], out: &mut bytes::BytesMut) {
+        let free_at = self.cools_until(name).map(|until| self.clock.real(until));
+        let usage = OwnerUsage { free_at, ..self.owner_usage(name) };
+        body(out, Code::OK, 0, |out| usage.encode(out));
+    }
+
+    fn owner_usage(&self, name: &[u8]) -> OwnerUsage {
+        self.usage_of(self.holds.annexes.owners.find(name))
+    }
+
+    /// All but `free_at`.
+    fn usage_of(&self, owner: Option<u32>) -> OwnerUsage {
+        let limits = self.holds.annexes.owners.limits;
+        let mut usage = OwnerUsage { limits, ..OwnerUsage::default() };
+        for handle in owner.into_iter().flat_map(|owner| self.holds.open_of(owner)) {
+            let sums = self.holds.sums(handle);
+            let reserved = if self.is_unnoticed(handle) { 0 } else { sums.reserved };
+            usage.holds += u32::from(reserved > 0);
+            usage.open += u32::from(reserved > 0 || sums.committed > 0);
+            usage.units += reserved;
+        }
+        usage
+    }
+
+    /// When an owner may reserve again that may not yet.
+    fn cools_until(&self, name: &[u8]) -> Option<HoldMillis> {
+        let owners = &self.holds.annexes.owners;
+        let owner = owners.find(name)?;
+        let unnoticed = self.holds.open_of(owner).filter(|handle| self.is_unnoticed(*handle));
+        let due = unnoticed.map(|handle| self.clock.due(self.holds.records.get(handle).deadline));
+        let last = due.max().unwrap_or_default().max(owners.owners.get(owner).last_due);
+        let until = HoldMillis(last.0 + u64::from(owners.limits.cool_down_ms));
+        (last.0 > 0 && until > self.clock.hold()).then_some(until)
+    }
+}
+
+impl Holds {
+    /// The open reservations of an owner.
+    pub fn open_of(&self, owner: u32) -> impl Iterator<Item = u32> + '_ {
+        self.annexes.open_of(owner).map(|annex| self.annexes.annexes.get(annex).record)
+    }
+
+    /// Units of a cell that an open reservation holds or has been promised.
+    fn units_on(&self, handle: u32, cell: u32) -> u64 {
+        let on_cell = |(line, units): &(super::holds::HeldLine, LineShares)| {
+            if line.cell == cell {
+                u64::from(units.reserved) + u64::from(units.committed)
+            } else {
+                0
+            }
+        };
+        self.shares(handle).iter().map(on_cell).sum()
+    }
+}
+
+fn units_left(usage: &OwnerUsage) -> u64 {
+    match usage.limits.units_max {
+        0 => u64::MAX,
+        most => u64::from(most).saturating_sub(usage.units),
+    }
+}
+
+/// 32 bits over the limits, so that an id used with other ones is caught.
+fn print(limits: OwnerLimits) -> u32 {
+    let OwnerLimits { holds_max, units_max, cool_down_ms } = limits;
+    let hash = mix2(5, u64::from(holds_max) << 32 | u64::from(units_max), u64::from(cool_down_ms));
+    (hash ^ hash >> 32) as u32
+}
