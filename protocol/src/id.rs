@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use crate::limits;
+
 macro_rules! id16 {
     ($(#[$doc:meta])* $name:ident) => {
         $(#[$doc])*
@@ -21,7 +23,17 @@ macro_rules! id16 {
                 ])
             }
 
-            /// The first 48 bits: milliseconds since 1970, as UUIDv7 and ULID have them.
+            /// When it was made, in milliseconds since 1970, as UUIDv7 and ULID say it in their first 48
+            /// bits; `None` for a UUIDv4, which does not say. The random bits of a ULID may look like the
+            /// version of a UUIDv4, but its time is one of this age; one UUIDv4 of 450 looks so, too.
+            pub const fn born(&self) -> Option<u64> {
+                let is_v4 = self.0[6] >> 4 == 4 && self.0[8] >> 6 == 0b10;
+                let millis = self.millis();
+                let is_time = millis >= limits::ID_MS_MIN && millis < limits::ID_MS_MAX;
+                if is_v4 && !is_time { None } else { Some(millis) }
+            }
+
+            /// The first 48 bits as they are.
             pub const fn millis(&self) -> u64 {
                 let b = &self.0;
                 u64::from_be_bytes([0, 0, b[0], b[1], b[2], b[3], b[4], b[5]])
@@ -59,7 +71,8 @@ macro_rules! id16 {
 
 id16! {
     /// A reservation's id, made by the client: 48 bits of milliseconds and 80 random bits (UUIDv7
-    /// or ULID). It is the idempotency key of the reservation.
+    /// or ULID). It is the idempotency key of the reservation. A UUIDv4 is taken, too, but promises less:
+    /// once it is forgotten, nothing tells that it ever was.
     ReservationId
 }
 

@@ -29,6 +29,10 @@ pub const LIST_CELLS_MAX: u16 = 1024;
 pub const WAREHOUSE_BYTES_MAX: usize = 32;
 /// Longest SKU name.
 pub const SKU_BYTES_MAX: usize = 64;
+/// An id that looks like a UUIDv4 is one unless its first 48 bits are a time from 2020 on
+pub const ID_MS_MIN: u64 = 1_577_836_800_000;
+/// and before 2040: see [`ReservationId::born`](crate::ReservationId::born).
+pub const ID_MS_MAX: u64 = 2_208_988_800_000;
 /// Longest name of an owner: a UUID as hex digits, or a hash of what tells one buyer from another.
 pub const OWNER_BYTES_MAX: usize = 32;
 /// Most reservations of one owner that are active or confirmed: a request of the owner's looks at all.

@@ -242,6 +242,18 @@ impl Holds {
         *counter = counter.checked_add_signed(by).expect("a counted reservation was counted");
     }
 
+    /// Gives up the id of a record that is forgotten, and that a bucket still holds: another may get it.
+    #[cold]
+    pub fn bury(&mut self, handle: u32, hash: u64) {
+        self.ids.remove(hash, handle);
+        if let Some(annex) = self.annex(handle) {
+            self.annexes.remove(annex);
+        }
+        let ghost = self.records.get_mut(handle);
+        ghost.set_standing(Standing::Ghost);
+        ghost.set_annexed(false);
+    }
+
     /// Whose a reservation is; `None`: nobody's.
     pub fn owner_of(&self, handle: u32) -> Option<u32> {
         let owner = self.annexes.annexes.get(self.annex(handle)?).owner;

@@ -192,7 +192,7 @@ impl StockState {
 
     /// When a thing that is over from the first may be forgotten.
     pub(super) fn forget_from_now(&self, id: &ReservationId) -> HoldMillis {
-        let from = self.clock.hold().max(self.clock.unreal(id.millis()));
+        let from = self.clock.hold().max(self.clock.born(id));
         HoldMillis(from.0 + self.config.retention_ms)
     }
 }

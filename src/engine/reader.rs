@@ -129,8 +129,8 @@ impl CellReader {
     /// The time inside an id that nobody has used yet is one that a reserve at the log time `now`
     /// takes: neither older than the retention nor too far ahead. If not, the log says what it is.
     pub fn accepts_id(&self, id: &ReservationId, now: UnixMicros) -> bool {
-        let (id_ms, now_ms) = (id.millis(), now.as_millis());
-        !is_too_old(id_ms, now_ms, self.retention_ms) && !is_from_future(id_ms, now_ms)
+        let (Some(born_ms), now_ms) = (id.born(), now.as_millis()) else { return true };
+        !is_too_old(born_ms, now_ms, self.retention_ms) && !is_from_future(born_ms, now_ms)
     }
 
     /// Appends the outcome of READ_CELLS. Cells that are not there are marked as not found.

@@ -171,7 +171,7 @@ impl StockState {
         let record = Record {
             created_ms: self.clock.now.as_millis(),
             deadline: self.clock.deadline_after(ttl),
-            forget: HoldMillis(self.clock.unreal(id.millis()).0 + self.config.retention_ms),
+            forget: HoldMillis(self.clock.born(&id).0 + self.config.retention_ms),
             fingerprint,
             ..Record::new(id, Standing::Reservation(state))
         };
@@ -217,17 +217,18 @@ impl StockState {
         let now_ms = self.clock.now.as_millis();
         if self.is_too_old(id) {
             Err(Code::ID_TOO_OLD)
-        } else if is_from_future(id.millis(), now_ms) {
+        } else if id.born().is_some_and(|born_ms| is_from_future(born_ms, now_ms)) {
             Err(Code::CLOCK_SKEW)
         } else {
             Ok(())
         }
     }
 
-    /// An id of this age may have been forgotten.
+    /// An id of this age may have been forgotten. One that does not tell its age is not known to be.
     #[inline]
     pub(super) fn is_too_old(&self, id: &ReservationId) -> bool {
-        is_too_old(id.millis(), self.clock.now.as_millis(), self.config.retention_ms)
+        let now_ms = self.clock.now.as_millis();
+        id.born().is_some_and(|born_ms| is_too_old(born_ms, now_ms, self.config.retention_ms))
     }
 
     /// Every cell has what is asked of it beyond what the reservation has there already, if need be

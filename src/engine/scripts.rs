@@ -129,6 +129,10 @@ impl Script {
 
     fn id(&mut self, words: &Words<'_>) -> ReservationId {
         let name = words.plain[1];
+        if let Some(uuid) = words.options.get("uuid") {
+            let id = uuid.parse().unwrap();
+            return *self.ids.entry(name.to_owned()).or_insert(id);
+        }
         if !words.options.contains_key("born") {
             return self.named_id(name);
         }

@@ -398,6 +398,9 @@ impl StockState {
         }
         let record = self.holds.records.get(handle);
         let forgotten = record.is_terminal() && self.clock.hold() >= record.forget;
+        if forgotten {
+            self.holds.bury(handle, hash);
+        }
         (!forgotten).then_some(handle)
     }
 }

@@ -182,7 +182,8 @@ impl StockState {
         let id = ReservationId(token.0);
         let Some(handle) = self.look_up(&id, self.holds.hash(&token.0)) else {
             let life = self.config.retention_ms.max(COUNT_MS_MAX);
-            let too_old = token.millis() + life <= self.clock.now.as_millis();
+            let now_ms = self.clock.now.as_millis();
+            let too_old = token.born().is_some_and(|born_ms| born_ms + life <= now_ms);
             return Err(if too_old { Code::ID_TOO_OLD } else { Code::NOT_FOUND });
         };
         let record = self.holds.records.get(handle);

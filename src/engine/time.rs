@@ -14,7 +14,7 @@
 //! Deadlines are whole [`Tick`]s of the hold clock, so that all lines of one cell that fall due in
 //! the same 64 ms form one group. They are rounded up: a hold is never shorter than asked for.
 
-use crate::protocol::UnixMillis;
+use crate::protocol::{ReservationId, UnixMillis};
 use crate::world::UnixMicros;
 
 /// Length of a tick. 64 ms is far below the shortest ttl of one second, and coarse enough that a
@@ -116,6 +116,11 @@ impl HoldClock {
     /// A moment of the hold clock on the real clock, as things stand.
     pub fn real(&self, moment: HoldMillis) -> UnixMillis {
         UnixMillis(moment.0 + self.shift_ms)
+    }
+
+    /// When an id was made, on the hold clock; now, if it does not say.
+    pub fn born(&self, id: &ReservationId) -> HoldMillis {
+        id.born().map_or_else(|| self.hold(), |born_ms| self.unreal(born_ms))
     }
 
     /// A moment of the real clock on the hold clock, as things stand.

@@ -78,6 +78,18 @@ impl Run {
         if !self.ids.is_empty() && self.dice.one_in(12) {
             return self.dice.pick(&self.ids);
         }
+        if self.dice.one_in(10) {
+            // A UUIDv4, and now and then one that might be a ULID.
+            let mut id = [0; 16];
+            let bits = [self.dice.next().to_be_bytes(), self.dice.next().to_be_bytes()];
+            id.copy_from_slice(bits.as_flattened());
+            if self.dice.one_in(8) {
+                id[..6].copy_from_slice(&now_ms.to_be_bytes()[2..]);
+            }
+            (id[6], id[8]) = (0x40 | id[6] & 0x0f, 0x80 | id[8] & 0x3f);
+            self.ids.push(id);
+            return id;
+        }
         let born = match self.dice.below(40) {
             0 => now_ms + 299_000 + self.dice.below(2_000),
             1 => now_ms.saturating_sub(CONFIG.retention_ms - 20 + self.dice.below(40)),

@@ -130,6 +130,13 @@ pub fn millis(id: &Id) -> u64 {
     id[..6].iter().fold(0, |ms, byte| ms << 8 | u64::from(*byte))
 }
 
+/// The same, but for a UUIDv4, which does not say.
+pub fn born(id: &Id) -> Option<u64> {
+    let years_2020_to_2039 = 1_577_836_800_000..2_208_988_800_000;
+    let is_v4 = id[6] & 0xf0 == 0x40 && id[8] & 0xc0 == 0x80;
+    (!is_v4 || years_2020_to_2039.contains(&millis(id))).then(|| millis(id))
+}
+
 fn plain(code: Code, detail: u16) -> Expected {
     Expected { code, detail, body: Body::Exact(Vec::new()) }
 }
@@ -288,14 +295,16 @@ impl Model {
     }
 
     fn check_new(&self, id: &Id) -> Result<(), Code> {
-        if millis(id) + self.config.retention_ms <= self.now_ms() {
+        let Some(born) = born(id) else { return Ok(()) };
+        if born + self.config.retention_ms <= self.now_ms() {
             return Err(Code::ID_TOO_OLD);
         }
-        if millis(id) > self.now_ms() + 300_000 { Err(Code::CLOCK_SKEW) } else { Ok(()) }
+        if born > self.now_ms() + 300_000 { Err(Code::CLOCK_SKEW) } else { Ok(()) }
     }
 
     fn forget_at_least(&self, id: &Id) -> u64 {
-        millis(id).saturating_sub(self.shift_ms) + self.config.retention_ms
+        let born = born(id).map_or(self.hold_ms(), |born| born.saturating_sub(self.shift_ms));
+        born + self.config.retention_ms
     }
 
     fn forget_from_now(&self, id: &Id) -> u64 {

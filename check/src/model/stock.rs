@@ -6,7 +6,7 @@ use stockd_protocol::{
 
 use crate::history::Cell;
 
-use super::{Body, Counters, Entry, Expected, Model, cell_of, le, plain};
+use super::{Body, Counters, Entry, Expected, Model, born, cell_of, le, plain};
 
 /// Tokens of counts live for a day.
 const COUNT_MS: u64 = 24 * 60 * 60 * 1_000;
@@ -187,7 +187,9 @@ impl Model {
         match self.entries.get(&token.0) {
             Some(Entry::Count { cell, .. }) => Ok(*cell),
             Some(_) => Err(Code::ID_REUSED),
-            None if token.millis() + life <= self.now_ms() => Err(Code::ID_TOO_OLD),
+            None if born(&token.0).is_some_and(|born| born + life <= self.now_ms()) => {
+                Err(Code::ID_TOO_OLD)
+            }
             None => Err(Code::NOT_FOUND),
         }
     }
