@@ -17,6 +17,12 @@ pub enum Workload {
     /// Reservations made in advance fall due all at once, while others are offered at a fixed rate
     /// on the same cells with no other stock to give
     ExpiryStorm,
+    /// As uniform, but one operation of ten is a SET: a feed that states how many units a cell has, while
+    /// they are sold
+    Feeds,
+    /// One cell, and half of the buyers are 50 that keep all they get until it expires; the others, each
+    /// of them new, buy one unit
+    Hoarder,
     /// As uniform, on one cell
     Hot,
     /// As uniform, but of all replies the harness throws 5 % away and asks again, and of all that it asked
@@ -99,11 +105,11 @@ pub struct Args {
     #[arg(long, default_value_t = 1_000, value_parser = clap::value_parser!(u64).range(50..=1_000_000))]
     pub tick_us: u64,
 
-    /// Cells to make [default: 1000000; drop, hot, soldout: 1; expiry-storm: 10000]
+    /// Cells to make [default: 1000000; drop, hoarder, hot, soldout: 1; expiry-storm: 10000]
     #[arg(long, value_parser = clap::value_parser!(u32).range(1..))]
     pub cells: Option<u32>,
 
-    /// Units received into each cell [default: 1000000; drop: 10000; hot: 2000000000; soldout: 100;
+    /// Units received into each cell [default: 1000000; drop, hoarder: 10000; hot: 2000000000; soldout: 100;
     /// expiry-storm computes it]
     #[arg(long)]
     pub stock: Option<u32>,
@@ -115,6 +121,14 @@ pub struct Args {
     /// drop: buyers per unit of stock
     #[arg(long, default_value_t = 300)]
     pub demand_factor: u64,
+
+    /// hoarder: most reservations that the cluster lets one owner hold; 0: as many as there are units
+    #[arg(long, default_value_t = 4)]
+    pub holds_max: u32,
+
+    /// hoarder: milliseconds for which an owner gets nothing after a reservation of its own expired
+    #[arg(long, default_value_t = 60_000)]
+    pub cool_down_ms: u32,
 
     /// Of 100 grants, how many are confirmed [default: 0, drop: 85, retries: 40]
     #[arg(long, value_parser = clap::value_parser!(u32).range(0..=100))]
@@ -128,7 +142,7 @@ pub struct Args {
     #[arg(long, default_value_t = 0)]
     pub ttl_ms: u32,
 
-    /// Time to live of those that are left to expire [default: --ttl-ms, drop: 1000]
+    /// Time to live of those that are left to expire [default: --ttl-ms, drop, hoarder: 1000]
     #[arg(long)]
     pub ttl_kept_ms: Option<u32>,
 
@@ -218,15 +232,18 @@ impl Settings {
     /// The arguments contradict each other; the message says how.
     pub fn new(args: Args) -> Result<Self, String> {
         let drop = args.workload == Workload::Drop;
+        let hoarder = args.workload == Workload::Hoarder;
         let storm = args.workload == Workload::ExpiryStorm;
         let (cells, stock) = match args.workload {
-            Workload::Drop => (1, 10_000),
+            Workload::Drop | Workload::Hoarder => (1, 10_000),
             Workload::ExpiryStorm => (10_000, 0),
             Workload::Hot => (1, 2_000_000_000),
             Workload::Soldout => (1, 100),
-            Workload::Cart | Workload::Retries | Workload::Uniform | Workload::Zipf => {
-                (1_000_000, 1_000_000)
-            }
+            Workload::Cart
+            | Workload::Feeds
+            | Workload::Retries
+            | Workload::Uniform
+            | Workload::Zipf => (1_000_000, 1_000_000),
         };
         let (confirm_percent, release_percent) = match args.workload {
             Workload::Drop => (85, 5),
@@ -241,7 +258,11 @@ impl Settings {
             stock: args.stock.unwrap_or(stock),
             confirm_percent: args.confirm_percent.unwrap_or(confirm_percent),
             release_percent: args.release_percent.unwrap_or(release_percent),
-            ttl_kept_ms: args.ttl_kept_ms.unwrap_or(if drop { 1_000 } else { args.ttl_ms }),
+            ttl_kept_ms: args.ttl_kept_ms.unwrap_or(if drop || hoarder {
+                1_000
+            } else {
+                args.ttl_ms
+            }),
             advance_seconds: args.advance_seconds.unwrap_or(5.0 + args.advance as f64 / 200_000.0),
             args,
         };

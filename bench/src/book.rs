@@ -35,6 +35,8 @@ pub enum Mark {
     Released,
     /// The server said that it had expired.
     Expired,
+    /// Not a reservation but a SET, and it took effect.
+    Fed,
     /// An answer that no correct server gives.
     Odd,
 }

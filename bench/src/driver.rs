@@ -27,14 +27,15 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::{BufMut, BytesMut};
 use stockd_protocol::{
-    CellHandle, CellRef, Code, ErrorReply, Frame, Header, Kind, Line, Op, OpFlags, Outcome, Reader,
-    ReplyPrefix, ReservationState, ShardId, begin_frame, finish_frame, take_outcome,
+    CellHandle, CellRef, Code, ErrorReply, Frame, Guard, Header, Kind, Line, Op, OpFlags, OpId,
+    Outcome, Reader, ReplyPrefix, ReservationId, ReservationState, Rules, ShardId, Terms, Wish,
+    begin_frame, finish_frame, take_outcome,
 };
 
 use crate::book::{Book, Mark};
 use crate::clock::Clock;
 use crate::draw::mix;
-use crate::plan::{Fate, IdStream, Pick, Plan};
+use crate::plan::{Beside, Fate, IdStream, Pick, Plan};
 use crate::stats::{Shared, Stats, Window};
 
 /// How a phase of a run is driven; the same for all its connections.
@@ -408,6 +409,9 @@ impl Driver {
             match step.verb() {
                 Step::CONFIRM => Op::encode_confirm(out, flags, None, id),
                 Step::RELEASE => Op::encode_release(out, flags, None, id),
+                _ if book.plan.feed(book.stream, counter).is_some() => {
+                    encode_feed(book, counter, flags, out);
+                }
                 _ => {
                     book.plan.lines(book.stream, counter, &mut self.picks);
                     self.lines.clear();
@@ -417,7 +421,12 @@ impl Driver {
                     }));
                     let fate = book.plan.fate(book.stream, counter);
                     let ttl_ms = book.plan.ttl_ms(fate, id.millis());
-                    Op::encode_reserve(out, flags, None, id, ttl_ms, &self.lines);
+                    match book.plan.owner(book.stream, counter) {
+                        Some(owner) => {
+                            encode_for(&owner, flags, id, ttl_ms, &self.lines, out);
+                        }
+                        None => Op::encode_reserve(out, flags, None, id, ttl_ms, &self.lines),
+                    }
                 }
             }
         }
@@ -525,7 +534,16 @@ impl Driver {
     }
 
     fn reserved(&mut self, counter: u64, outcome: &Outcome<'_>, retried: bool) -> Mark {
-        if outcome.code == Code::NO_STOCK {
+        if self.book.plan.feed(self.book.stream, counter).is_some() {
+            return match outcome.code {
+                Code::OK | Code::REPLAY => Mark::Fed,
+                Code::STALE_FEED => Mark::Refused,
+                _ => Mark::Odd,
+            };
+        }
+        let limited = outcome.code == Code::OWNER_LIMIT
+            && self.book.plan.owner(self.book.stream, counter).is_some();
+        if outcome.code == Code::NO_STOCK || limited {
             self.stats.fresh.refused += 1;
             return Mark::Refused;
         }
@@ -603,9 +621,40 @@ impl Driver {
     }
 }
 
+/// A reserve for somebody: the lines come from their cells and from no other.
+fn encode_for(
+    owner: &[u8],
+    flags: OpFlags,
+    id: ReservationId,
+    ttl_ms: u32,
+    lines: &[Line<'_>],
+    out: &mut BytesMut,
+) {
+    let rules = Rules { owner, ..Rules::default() };
+    let cells: Vec<_> = lines.iter().map(|line| [line.cell]).collect();
+    let wishes = lines.iter().zip(&cells);
+    let wishes: Vec<_> = wishes
+        .map(|(line, cells)| Wish { quantity: line.quantity, min_quantity: 0, cells })
+        .collect();
+    let terms = Terms { flags, ..Terms::default() };
+    Op::encode_reserve_from(out, &terms, id, ttl_ms, rules, &wishes)
+        .expect("a cart has few enough lines");
+}
+
+fn encode_feed(book: &Book, counter: u64, flags: OpFlags, out: &mut BytesMut) {
+    let Some(feed) = book.plan.feed(book.stream, counter) else { return };
+    let op_id = OpId(book.ids.id(counter).0);
+    let cell = CellRef::Handle(CellHandle(book.plan.handles[feed.cell as usize]));
+    let guard = Guard::Feed(feed.sequence);
+    let terms = Terms { flags, ..Terms::default() };
+    Op::Set { op_id, on_hand: feed.on_hand, guard, cell }.encode(out, &terms);
+}
+
 /// The largest frame this load can send, in bytes.
 pub fn frame_bytes_max(plan: &Plan, ops_per_frame: u32) -> usize {
-    let op = Op::HEADER_BYTES + 16 + 4 + 8 * plan.lines_max();
+    let line = if plan.owner(0, 0).is_some() { 16 } else { 8 };
+    let beside = if plan.beside == Beside::Nothing { 0 } else { 32 };
+    let op = Op::HEADER_BYTES + 16 + 4 + beside + line * plan.lines_max();
     Header::BYTES + 4 + op * ops_per_frame as usize
 }
 
@@ -650,6 +699,7 @@ mod tests {
             release_percent: 0,
             ttl: Ttl::Fixed(0),
             ttl_kept: Ttl::Fixed(0),
+            beside: Beside::Nothing,
         };
         let ids = IdStream::new(9, 0);
         let shared = Arc::new(Shared::default());

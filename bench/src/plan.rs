@@ -51,6 +51,37 @@ pub enum Ttl {
     Until(u64),
 }
 
+/// What a workload does beside plain reservations.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Beside {
+    /// Nothing.
+    Nothing,
+    /// One of ten is a SET: so many streams feed the cells, whose stock is stated as this or a little more.
+    Feeds {
+        /// Streams.
+        streams: u64,
+        /// What was received into a cell.
+        stock: u32,
+    },
+    /// Everybody has a name; half of the reservations are those of 50 hoarders.
+    Owners,
+}
+
+/// A SET, as it was drawn.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Feed {
+    /// Cell index.
+    pub cell: u32,
+    /// Its place in the feed: later is larger, over all streams.
+    pub sequence: u64,
+    /// The units that it states.
+    pub on_hand: i64,
+}
+
+/// A feed states up to so many units more than were received.
+pub const FEED_UNITS_MORE: u64 = 8;
+const HOARDERS: u64 = 50;
+
 /// One workload's reservations.
 #[derive(Clone, Debug)]
 pub struct Plan {
@@ -68,6 +99,8 @@ pub struct Plan {
     pub ttl: Ttl,
     /// The ttl of those that are kept.
     pub ttl_kept: Ttl,
+    /// What else is done.
+    pub beside: Beside,
 }
 
 /// A line as it was drawn: cell index, units.
@@ -83,6 +116,10 @@ impl Plan {
     /// What becomes of a reservation if it is granted.
     #[inline]
     pub fn fate(&self, stream: u32, counter: u64) -> Fate {
+        if self.beside == Beside::Owners {
+            let hoards = self.hoarder(stream, counter).is_some();
+            return if hoards { Fate::Keep } else { Fate::Confirm };
+        }
         if self.confirm_percent + self.release_percent == 0 {
             return Fate::Keep;
         }
@@ -94,6 +131,40 @@ impl Plan {
         } else {
             Fate::Keep
         }
+    }
+
+    fn hoarder(&self, stream: u32, counter: u64) -> Option<u64> {
+        let mut draw = self.draw(stream, counter);
+        (draw.below(2) == 0).then(|| draw.below(HOARDERS))
+    }
+
+    /// For whom a reservation is made, if that is said.
+    pub fn owner(&self, stream: u32, counter: u64) -> Option<[u8; 16]> {
+        if self.beside != Beside::Owners {
+            return None;
+        }
+        let number = match self.hoarder(stream, counter) {
+            Some(hoarder) => hoarder,
+            None => HOARDERS + mix(u64::from(stream) << 44 | counter) / 2,
+        };
+        let mut name = *b"0000000000000000";
+        for (at, digit) in name.iter_mut().rev().enumerate() {
+            *digit = b"0123456789abcdef"[(number >> (4 * at) & 0xf) as usize];
+        }
+        Some(name)
+    }
+
+    /// What is sent in the place of a reservation, if it is a SET.
+    #[inline]
+    pub fn feed(&self, stream: u32, counter: u64) -> Option<Feed> {
+        let Beside::Feeds { streams, stock } = self.beside else { return None };
+        let mut draw = self.draw(stream, counter);
+        if draw.below(10) > 0 {
+            return None;
+        }
+        let cell = draw.below(self.handles.len() as u64) as u32;
+        let sequence = 1 + counter * streams + u64::from(stream & STREAM_CONNECTION_MASK);
+        Some(Feed { cell, sequence, on_hand: stated(stock, sequence) })
     }
 
     /// The ttl a reservation asks for, given its birth.
@@ -139,6 +210,11 @@ impl Plan {
             _ => 1,
         }
     }
+}
+
+/// What the message of a feed with this sequence states.
+pub fn stated(stock: u32, sequence: u64) -> i64 {
+    i64::from(stock) + (mix(sequence) % FEED_UNITS_MORE) as i64
 }
 
 /// A stream's number is `phase << 16 | connection`.
@@ -214,6 +290,7 @@ mod tests {
             release_percent: 5,
             ttl: Ttl::Fixed(0),
             ttl_kept: Ttl::Fixed(1_000),
+            beside: Beside::Nothing,
         }
     }
 
@@ -239,6 +316,31 @@ mod tests {
         assert!((4_500..5_500).contains(&count(Fate::Release)));
         assert_eq!(plan.ttl_ms(Fate::Keep, 0), 1_000);
         assert_eq!(plan.ttl_ms(Fate::Confirm, 0), 0);
+    }
+
+    #[test]
+    fn owners_are_as_many_as_stated() {
+        let plan = Plan { beside: Beside::Owners, ..plan(Choice::Uniform, 1) };
+        let kept = |counter: &u64| plan.fate(3, *counter) == Fate::Keep;
+        let hoarders: Vec<_> = (0..10_000).filter(kept).map(|c| plan.owner(3, c)).collect();
+        assert!((4_800..5_200).contains(&hoarders.len()), "{}", hoarders.len());
+        let names = |owners: Vec<_>| owners.into_iter().collect::<std::collections::BTreeSet<_>>();
+        assert_eq!(names(hoarders).len(), 50);
+        let buyers: Vec<_> = (0..10_000).filter(|c| !kept(c)).map(|c| plan.owner(3, c)).collect();
+        assert_eq!(names(buyers.clone()).len(), buyers.len());
+    }
+
+    #[test]
+    fn the_messages_of_feeds_have_numbers_of_their_own() {
+        let beside = Beside::Feeds { streams: 3, stock: 70 };
+        let plan = Plan { beside, ..plan(Choice::Uniform, 9) };
+        let mut sequences = std::collections::BTreeSet::new();
+        for stream in 0..3 {
+            for feed in (0..1_000).filter_map(|counter| plan.feed(stream, counter)) {
+                assert!(sequences.insert(feed.sequence) && (70..78).contains(&feed.on_hand));
+            }
+        }
+        assert!((250..350).contains(&sequences.len()), "{}", sequences.len());
     }
 
     #[test]

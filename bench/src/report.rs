@@ -201,7 +201,7 @@ impl Report {
             .map(|(code, count)| format!("{} {}", code.name(), grouped(count)))
             .collect();
         row(f, "answers", &codes.join("  "))?;
-        if self.settings.args.workload == Workload::Drop {
+        if matches!(self.settings.args.workload, Workload::Drop | Workload::Hoarder) {
             let stock = u64::from(self.settings.stock) * u64::from(self.settings.cells);
             row(f, "sold", &format!("{} of {}", grouped(totals.confirmed), grouped(stock)))?;
             let expired = totals.granted.saturating_sub(totals.confirmed + totals.released);

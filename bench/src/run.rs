@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use stockd_protocol::OwnerLimits;
 use tokio::sync::Notify;
 use tokio::task::JoinSet;
 use tokio::time::{MissedTickBehavior, interval, sleep_until};
@@ -17,7 +18,7 @@ use crate::draw::{CartSizes, Zipf, mix};
 use crate::driver::{Driver, Fault, Load, Trouble, frame_bytes_max};
 use crate::link::{Bounds, Link, LinkError, Nodes};
 use crate::pacer::Pacer;
-use crate::plan::{Choice, IdStream, Plan, Ttl};
+use crate::plan::{Beside, Choice, IdStream, Plan, Ttl};
 use crate::process::{Usage, listener};
 use crate::progress::Progress;
 use crate::report::{Report, Served};
@@ -85,7 +86,13 @@ pub async fn run(settings: &Settings) -> Result<Report, RunError> {
         born_ms: clock.unix_ms(clock.now_ns()),
     };
     let progress = Progress::new("setup", u64::from(cells.count), settings.args.no_progress);
-    let handles = cells.make(&mut Session::new(bench.nodes.clone()), &progress).await?;
+    let mut session = Session::new(bench.nodes.clone());
+    if settings.args.workload == Workload::Hoarder {
+        let (holds_max, cool_down_ms) = (settings.args.holds_max, settings.args.cool_down_ms);
+        let limits = OwnerLimits { holds_max, units_max: 0, cool_down_ms };
+        cells.limit_owners(&mut session, limits).await?;
+    }
+    let handles = cells.make(&mut session, &progress).await?;
     drop(progress);
     bench.run(handles).await
 }
@@ -220,6 +227,14 @@ impl Bench<'_> {
             release_percent: self.settings.release_percent,
             ttl: Ttl::Fixed(self.settings.args.ttl_ms),
             ttl_kept,
+            beside: match self.settings.args.workload {
+                Workload::Feeds => Beside::Feeds {
+                    streams: u64::from(self.settings.args.connections),
+                    stock: self.settings.stock,
+                },
+                Workload::Hoarder => Beside::Owners,
+                _ => Beside::Nothing,
+            },
         })
     }
 

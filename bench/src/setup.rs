@@ -2,7 +2,9 @@
 //! the load.
 
 use bytes::{BufMut, Bytes, BytesMut};
-use stockd_protocol::{CellRef, Code, Op, OpFlags, OpId, Reader, ReplyPrefix, take_outcome};
+use stockd_protocol::{
+    CellRef, Code, Op, OpFlags, OpId, OwnerLimits, Reader, ReplyPrefix, Terms, take_outcome,
+};
 
 use crate::draw::mix;
 use crate::link::LinkError;
@@ -46,6 +48,32 @@ impl Cells {
         }
         assert!(handles.len() == self.count as usize, "every cell was answered");
         Ok(handles)
+    }
+
+    /// Says how much each owner may hold.
+    ///
+    /// # Errors
+    /// No node answered, or one refused.
+    pub async fn limit_owners(
+        &self,
+        session: &mut Session,
+        limits: OwnerLimits,
+    ) -> Result<(), LinkError> {
+        let mut out = BytesMut::new();
+        out.put_u32_le(1);
+        let op_id = OpId::from_parts(self.born_ms, [0xff; 10]);
+        Op::SetOwnerLimits { op_id, limits }.encode(&mut out, &Terms::default());
+        let cut = |_| LinkError("a reply is cut short".into());
+        for reply in session.exchange(&[out.freeze()]).await? {
+            let mut reader = Reader::new(&reply);
+            ReplyPrefix::take(&mut reader).and_then(|_| reader.u32()).map_err(cut)?;
+            let code = take_outcome(&mut reader).map_err(cut)?.code;
+            if !code.is_ok() {
+                let advice = code.advice();
+                return Err(LinkError(format!("the limits were refused: {code}: {advice}")));
+            }
+        }
+        Ok(())
     }
 
     fn encode(&self, first: u32) -> Bytes {

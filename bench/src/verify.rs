@@ -16,7 +16,7 @@
 //!
 //! 2. Every cell is read. With `held` the sum of the units that the reservations read in step 1 hold
 //!    (ACTIVE or CONFIRMED), on each cell:
-//!    - `on_hand` is what the harness received into it;
+//!    - `on_hand` is what the harness received into it, or what the last message of its feed states;
 //!    - oversold by ids: `held ≤ on_hand`; oversold by counters: `reserved + committed ≤ on_hand`;
 //!    - `committed` is at least what was acknowledged as confirmed, and at most that and what was
 //!      never answered; `reserved` is at most what was granted and not known to have ended;
@@ -37,7 +37,7 @@ use tokio::task::JoinSet;
 
 use crate::book::{Book, Mark};
 use crate::link::{LinkError, Nodes};
-use crate::plan::Pick;
+use crate::plan::{FEED_UNITS_MORE, Feed, Pick, stated};
 use crate::progress::Progress;
 use crate::session::Session;
 
@@ -131,6 +131,10 @@ struct Sums {
     confirmed_perhaps: Vec<AtomicU32>,
     /// Granted and not known to have ended.
     reserved_perhaps: Vec<AtomicU32>,
+    /// The last message of the feed that was acknowledged.
+    fed: Vec<AtomicU64>,
+    /// The last one that was sent, perhaps in vain.
+    fed_perhaps: Vec<AtomicU64>,
 }
 
 impl Sums {
@@ -141,6 +145,8 @@ impl Sums {
             confirmed: zeros(),
             confirmed_perhaps: zeros(),
             reserved_perhaps: zeros(),
+            fed: (0..cells).map(|_| AtomicU64::new(0)).collect(),
+            fed_perhaps: (0..cells).map(|_| AtomicU64::new(0)).collect(),
         }
     }
 
@@ -148,6 +154,12 @@ impl Sums {
         for (cell, quantity) in picks {
             sums[*cell as usize].fetch_add(*quantity, Ordering::Relaxed);
         }
+    }
+
+    /// A message of a feed.
+    fn fed(&self, mark: Mark, feed: Feed) {
+        let sums = if mark == Mark::Fed { &self.fed } else { &self.fed_perhaps };
+        sums[feed.cell as usize].fetch_max(feed.sequence, Ordering::Relaxed);
     }
 
     fn acknowledged(&self, mark: Mark, picks: &[Pick]) {
@@ -160,7 +172,7 @@ impl Sums {
             Mark::Granted | Mark::Releasing | Mark::Unanswered => {
                 Self::add(&self.reserved_perhaps, picks);
             }
-            Mark::Refused | Mark::Released | Mark::Expired | Mark::Odd => {}
+            Mark::Refused | Mark::Released | Mark::Expired | Mark::Fed | Mark::Odd => {}
         }
     }
 }
@@ -246,7 +258,9 @@ impl Check {
         let first = *counter;
         while counters.len() < reads && *counter < self.book.marks.len() as u64 {
             let mark = self.book.marks[*counter as usize];
-            if mark != Mark::Refused && mark != Mark::Odd {
+            if let Some(feed) = self.book.plan.feed(self.book.stream, *counter) {
+                self.sums.fed(mark, feed);
+            } else if mark != Mark::Refused && mark != Mark::Odd {
                 self.book.plan.lines(self.book.stream, *counter, picks);
                 self.sums.acknowledged(mark, picks);
                 if counter.is_multiple_of(self.sample) || mark == Mark::Unanswered {
@@ -435,10 +449,18 @@ impl Cells<'_> {
         let confirmed_max = confirmed + sum(&self.sums.confirmed_perhaps);
         let reserved_max = sum(&self.sums.reserved_perhaps);
         let taken = counters.reserved + counters.committed;
-        let oversold = (taken.max(sum(&self.sums.held)) - stock).max(0);
+        let fed = self.sums.fed[cell].load(Ordering::Relaxed);
+        let fed_perhaps = self.sums.fed_perhaps[cell].load(Ordering::Relaxed);
+        let said = |sequence| if sequence == 0 { stock } else { stated(self.stock, sequence) };
+        // Of two that compete, the later one counts, if it came.
+        let is_stated = counters.on_hand == said(fed)
+            || fed_perhaps > fed && counters.on_hand == said(fed_perhaps);
+        let most =
+            stock.max(if fed.max(fed_perhaps) > 0 { stock + FEED_UNITS_MORE as i64 } else { 0 });
+        let oversold = (taken.max(sum(&self.sums.held)) - most).max(0);
         findings.cells_checked += 1;
         findings.units_oversold += oversold as u64;
-        let fits = counters.on_hand == stock
+        let fits = is_stated
             && (confirmed..=confirmed_max).contains(&counters.committed)
             && (0..=reserved_max).contains(&counters.reserved)
             && counters.available == counters.on_hand - taken;

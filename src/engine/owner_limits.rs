@@ -93,7 +93,12 @@ impl StockState {
         units: u64,
         commit: bool,
     ) -> Result<(), Reached> {
-        if let Some(owner) = self.holds.annexes.owners.find(name) {
+        let owners = &self.holds.annexes.owners;
+        if let Some(owner) = owners.find(name) {
+            let few = owners.owners.get(owner).open < OWNER_OPEN_MAX;
+            if few && owners.limits == OwnerLimits::default() {
+                return Ok(());
+            }
             self.expire_due_of(owner);
         }
         let usage = self.owner_usage(name);

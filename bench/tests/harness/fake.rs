@@ -9,8 +9,8 @@ use std::time::Duration;
 
 use bytes::{BufMut, BytesMut};
 use stockd_protocol::{
-    CellCounters, CellHandle, CellRef, Code, ErrorReply, Frame, Header, HelloReply, Kind, Op,
-    OpFlags, OutcomeHeader, Reader, ReplyPrefix, ReservationId, ReservationState, ShardId,
+    CellCounters, CellHandle, CellRef, Code, ErrorReply, Frame, Guard, Header, HelloReply, Kind,
+    Op, OpFlags, OutcomeHeader, Reader, ReplyPrefix, ReservationId, ReservationState, ShardId,
     UnixMillis, begin_frame, begin_outcome, finish_frame, finish_outcome, limits, take_frame,
     take_op,
 };
@@ -45,6 +45,8 @@ pub enum Lie {
     MoveLeader,
     /// Answers BUSY to every third frame.
     Busy,
+    /// Takes the units of a SET on top of what the message before it said, once.
+    BlindSet,
 }
 
 struct Reservation {
@@ -57,6 +59,7 @@ struct Reservation {
 #[derive(Default, Clone, Copy)]
 struct Cell {
     on_hand: i64,
+    fed: u64,
     reserved: i64,
     committed: i64,
 }
@@ -212,6 +215,25 @@ impl State {
                 let handle = self.cell(cell);
                 self.cells[handle as usize].on_hand += i64::from(*quantity);
                 self.say(out, Code::OK, 0, |out, _| out.put_u32_le(handle));
+            }
+            Op::SetOwnerLimits { .. } => self.say(out, Code::OK, 0, |_, _| ()),
+            Op::Set { on_hand, guard: Guard::Feed(sequence), cell, .. } => {
+                let handle = handle(cell);
+                let blind = self.lie == Lie::BlindSet && !std::mem::replace(&mut self.lied, true);
+                let cell = &mut self.cells[handle as usize];
+                if *sequence <= cell.fed {
+                    let fed = cell.fed;
+                    return self.say(out, Code::STALE_FEED, 0, |out, _| out.put_u64_le(fed));
+                }
+                // A later message would mend it.
+                cell.fed = if blind { u64::MAX } else { *sequence };
+                cell.on_hand = *on_hand + if blind { 100 } else { 0 };
+                self.say(out, Code::OK, 0, |out, _| out.put_u32_le(handle));
+            }
+            Op::ReserveFrom { id, ttl_ms, wishes } => {
+                let cells = wishes.iter().map(|wish| (wish.cells().next(), wish.quantity));
+                let lines = cells.map(|(cell, units)| (handle(&cell.unwrap()), units)).collect();
+                self.reserve(*id, *ttl_ms, lines, flags, out);
             }
             Op::Reserve { id, ttl_ms, lines } => {
                 let lines = lines.iter().map(|line| (handle(&line.cell), line.quantity)).collect();
@@ -395,7 +417,7 @@ impl State {
             let cell = if gone { Cell::default() } else { self.cells[*handle as usize] };
             out.put_u32_le(*handle);
             out.put_u32_le(u32::from(!gone));
-            let Cell { on_hand, reserved, committed } = cell;
+            let Cell { on_hand, reserved, committed, .. } = cell;
             let available = on_hand - reserved - committed;
             CellCounters { on_hand, reserved, committed, available }.encode(out);
         }

@@ -6,6 +6,7 @@ use clap::Parser;
 use stockd_bench::args::{Args, Settings};
 use stockd_bench::report::Report;
 use stockd_bench::run::run;
+use stockd_protocol::Code;
 
 /// Runs the harness with these arguments against a server with this lie.
 async fn bench(lie: Lie, line: &str) -> Report {
@@ -57,6 +58,33 @@ async fn carts_and_zipf_and_refusals_pass() {
         assert!(report.totals.granted > 0, "{workload}: {report}");
         assert_eq!(report.totals.refused > 0, workload.starts_with("soldout"), "{report}");
     }
+}
+
+const FEEDS: &str = "feeds --cells 20 --connections 2 --depth 4 --warmup 0 --seconds 1";
+
+#[tokio::test]
+async fn feeds_beside_sales_pass() {
+    let report = bench(Lie::None, FEEDS).await;
+    assert!(report.passed(), "{report}");
+    let codes: Vec<_> = report.stats.codes().map(|(code, _)| code).collect();
+    assert!(codes.contains(&Code::STALE_FEED), "{report}");
+}
+
+#[tokio::test]
+async fn a_blind_set_is_found() {
+    let report = bench(Lie::BlindSet, FEEDS).await;
+    assert!(!report.passed(), "{report}");
+    assert_eq!(report.findings.cells_wrong, 1, "{report}");
+}
+
+#[tokio::test]
+async fn hoarders_take_what_nobody_limits() {
+    let line = "hoarder --stock 100 --connections 2 --depth 2 --warmup 0 --seconds 1";
+    let report = bench(Lie::None, line).await;
+    assert!(report.passed(), "{report}");
+    let (granted, sold) = (report.totals.granted, report.totals.confirmed);
+    assert!(granted > sold && sold > 0, "{report}");
+    assert!(report.to_string().contains(" of 100"), "{report}");
 }
 
 #[tokio::test]
