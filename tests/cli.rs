@@ -521,6 +521,33 @@ fn an_owner_gets_no_more_than_its_share() {
     assert_eq!((field(&said, "holds"), field(&said, "holds_max")), ("1", "2"), "{}", said.err);
 }
 
+#[test]
+fn a_sku_is_found_under_all_its_names() {
+    let mut node = Node::new();
+    node.start();
+    node.ask(&["receive", "BER", "mug", "9"]);
+    assert_eq!(node.ask(&["describe", "mug", "A mug", "--scale", "2"]).code, 0);
+    assert_eq!(node.ask(&["alias", "mug", "becher"]).code, 0);
+    assert_eq!(node.ask(&["rename", "becher", "tasse"]).code, 0);
+    let held = node.ask(&["reserve", "BER", "becher", "2"]);
+    assert_eq!(held.code, 0, "{}", held.err);
+    assert_eq!(field(&node.ask(&["read", "BER", "tasse"]), "reserved"), "2");
+    let found = node.ask(&["catalogue", "mug"]);
+    assert_eq!((field(&found, "title"), field(&found, "scale")), ("A mug", "2"));
+    let names: Vec<_> = found.out.lines().filter_map(|line| line.strip_prefix("name   ")).collect();
+    assert_eq!(names, ["tasse", "mug", "becher"]);
+    assert!(node.ask(&["list", "ta"]).out.contains("tasse"), "lists show the new name");
+    node.ask(&["receive", "BER", "cup", "1"]);
+    let taken = node.ask(&["alias", "cup", "mug"]);
+    assert!(taken.code == 1 && taken.err.contains("CONFLICT"), "{}", taken.err);
+    let none = node.ask(&["catalogue", "nothing"]);
+    assert!(none.code == 1 && none.err.contains("no SKU"), "{}", none.err);
+    let long = node.ask(&["describe", "mug", &"x".repeat(65)]);
+    assert!(long.code == 1 && long.err.contains("65 bytes"), "{}", long.err);
+    let said = stockd(&["admin", "--admin", &node.admin, "catalogue", "becher"]);
+    assert_eq!(field(&said, "title"), "A mug", "{}", said.err);
+}
+
 /// Turns over a bit in the middle of the first segment's records; gives the file's name.
 fn damage(data: &Path) -> String {
     let name = "segment-0000000001.log";

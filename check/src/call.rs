@@ -3,11 +3,12 @@
 use std::time::Duration;
 
 use stockd_client::{
-    Amend, Batch, Change, Client, Invalid, LimitOwners, Reserve, ReserveFrom, Shipment, StockWrite,
+    Amend, Batch, CatalogueWrite, Change, Client, Invalid, LimitOwners, Reserve, ReserveFrom,
+    Shipment, StockWrite,
 };
 use stockd_protocol::{
-    CellRef, Guard, LineMode, Op, OpFlags, OpId, Opcode, Parts, ReservationId, Rules, Terms,
-    UnixMillis,
+    CellRef, Guard, LineMode, Naming, Op, OpFlags, OpId, Opcode, Parts, ReservationId, Rules,
+    Terms, UnixMillis,
 };
 
 use crate::history::{Sent, Verdict};
@@ -15,6 +16,7 @@ use crate::history::{Sent, Verdict};
 /// What the library makes of an operation.
 enum Built<'a> {
     Amend(Amend<'a>),
+    Catalogue(CatalogueWrite<'a>),
     Change(Change<'a>),
     Extend(ReservationId, Duration),
     Limits(LimitOwners<'a>),
@@ -38,6 +40,7 @@ pub async fn call(
 ) -> Verdict {
     match build(sent, not_after, retry) {
         Built::Amend(amend) => client.amend(&amend).await.into(),
+        Built::Catalogue(write) => client.write_catalogue(&write).await.into(),
         Built::Change(change) => client.change(&change).await.into(),
         Built::Extend(id, ttl) => client.extend(id, ttl).await.into(),
         Built::Limits(limits) => client.limit_owners(&limits).await.into(),
@@ -60,6 +63,7 @@ pub async fn call(
 pub fn add(batch: &mut Batch, sent: &Sent) -> Result<(), Invalid> {
     match build(sent, None, false) {
         Built::Amend(amend) => batch.amend(&amend),
+        Built::Catalogue(write) => batch.write_catalogue(&write),
         Built::Change(change) => batch.change(&change),
         Built::Extend(id, ttl) => batch.extend(id, ttl),
         Built::Limits(limits) => batch.limit_owners(&limits),
@@ -118,6 +122,18 @@ fn build(sent: &Sent, not_after: Option<UnixMillis>, retry: bool) -> Built<'_> {
             Built::ReserveFrom(with_terms!(cart, terms, retry))
         }
         Op::Extend { id, ttl_ms } => Built::Extend(id, millis(ttl_ms)),
+        Op::DescribeSku { op_id, scale, title, sku } => {
+            let title = std::str::from_utf8(title).expect("a title is text");
+            let write = CatalogueWrite::describe(op_id, sku, title, scale);
+            Built::Catalogue(with_terms!(write, terms, retry))
+        }
+        Op::NameSku { op_id, naming, sku, name } => {
+            let write = match naming {
+                Naming::Alias => CatalogueWrite::alias(op_id, sku, name),
+                Naming::Rename => CatalogueWrite::rename(op_id, sku, name),
+            };
+            Built::Catalogue(with_terms!(write, terms, retry))
+        }
         Op::SetOwnerLimits { op_id, limits } => {
             Built::Limits(with_terms!(LimitOwners::new(op_id, limits), terms, retry))
         }

@@ -13,8 +13,8 @@
 use bytes::{BufMut, BytesMut};
 use stockd_client as client;
 use stockd_protocol::{
-    CellHandle, CellRef, Code, Line, ListHead, ListedCell, Op, OpError, OpFlags, OpId, Reader,
-    ReservationId, ReservationState, Terms, UnixMillis, take_op, take_op_and_terms,
+    CellHandle, CellRef, Code, Described, Line, ListHead, ListedCell, Op, OpError, OpFlags, OpId,
+    Reader, ReservationId, ReservationState, Terms, UnixMillis, take_op, take_op_and_terms,
 };
 
 /// `completed` of an operation whose end nobody saw.
@@ -369,6 +369,8 @@ impl Request {
                         Op::CountCommit { .. }
                             | Op::TransferReceive { .. }
                             | Op::SetOwnerLimits { .. }
+                            | Op::DescribeSku { .. }
+                            | Op::NameSku { .. }
                     ) =>
                 {
                     op.key()
@@ -652,10 +654,22 @@ impl From<client::Read<client::CellPage>> for Answer {
     }
 }
 
-impl From<client::Limited> for Answer {
-    fn from(limited: client::Limited) -> Self {
-        let code = if limited.replay { Code::REPLAY } else { Code::OK };
-        write(code, 0, limited.index, |_| ())
+impl From<client::Read<client::CatalogueEntry>> for Answer {
+    fn from(entry: client::Read<client::CatalogueEntry>) -> Self {
+        read(&entry, 0, |body, entry| {
+            let mut bytes = BytesMut::new();
+            let names = entry.names.iter().map(Vec::as_slice).collect();
+            let title = entry.title.as_bytes();
+            Described { scale: entry.scale, title, names }.encode(&mut bytes);
+            body.put_slice(&bytes);
+        })
+    }
+}
+
+impl From<client::Done> for Answer {
+    fn from(done: client::Done) -> Self {
+        let code = if done.replay { Code::REPLAY } else { Code::OK };
+        write(code, 0, done.index, |_| ())
     }
 }
 
@@ -678,7 +692,8 @@ impl From<client::Outcome> for Answer {
             client::Outcome::Details(details) => details.into(),
             client::Outcome::Lines(lines) => lines.into(),
             client::Outcome::List(page) => page.into(),
-            client::Outcome::Limited(limited) => limited.into(),
+            client::Outcome::Done(done) => done.into(),
+            client::Outcome::Catalogue(entry) => entry.into(),
             client::Outcome::Owner(owner) => owner.into(),
             client::Outcome::Transferred(transferred) => transferred.into(),
             client::Outcome::Written(written) => written.into(),

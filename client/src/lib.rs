@@ -40,6 +40,7 @@
 #![forbid(unsafe_code)]
 
 mod calls;
+mod catalogue;
 mod client;
 mod error;
 #[doc(hidden)]
@@ -57,16 +58,17 @@ mod route;
 mod sourcing;
 mod writes;
 
+pub use catalogue::{CatalogueEntry, CatalogueWrite};
 pub use client::Client;
 pub use error::{Error, Invalid, Refusal, Why};
 pub use ids::{IdSource, SystemIds};
 pub use listing::{CellPage, ListCells, NamedCell};
 pub use options::{Options, WhenFull};
 pub use outcome::{
-    Cell, Changed, Confirmed, Defined, Details, Extended, Granted, Lines, Outcome, Read, Received,
-    Released, Reservation, ReservedLine, SkuCell, SkuPage, Sourced, Transferred, Written,
+    Cell, Changed, Confirmed, Defined, Details, Done, Extended, Granted, Lines, Outcome, Read,
+    Received, Released, Reservation, ReservedLine, SkuCell, SkuPage, Sourced, Transferred, Written,
 };
-pub use owner::{LimitOwners, Limited};
+pub use owner::LimitOwners;
 pub use request::{Batch, Consistency, Reserve};
 pub use sourcing::ReserveFrom;
 pub use stockd_protocol::{

@@ -8,9 +8,9 @@ use stockd_protocol::{
     ShortLine, SkuTotal, TakenPart, Transfer, TransferState, Truncated, UnixMillis,
 };
 
+use crate::catalogue::{CatalogueEntry, take_entry};
 use crate::error::Refusal;
 use crate::listing::{CellPage, take_page};
-use crate::owner::Limited;
 
 /// Units are held. With `replay`, look at `state`: a retry finds what has become of the grant.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -47,6 +47,15 @@ pub struct Sourced {
     pub server_now: UnixMillis,
     /// ACTIVE for a new grant.
     pub state: ReservationState,
+}
+
+/// It is done.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Done {
+    /// The log index.
+    pub index: u64,
+    /// It was done under this id before, whatever is so now.
+    pub replay: bool,
 }
 
 /// Units are promised to an order and have no deadline any more.
@@ -263,16 +272,18 @@ pub enum Outcome {
     Changed(Changed),
     /// Of a confirm.
     Confirmed(Confirmed),
+    /// Of a read of the catalogue.
+    Catalogue(Read<CatalogueEntry>),
     /// Of a define.
     Defined(Defined),
+    /// Of a write to the catalogue, and of a change of the limits of owners.
+    Done(Done),
     /// Of a read of details; `None` where there is no such cell.
     Details(Read<Vec<Option<Details>>>),
     /// Of an extend or a pin.
     Extended(Extended),
     /// Of a reserve or an amend.
     Granted(Granted),
-    /// Of a change of the limits of owners.
-    Limited(Limited),
     /// Of a read of lines.
     Lines(Read<Lines>),
     /// Of a read of an owner.
@@ -411,7 +422,10 @@ fn decode_ok(
         }
         Opcode::ListCells => Outcome::List(read(prefix, take_page(&mut body)?)),
         Opcode::ReadSku => Outcome::Sku(read(prefix, take_sku_page(&mut body)?)),
-        Opcode::SetOwnerLimits => Outcome::Limited(Limited { index, replay }),
+        Opcode::SetOwnerLimits | Opcode::DescribeSku | Opcode::NameSku => {
+            Outcome::Done(Done { index, replay })
+        }
+        Opcode::ReadCatalogue => Outcome::Catalogue(read(prefix, take_entry(&mut body)?)),
         Opcode::ReadOwner => Outcome::Owner(read(prefix, OwnerUsage::take(&mut body)?)),
         Opcode::Ping => Outcome::Pong(read(prefix, ())),
         Opcode::ClusterStatus => {

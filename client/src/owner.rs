@@ -7,7 +7,7 @@ use stockd_protocol::{
 
 use crate::client::Client;
 use crate::error::{Error, Invalid};
-use crate::outcome::{Outcome, Read};
+use crate::outcome::{Done, Outcome, Read};
 use crate::request::{Consistency, Encoded};
 use crate::writes::{encode_checked, terms};
 
@@ -34,24 +34,15 @@ impl<'a> LimitOwners<'a> {
     }
 }
 
-/// The limits are set.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Limited {
-    /// The log index.
-    pub index: u64,
-    /// They were set under this id before, whatever they are now.
-    pub replay: bool,
-}
-
 impl Client {
     /// Says how much each owner may hold.
     ///
     /// # Errors
     /// See [`Error`]; TTL_RANGE: the cool-down is longer than ended reservations are remembered.
-    pub async fn limit_owners(&self, limits: &LimitOwners<'_>) -> Result<Limited, Error> {
+    pub async fn limit_owners(&self, limits: &LimitOwners<'_>) -> Result<Done, Error> {
         match self.one(Encoded::op(Opcode::SetOwnerLimits, |out| limits.encode(out))?).await? {
-            Outcome::Limited(limited) => Ok(limited),
-            _ => unreachable!("a change of limits is decoded as Limited"),
+            Outcome::Done(done) => Ok(done),
+            _ => unreachable!("a change of limits is decoded as Done"),
         }
     }
 
@@ -65,20 +56,14 @@ impl Client {
         consistency: Consistency,
     ) -> Result<Read<OwnerUsage>, Error> {
         let encode = |out: &mut BytesMut| {
-            let owner = check_owner(owner.as_ref())?;
-            let terms = Terms { flags: consistency.flags(), ..Terms::default() };
-            encode_checked(&Op::ReadOwner { owner }, &terms, out)
+            let op = Op::ReadOwner { owner: owner.as_ref() };
+            op.check()?;
+            op.encode(out, &Terms { flags: consistency.flags(), ..Terms::default() });
+            Ok(())
         };
         match self.one(Encoded::op(Opcode::ReadOwner, encode)?).await? {
             Outcome::Owner(read) => Ok(read),
             _ => unreachable!("a read of an owner is decoded as Owner"),
         }
-    }
-}
-
-fn check_owner(owner: &[u8]) -> Result<&[u8], Invalid> {
-    match owner.len() {
-        1..=stockd_protocol::limits::OWNER_BYTES_MAX => Ok(owner),
-        len => Err(stockd_protocol::OpError::OwnerLength(len).into()),
     }
 }

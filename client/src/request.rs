@@ -8,6 +8,7 @@ use stockd_protocol::{
     ReservationId, Terms, UnixMillis, limits,
 };
 
+use crate::catalogue::CatalogueWrite;
 use crate::error::Invalid;
 use crate::owner::LimitOwners;
 use crate::sourcing::ReserveFrom;
@@ -230,6 +231,14 @@ impl Batch {
     /// See the type; or it is out of range.
     pub fn transfer(&mut self, shipment: &Shipment<'_>) -> Result<(), Invalid> {
         self.add(shipment.opcode(), |out| shipment.encode(out))
+    }
+
+    /// Adds a write to the catalogue.
+    ///
+    /// # Errors
+    /// See the type; or it is out of range.
+    pub fn write_catalogue(&mut self, write: &CatalogueWrite<'_>) -> Result<(), Invalid> {
+        self.add(write.opcode(), |out| write.encode(out))
     }
 
     /// Adds a change of the limits of owners.

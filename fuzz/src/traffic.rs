@@ -5,9 +5,9 @@ use stockd::engine::batch::{self, BatchBuilder};
 use stockd::engine::{EngineConfig, StockState};
 use stockd::world::UnixMicros;
 use stockd_protocol::{
-    Bucket, CellHandle, CellRef, Guard, Header, Hello, Kind, Line, LineMode, MAGIC, Note, Op,
-    OpFlags, OpId, Opcode, OwnerLimits, Part, Parts, PolicyChange, ReservationId, Rules, ShardId,
-    Sourcing, Terms, UnixMillis, VERSION, Wish, begin_frame, finish_frame,
+    Bucket, CellHandle, CellRef, Guard, Header, Hello, Kind, Line, LineMode, MAGIC, Naming, Note,
+    Op, OpFlags, OpId, Opcode, OwnerLimits, Part, Parts, PolicyChange, ReservationId, Rules,
+    ShardId, Sourcing, Terms, UnixMillis, VERSION, Wish, begin_frame, finish_frame,
 };
 
 /// The shop opens.
@@ -70,6 +70,7 @@ fn stock_writes() -> Vec<BytesMut> {
         ..PolicyChange::default()
     };
     let limits = OwnerLimits { holds_max: 9, units_max: 99, cool_down_ms: 1_000 };
+    let sku: &[u8] = b"shirt-l";
     let ops = [
         (Op::Adjust { op_id: op_id(20), delta: 5, cell }, OpFlags::TRUTH),
         (Op::Set { op_id: op_id(21), on_hand: 20, guard: Guard::Expected(18), cell }, OpFlags(0)),
@@ -92,6 +93,13 @@ fn stock_writes() -> Vec<BytesMut> {
         (Op::TransferCancel { transfer: op_id(41) }, OpFlags(0)),
         (Op::SetPolicy { op_id: op_id(31), change, cell }, OpFlags(0)),
         (Op::SetOwnerLimits { op_id: op_id(32), limits }, OpFlags(0)),
+        (Op::DescribeSku { op_id: op_id(33), scale: 3, title: b"a shirt", sku }, OpFlags(0)),
+        (Op::NameSku { op_id: op_id(34), naming: Naming::Alias, sku, name: b"tee" }, OpFlags(0)),
+        (
+            Op::NameSku { op_id: op_id(35), naming: Naming::Rename, sku, name: b"top" },
+            OpFlags::LINKED,
+        ),
+        (Op::DescribeSku { op_id: op_id(36), scale: 0, title: b"", sku: b"none" }, OpFlags(0)),
     ];
     let note = Some(Note { reason: 3, reference: b"PO-7" });
     let encoded = ops.iter().map(|(op, flags)| {

@@ -5,6 +5,7 @@
 
 use bytes::{BufMut, BytesMut};
 
+use crate::catalogue::put_short;
 use crate::listing::Listing;
 use crate::lists::{CellRef, Line, Part, put_name, put_parts};
 use crate::op::{Op, OpError, Terms};
@@ -155,7 +156,21 @@ impl Op<'_> {
                 out.put_slice(&op_id.0);
                 limits.encode(out);
             }
+            Self::DescribeSku { op_id, scale, title, sku } => {
+                assert!(title.len() <= limits::TITLE_BYTES_MAX, "a title has at most 64 bytes");
+                out.put_slice(&op_id.0);
+                out.put_u8(*scale);
+                put_short(out, title);
+                put_name(out, sku, limits::SKU_BYTES_MAX);
+            }
+            Self::NameSku { op_id, naming, sku, name } => {
+                out.put_slice(&op_id.0);
+                out.put_u8(*naming as u8);
+                put_name(out, sku, limits::SKU_BYTES_MAX);
+                put_name(out, name, limits::SKU_BYTES_MAX);
+            }
             Self::ReadOwner { owner } => put_name(out, owner, limits::OWNER_BYTES_MAX),
+            Self::ReadCatalogue { sku } => put_name(out, sku, limits::SKU_BYTES_MAX),
             Self::Ping | Self::ClusterStatus => {}
         }
     }

@@ -18,6 +18,7 @@
 //! Left out on purpose: sockets, retries, time. This crate moves bytes into types and back.
 #![forbid(unsafe_code)]
 
+mod catalogue;
 mod code;
 mod encode;
 mod frame;
@@ -35,6 +36,7 @@ mod reply;
 mod stock;
 mod wishes;
 
+pub use catalogue::{Described, Naming};
 pub use code::Code;
 pub use frame::{Frame, FrameError, Header, Kind, begin_frame, finish_frame, take_frame};
 pub use hello::{Hello, HelloReply, MAGIC};

@@ -37,6 +37,12 @@ pub const ID_MS_MAX: u64 = 2_208_988_800_000;
 pub const OWNER_BYTES_MAX: usize = 32;
 /// Most reservations of one owner that are active or confirmed: a request of the owner's looks at all.
 pub const OWNER_OPEN_MAX: u32 = 256;
+/// Longest title of a SKU.
+pub const TITLE_BYTES_MAX: usize = 64;
+/// Largest scale of a SKU: a unit is then a billionth.
+pub const SCALE_MAX: u8 = 9;
+/// Most names that a SKU gets beyond its first.
+pub const ALIASES_MAX: usize = 8;
 /// Longest client name in a hello.
 pub const CLIENT_NAME_BYTES_MAX: usize = 64;
 /// Shortest and longest time to live of a reservation: one second to four hours.

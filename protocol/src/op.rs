@@ -35,6 +35,8 @@
 //! 0x18 RESERVE_FROM      id 16 · ttl_ms u32 · mode u8 · sourcing u8 · splits_max u8 · owner ·
 //!                        count × wish
 //! 0x19 SET_OWNER_LIMITS  op_id 16 · holds_max u32 · units_max u32 · cool_down_ms u32
+//! 0x1a DESCRIBE_SKU      op_id 16 · scale u8 · title: u8 len + bytes · sku: u8 len + bytes
+//! 0x1b NAME_SKU          op_id 16 · naming u8 (0 alias, 1 rename) · sku · name: u8 len + bytes each
 //! 0x20 READ_CELLS        count × cell
 //! 0x21 READ_RESERVATION  id 16
 //! 0x22 READ_SKU          after u32 (cell handle, ffffffff: from the first) · sku: u8 len + bytes
@@ -43,6 +45,7 @@
 //! 0x25 READ_TRANSFER     transfer 16
 //! 0x26 LIST_CELLS        from u32 · filter u8 · 0 u8 · 0 u16 · 2 × (prefix: u8 len + bytes)
 //! 0x27 READ_OWNER        owner, 1 to 32 bytes
+//! 0x28 READ_CATALOGUE    sku: u8 len + bytes
 //! 0x30 PING              nothing
 //! 0x31 CLUSTER_STATUS    nothing
 //!
@@ -59,6 +62,7 @@
 //!
 //! Opcodes from 0xf0 up are the server's own log records and are refused on the wire.
 
+use crate::catalogue::Naming;
 use crate::listing::Listing;
 use crate::lists::{CellRef, Lines, Parts, Refs, take_name, take_quantity};
 use crate::opcode::{OpFlags, Opcode};
@@ -282,6 +286,28 @@ pub enum Op<'a> {
         /// How much.
         limits: OwnerLimits,
     },
+    /// Say what a SKU is.
+    DescribeSku {
+        /// The idempotency key.
+        op_id: OpId,
+        /// A unit is 10⁻ˢᶜᵃˡᵉ of what people count in; at most 9.
+        scale: u8,
+        /// For people; at most 64 bytes.
+        title: &'a [u8],
+        /// One of its names.
+        sku: &'a [u8],
+    },
+    /// Give a SKU another name, under which it is found from then on, too.
+    NameSku {
+        /// The idempotency key.
+        op_id: OpId,
+        /// Whether it is shown in lists.
+        naming: Naming,
+        /// One of its names.
+        sku: &'a [u8],
+        /// The new name, or one that it has.
+        name: &'a [u8],
+    },
     /// Read the counters of cells.
     ReadCells {
         /// 1…8,192 cells.
@@ -321,6 +347,11 @@ pub enum Op<'a> {
         /// Its name.
         owner: &'a [u8],
     },
+    /// Read what a SKU is, and what it is called.
+    ReadCatalogue {
+        /// One of its names.
+        sku: &'a [u8],
+    },
     /// Is anybody there?
     Ping,
     /// Nodes, roles and progress.
@@ -342,6 +373,8 @@ pub enum OpError {
     NamesFlag,
     /// The name of an owner is too long, or missing.
     OwnerLength(usize),
+    /// A title is longer than 64 bytes.
+    TitleLength(usize),
     /// Parts are not by ascending line.
     Parts,
     /// A number is out of its range.
@@ -377,6 +410,7 @@ impl std::fmt::Display for OpError {
             Self::OwnerLength(len) => {
                 write!(f, "the name of an owner has {len} bytes; it may have 1 to 32")
             }
+            Self::TitleLength(len) => write!(f, "a title has {len} bytes; it may have 64"),
             Self::Parts => f.write_str("parts name each line once, in ascending order"),
             Self::Range => f.write_str("a number is out of its range, or not in the mask"),
             Self::ReferenceLength(len) => {
@@ -446,6 +480,8 @@ impl Op<'_> {
             Self::Fulfil { .. } => Opcode::Fulfil,
             Self::ReserveFrom { .. } => Opcode::ReserveFrom,
             Self::SetOwnerLimits { .. } => Opcode::SetOwnerLimits,
+            Self::DescribeSku { .. } => Opcode::DescribeSku,
+            Self::NameSku { .. } => Opcode::NameSku,
             Self::ReadCells { .. } => Opcode::ReadCells,
             Self::ReadReservation { .. } => Opcode::ReadReservation,
             Self::ReadSku { .. } => Opcode::ReadSku,
@@ -454,6 +490,7 @@ impl Op<'_> {
             Self::ReadTransfer { .. } => Opcode::ReadTransfer,
             Self::ListCells(_) => Opcode::ListCells,
             Self::ReadOwner { .. } => Opcode::ReadOwner,
+            Self::ReadCatalogue { .. } => Opcode::ReadCatalogue,
             Self::Ping => Opcode::Ping,
             Self::ClusterStatus => Opcode::ClusterStatus,
         }
@@ -494,7 +531,9 @@ impl Op<'_> {
             | Self::TransferShip { op_id, .. }
             | Self::TransferReceive { op_id, .. }
             | Self::SetPolicy { op_id, .. }
-            | Self::SetOwnerLimits { op_id, .. } => op_id.0,
+            | Self::SetOwnerLimits { op_id, .. }
+            | Self::DescribeSku { op_id, .. }
+            | Self::NameSku { op_id, .. } => op_id.0,
             Self::TransferClose { transfer } | Self::TransferCancel { transfer } => transfer.0,
             Self::Reserve { id, .. }
             | Self::Confirm { id, .. }
@@ -514,6 +553,7 @@ impl Op<'_> {
             | Self::ReadTransfer { .. }
             | Self::ListCells(_)
             | Self::ReadOwner { .. }
+            | Self::ReadCatalogue { .. }
             | Self::Ping
             | Self::ClusterStatus => return None,
         })
@@ -643,6 +683,7 @@ fn take_body<'a>(
             }
             owner => return Err(OpError::OwnerLength(owner.len())),
         },
+        Opcode::ReadCatalogue => Op::ReadCatalogue { sku: take_name(body, limits::SKU_BYTES_MAX)? },
         Opcode::Ping => Op::Ping,
         Opcode::ClusterStatus => Op::ClusterStatus,
         _ => take_stock_write(opcode, named, body)?,
@@ -721,6 +762,21 @@ fn take_stock_write<'a>(
             Op::SetPolicy { op_id, change, cell: CellRef::take(body, named)? }
         }
         Opcode::SetOwnerLimits => Op::SetOwnerLimits { op_id, limits: OwnerLimits::take(body)? },
+        Opcode::DescribeSku => {
+            let (scale, title) = (body.u8()?, body.short_bytes()?);
+            if scale > limits::SCALE_MAX {
+                return Err(OpError::Range);
+            }
+            if title.len() > limits::TITLE_BYTES_MAX {
+                return Err(OpError::TitleLength(title.len()));
+            }
+            Op::DescribeSku { op_id, scale, title, sku: take_name(body, limits::SKU_BYTES_MAX)? }
+        }
+        Opcode::NameSku => {
+            let naming = Naming::take(body)?;
+            let mut name = || take_name(body, limits::SKU_BYTES_MAX);
+            Op::NameSku { op_id, naming, sku: name()?, name: name()? }
+        }
         _ => unreachable!("all other operations were taken before"),
     })
 }

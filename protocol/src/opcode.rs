@@ -54,6 +54,10 @@ pub enum Opcode {
     ReserveFrom = 0x18,
     /// Say how much an owner may hold.
     SetOwnerLimits = 0x19,
+    /// Say what a SKU is.
+    DescribeSku = 0x1a,
+    /// Give a SKU another name.
+    NameSku = 0x1b,
     /// Read counters.
     ReadCells = 0x20,
     /// Read a reservation.
@@ -70,6 +74,8 @@ pub enum Opcode {
     ListCells = 0x26,
     /// Read what an owner holds.
     ReadOwner = 0x27,
+    /// Read what a SKU is, and what it is called.
+    ReadCatalogue = 0x28,
     /// Is anybody there?
     Ping = 0x30,
     /// Nodes, roles and progress.
@@ -107,6 +113,8 @@ impl Opcode {
         Self::Fulfil,
         Self::ReserveFrom,
         Self::SetOwnerLimits,
+        Self::DescribeSku,
+        Self::NameSku,
         Self::ReadCells,
         Self::ReadReservation,
         Self::ReadSku,
@@ -115,6 +123,7 @@ impl Opcode {
         Self::ReadTransfer,
         Self::ListCells,
         Self::ReadOwner,
+        Self::ReadCatalogue,
         Self::Ping,
         Self::ClusterStatus,
     ];
@@ -166,6 +175,8 @@ impl Opcode {
             Self::Fulfil => "FULFIL",
             Self::ReserveFrom => "RESERVE_FROM",
             Self::SetOwnerLimits => "SET_OWNER_LIMITS",
+            Self::DescribeSku => "DESCRIBE_SKU",
+            Self::NameSku => "NAME_SKU",
             Self::ReadCells => "READ_CELLS",
             Self::ReadReservation => "READ_RESERVATION",
             Self::ReadSku => "READ_SKU",
@@ -174,6 +185,7 @@ impl Opcode {
             Self::ReadTransfer => "READ_TRANSFER",
             Self::ListCells => "LIST_CELLS",
             Self::ReadOwner => "READ_OWNER",
+            Self::ReadCatalogue => "READ_CATALOGUE",
             Self::Ping => "PING",
             Self::ClusterStatus => "CLUSTER_STATUS",
         }

@@ -6,8 +6,8 @@
 use bytes::{BufMut, BytesMut};
 use stockd_protocol::{
     Bucket, CellCounters, CellDetails, CellHandle, CellRef, Code, ErrorReply, Filter, FrameError,
-    Guard, Header, Hello, HelloReply, Kind, Line, LineMode, LineShares, Listing, Note, Op, OpError,
-    OpFlags, OpId, Opcode, OutcomeHeader, OwnerLimits, Part, Parts, PolicyChange, Reader,
+    Guard, Header, Hello, HelloReply, Kind, Line, LineMode, LineShares, Listing, Naming, Note, Op,
+    OpError, OpFlags, OpId, Opcode, OutcomeHeader, OwnerLimits, Part, Parts, PolicyChange, Reader,
     ReplyPrefix, ReservationId, ReservationState, Rules, ShardId, ShortLine, SkuTotal, Sourcing,
     Terms, Transfer, UnixMillis, Wish, begin_frame, begin_outcome, finish_frame, finish_outcome,
     limits, take_frame, take_op, take_op_and_terms, take_outcome,
@@ -168,7 +168,16 @@ fn random_stock_write<'a>(dice: &mut Dice, cell: CellRef<'a>, other: CellRef<'a>
     let (op_id, transfer) = (OpId(dice.id()), OpId(dice.id()));
     let quantity = 1 + dice.next() as u32 / 2;
     let (units, bucket) = (dice.below(1 << 50) as i64, Bucket::ALL[1 + dice.below(4)]);
-    match dice.below(18) {
+    match dice.below(21) {
+        20 => Op::ReadCatalogue { sku: &b"sku"[..1 + dice.below(3)] },
+        19 => {
+            let naming = [Naming::Alias, Naming::Rename][dice.below(2)];
+            Op::NameSku { op_id, naming, sku: b"mug", name: &b"tasse"[..1 + dice.below(5)] }
+        }
+        18 => {
+            let title = &[b'x'; 64][..dice.below(65)];
+            Op::DescribeSku { op_id, scale: dice.below(10) as u8, title, sku: b"mug" }
+        }
         16 => Op::ReadOwner { owner: &b"the longest name of an owner: 32"[..1 + dice.below(32)] },
         15 => {
             let [holds_max, units_max, cool_down_ms] = [0; 3].map(|_: u8| dice.next() as u32);
@@ -259,6 +268,14 @@ fn numbers_and_choices_out_of_range_are_errors() {
     assert_eq!(damaged(&policy, |b| b[28] = 1), OpError::Range, "a number that is not either");
     assert_eq!(damaged(&policy, |b| b[25] = 1), OpError::Range, "a rule of a later version");
     assert_eq!(damaged(&policy, |b| b[52] = 1), OpError::Range, "an owner_max that is not");
+    let named = Op::NameSku { op_id, naming: Naming::Alias, sku: b"a", name: b"b" };
+    assert_eq!(damaged(&named, |b| b[24] = 2), OpError::Choice(2));
+    assert_eq!(damaged(&named, |b| b[25] = 0), OpError::NameLength(0));
+    let described = Op::DescribeSku { op_id, scale: 9, title: b"", sku: b"a" };
+    assert_eq!(damaged(&described, |b| b[24] = 10), OpError::Range);
+    let title = [b'x'; 64];
+    let described = Op::DescribeSku { op_id, scale: 9, title: &title, sku: b"a" };
+    assert_eq!(damaged(&described, |b| b[25] = 65), OpError::TitleLength(65));
     let read = Op::ReadOwner { owner: b"ann" };
     assert_eq!(damaged(&read, |b| b[8] = 0), OpError::OwnerLength(0));
     assert_eq!(damaged(&read, |b| b[8] = 4), OpError::Truncated);

@@ -6,12 +6,12 @@ use std::collections::BTreeSet;
 
 use bytes::{BufMut, BytesMut};
 use stockd_protocol::{
-    Bucket, CellCounters, CellDetails, CellHandle, CellRef, Code, ErrorReply, Guard, Header, Hello,
-    HelloReply, Kind, LineFault, LineShares, ListHead, ListedCell, Listing, Note, Op, OpFlags,
-    Opcode, OutcomeHeader, OwnerBound, OwnerLimits, OwnerUsage, PolicyChange, Reader, ReplyPrefix,
-    ReservationState, Rules, ShortLine, SkuTotal, TakenPart, Transfer, TransferState, begin_frame,
-    begin_outcome, finish_frame, finish_outcome, limits, take_frame, take_op_and_terms,
-    take_outcome,
+    Bucket, CellCounters, CellDetails, CellHandle, CellRef, Code, Described, ErrorReply, Guard,
+    Header, Hello, HelloReply, Kind, LineFault, LineShares, ListHead, ListedCell, Listing, Note,
+    Op, OpFlags, Opcode, OutcomeHeader, OwnerBound, OwnerLimits, OwnerUsage, PolicyChange, Reader,
+    ReplyPrefix, ReservationState, Rules, ShortLine, SkuTotal, TakenPart, Transfer, TransferState,
+    begin_frame, begin_outcome, finish_frame, finish_outcome, limits, take_frame,
+    take_op_and_terms, take_outcome,
 };
 
 const DOCUMENT: &str = include_str!("../../protocol.md");
@@ -288,6 +288,13 @@ fn op(reader: &mut Reader<'_>, out: &mut BytesMut) -> (Opcode, String) {
             format!(" op_id={op_id} {most} cool_down_ms={cool_down_ms}")
         }
         Op::ReadOwner { owner } => format!(" {}", text(owner)),
+        Op::DescribeSku { op_id, scale, title, sku } => {
+            format!(" op_id={op_id} {} scale={scale} title={:?}", text(sku), text(title))
+        }
+        Op::NameSku { op_id, naming, sku, name } => {
+            format!(" op_id={op_id} {} {} {}", naming.name(), text(sku), text(name))
+        }
+        Op::ReadCatalogue { sku } => format!(" {}", text(sku)),
         Op::Ping | Op::ClusterStatus => String::new(),
     };
     (op.opcode(), said)
@@ -400,7 +407,15 @@ fn ok_body(opcode: Opcode, body: &mut Reader<'_>, out: &mut BytesMut) -> String 
         | Opcode::Cancel
         | Opcode::Fulfil
         | Opcode::SetOwnerLimits
+        | Opcode::DescribeSku
+        | Opcode::NameSku
         | Opcode::Ping => String::new(),
+        Opcode::ReadCatalogue => {
+            let found = Described::take(body).unwrap();
+            found.encode(out);
+            let names: Vec<_> = found.names.iter().map(|name| text(name)).collect();
+            format!("scale={} title={:?} {}", found.scale, text(found.title), names.join(", "))
+        }
         Opcode::ReadOwner => {
             let usage = OwnerUsage::take(body).unwrap();
             usage.encode(out);

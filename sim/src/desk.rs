@@ -4,8 +4,8 @@
 
 use stockd_check::{Cell, Request, Sent, Verdict};
 use stockd_protocol::{
-    Bucket, Guard, Line, LineMode, Note, Op, OpFlags, OpId, Opcode, OwnerLimits, Part, Parts,
-    PolicyChange, ReservationId, Rules, Sourcing, Terms, Wish,
+    Bucket, Guard, Line, LineMode, Naming, Note, Op, OpFlags, OpId, Opcode, OwnerLimits, Part,
+    Parts, PolicyChange, ReservationId, Rules, Sourcing, Terms, Wish,
 };
 
 use crate::shop::App;
@@ -61,7 +61,7 @@ impl App {
         let mut cell = self.managed_cell();
         let units = self.dice.between(1, 9);
         let quantity = units as u32;
-        let kind = self.dice.between(0, 16);
+        let kind = self.dice.between(0, 17);
         let to = self.managed_name();
         let to = match &cell {
             // A transfer is between warehouses of one SKU, nearly always.
@@ -112,7 +112,19 @@ impl App {
                 self.ledger(|ledger| ledger.transfers.push(op_id));
                 Op::TransferShip { op_id, quantity, from: at, to: to.as_ref() }
             }
-            12 => Op::SetOwnerLimits { op_id, limits: self.limits() },
+            17 if named => {
+                let Cell::Name(_, sku) = &cell else { unreachable!("it is named") };
+                match self.dice.chance(50) {
+                    true => Op::DescribeSku { op_id, scale: 2, title: b"a thing", sku },
+                    false => Op::NameSku {
+                        op_id,
+                        naming: if less { Naming::Alias } else { Naming::Rename },
+                        sku,
+                        name: self.dice.pick(&["ding", "thing", "chose"]).as_bytes(),
+                    },
+                }
+            }
+            12 | 17 => Op::SetOwnerLimits { op_id, limits: self.limits() },
             13 | 14 => {
                 let transfer = self.some_of(|ledger| &ledger.transfers);
                 let damaged = u32::from(self.dice.chance(20));

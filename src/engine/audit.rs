@@ -30,6 +30,7 @@ impl StockState {
         self.audit_groups(&mut seen)?;
         self.audit_buckets(&mut seen)?;
         self.audit_records(&seen)?;
+        self.audit_catalogue()?;
         self.audit_totals()
     }
 

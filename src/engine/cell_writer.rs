@@ -249,7 +249,10 @@ impl CellWriter {
     /// The cell of two names, made if need be.
     pub fn define(&mut self, warehouse: &[u8], sku: &[u8]) -> u32 {
         let warehouse = WarehouseId(self.table.warehouses.add(warehouse));
-        let sku = SkuId(self.table.skus.add(sku));
+        let sku = match self.table.sku(sku) {
+            Some(sku) => sku,
+            None => SkuId(self.table.skus.add(sku)),
+        };
         match self.table.find(warehouse, sku) {
             Some(cell) => cell,
             None => {
@@ -346,12 +349,22 @@ impl CellWriter {
     /// `newer` does not begin with this table's cells.
     pub fn overwrite(&mut self, newer: &CellTable) {
         self.end_cut();
-        for (ours, theirs) in
-            [(&self.table.warehouses, &newer.warehouses), (&self.table.skus, &newer.skus)]
-        {
+        for (ours, theirs) in [
+            (&self.table.warehouses, &newer.warehouses),
+            (&self.table.skus, &newer.skus),
+            (&self.table.aliases.names, &newer.aliases.names),
+        ] {
             for number in 0..theirs.count() {
                 let name = theirs.name(number).expect("counted names are there");
                 assert!(ours.add(name) == number, "a later state keeps the numbers of names");
+            }
+        }
+        for alias in 0..newer.aliases.names.count() {
+            self.table.aliases.set_sku(alias, newer.aliases.sku(alias));
+        }
+        for sku in (0..newer.skus.count()).map(SkuId) {
+            if self.table.aliases.shown(sku) != newer.aliases.shown(sku) {
+                self.table.aliases.set_shown(sku, newer.aliases.shown(sku));
             }
         }
         assert!(self.table.count() <= newer.count(), "a later state keeps all cells");

@@ -23,6 +23,7 @@ use std::sync::atomic::{AtomicI64, AtomicU32, AtomicU64, Ordering};
 use crate::protocol::{CellCounters, CellDetails, CellRef, Reader, Truncated};
 use crate::world::UnixMicros;
 
+use super::aliases::Aliases;
 use super::cell::{Cell, Closed, Details, Sums};
 use super::chunked::Chunked;
 use super::details::DetailTable;
@@ -101,6 +102,7 @@ pub(super) struct CellTable {
     pub pairs: SharedIndex,
     pub warehouses: Names,
     pub skus: Names,
+    pub aliases: Aliases,
     pub count: AtomicU32,
     /// Odd while operations are linked that may yet be undone.
     pub undecided: Sequence,
@@ -123,6 +125,7 @@ impl CellTable {
             pairs: SharedIndex::new(),
             warehouses: Names::new(seed),
             skus: Names::new(seed),
+            aliases: Aliases::new(seed),
             count: AtomicU32::new(0),
             undecided: Sequence::default(),
             seed,
@@ -146,9 +149,23 @@ impl CellTable {
             CellRef::Handle(_) => Err(Missing::Pair),
             CellRef::Name { warehouse, sku } => {
                 let warehouse = self.warehouses.find(warehouse).ok_or(Missing::Warehouse)?;
-                let sku = self.skus.find(sku).ok_or(Missing::Sku)?;
-                self.find(WarehouseId(warehouse), SkuId(sku)).ok_or(Missing::Pair)
+                let sku = self.sku(sku).ok_or(Missing::Sku)?;
+                self.find(WarehouseId(warehouse), sku).ok_or(Missing::Pair)
             }
+        }
+    }
+
+    /// The SKU that has this name, its first or another.
+    #[inline]
+    pub fn sku(&self, name: &[u8]) -> Option<SkuId> {
+        self.skus.find(name).map(SkuId).or_else(|| self.aliases.find(name))
+    }
+
+    /// The name under which a SKU is shown.
+    pub fn shown_name(&self, sku: SkuId) -> Option<&[u8]> {
+        match self.aliases.shown(sku) {
+            Some(alias) => self.aliases.names.name(alias),
+            None => self.skus.name(sku.0),
         }
     }
 
@@ -290,7 +307,7 @@ impl CellTable {
 
     /// Mixes everything in.
     pub fn digest(&self, digest: &mut Digest) {
-        for names in [&self.warehouses, &self.skus] {
+        for names in [&self.warehouses, &self.skus, &self.aliases.names] {
             for number in 0..names.count() {
                 digest.bytes(names.name(number).expect("counted names are there"));
             }
@@ -312,6 +329,7 @@ impl CellTable {
             + self.pairs.bytes()
             + self.warehouses.bytes()
             + self.skus.bytes()
+            + self.aliases.bytes()
     }
 }
 

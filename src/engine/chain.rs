@@ -64,6 +64,7 @@ impl StockState {
     fn begin_chain(&mut self, out: &Outcomes<'_>) -> Chain {
         self.cells.begin_journal();
         self.holds.begin_journal();
+        self.catalogue.begin_journal();
         let (active, confirmed) = (self.holds.active, self.holds.confirmed);
         Chain { start: out.len(), count: 0, failed: false, active, confirmed }
     }
@@ -72,6 +73,7 @@ impl StockState {
     pub(super) fn end_chain(&mut self, chain: &mut Option<Chain>) {
         let Some(Chain { failed, active, confirmed, .. }) = chain.take() else { return };
         self.holds.end_journal(failed);
+        self.catalogue.end_journal(self.cells.table(), failed);
         if failed {
             (self.holds.active, self.holds.confirmed) = (active, confirmed);
         }

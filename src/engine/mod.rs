@@ -29,10 +29,12 @@
 //! Left out on purpose: clocks and timers (the caller stamps batches and proposes EXPIRE), admission
 //! control (the caller bounds [`Stats::records`]), threads.
 
+mod aliases;
 mod amend;
 mod annex;
 mod audit;
 pub mod batch;
+mod catalogue;
 mod cell;
 mod cell_writer;
 mod cells;

@@ -14,7 +14,6 @@ use crate::world::UnixMicros;
 use super::cell::{Cell, Closed};
 use super::cells::{CellTable, Missing};
 use super::holds::HeldLine;
-use super::names::SkuId;
 use super::outcomes::{Outcomes, body, put_millis};
 use super::record::Standing;
 use super::reserve::Demands;
@@ -197,7 +196,7 @@ impl CellReader {
     fn listed(&self, listing: &Listing<'_>, cell: u32) -> Option<ListedCell<'_>> {
         let (warehouse, sku) = self.table.key(cell)?;
         let warehouse = self.table.warehouses.name(warehouse.0)?;
-        let sku = self.table.skus.name(sku.0)?;
+        let sku = self.table.shown_name(sku)?;
         if !warehouse.starts_with(listing.warehouse) || !sku.starts_with(listing.sku) {
             return None;
         }
@@ -210,7 +209,7 @@ impl CellReader {
     /// in the order of their handles, and the sum over all its cells. Each cell and the sum are of one
     /// moment, but not of the same unless nothing is applied meanwhile.
     pub fn read_sku(&self, sku: &[u8], after: Option<CellHandle>, out: &mut BytesMut) {
-        let Some(sku) = self.table.skus.find(sku).map(SkuId) else {
+        let Some(sku) = self.table.sku(sku) else {
             let code = Missing::Sku.code();
             return body(out, code, 0, |out| LineFault { line: 0 }.encode(out));
         };

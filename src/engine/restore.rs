@@ -12,6 +12,7 @@ use crate::world::UnixMicros;
 
 use super::EngineConfig;
 use super::annex::{Annex, Annexes, Share, Step};
+use super::catalogue::{Catalogue, Item};
 use super::cell::{Details, Sums};
 use super::cell_writer::CellWriter;
 use super::cells::{CELL_BYTES, decode};
@@ -99,6 +100,7 @@ pub struct SnapshotLoader {
     shares: Slab<Share>,
     steps: Slab<Step>,
     owners: Slab<Owner>,
+    items: Slab<Item>,
     ring: Ring,
     forget: Ring,
     ticks: u32,
@@ -121,9 +123,11 @@ struct Head {
     shares: u32,
     steps: u32,
     owners: u32,
+    items: u32,
     ticks: u32,
     buckets: u32,
-    free: [(u32, u32); 7],
+    aliases: u32,
+    free: [(u32, u32); 8],
     limits: OwnerLimits,
 }
 
@@ -145,6 +149,7 @@ impl SnapshotLoader {
             shares: Slab::new(),
             steps: Slab::new(),
             owners: Slab::new(),
+            items: Slab::new(),
             ring: Ring::new(SPAN_TICKS),
             forget: Ring::new(FORGET_SPAN),
             ticks: 0,
@@ -242,6 +247,11 @@ impl SnapshotLoader {
             Kind::Shares => push(&mut self.shares, head.shares, reader),
             Kind::Steps => push(&mut self.steps, head.steps, reader),
             Kind::Owners => push(&mut self.owners, head.owners, reader),
+            Kind::Aliases => {
+                let names = &self.cells.table().aliases.names;
+                add_name(names, head.aliases, SKU_BYTES_MAX, reader)
+            }
+            Kind::Items => push(&mut self.items, head.items, reader),
             Kind::Ticks => chain(&mut self.ring, &mut self.ticks, head.ticks, reader),
             Kind::Buckets => chain(&mut self.forget, &mut self.buckets, head.buckets, reader),
             Kind::End if reader.u64()? == self.blocks => Ok(()),
@@ -282,8 +292,10 @@ impl SnapshotLoader {
             &mut head.shares,
             &mut head.steps,
             &mut head.owners,
+            &mut head.items,
             &mut head.ticks,
             &mut head.buckets,
+            &mut head.aliases,
         ] {
             *count = reader.u32()?;
         }
@@ -361,7 +373,7 @@ impl SnapshotLoader {
         let head = &self.head;
         let table = self.cells.table();
         let have = [table.warehouses.count(), table.skus.count(), table.count()];
-        let more = [table.details.count(), self.ticks, self.buckets];
+        let more = [table.details.count(), self.ticks, self.buckets, table.aliases.names.count()];
         let slabs = [
             (self.records.len(), head.records, restore_chain(&mut self.records, head.free[0])),
             (self.lines.len(), head.lines, restore_chain(&mut self.lines, head.free[1])),
@@ -370,9 +382,10 @@ impl SnapshotLoader {
             (self.shares.len(), head.shares, restore_chain(&mut self.shares, head.free[4])),
             (self.steps.len(), head.steps, restore_chain(&mut self.steps, head.free[5])),
             (self.owners.len(), head.owners, restore_chain(&mut self.owners, head.free[6])),
+            (self.items.len(), head.items, restore_chain(&mut self.items, head.free[7])),
         ];
         if have != [head.warehouses, head.skus, head.cells]
-            || more != [head.details, head.ticks, head.buckets]
+            || more != [head.details, head.ticks, head.buckets, head.aliases]
             || slabs.iter().any(|(have, expected, _)| have != expected)
         {
             return Err(SnapshotFault::Content("the head counts all items"));
@@ -389,6 +402,8 @@ impl SnapshotLoader {
         state.index = head.index;
         state.clock = HoldClock { now: head.now, shift_ms: head.shift_ms, ..state.clock };
         (state.cells, state.holds) = (self.cells, holds);
+        state.catalogue = Catalogue::restore(self.items, seed);
+        state.catalogue.publish(state.cells.table());
         state.audit().map_err(SnapshotFault::Content)?;
         state.cells.publish(&state.clock, state.holds.wheel.front());
         Ok(state)

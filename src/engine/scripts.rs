@@ -22,6 +22,7 @@
 //! close TRANSFER     recall TRANSFER     transfer TRANSFER
 //! reserve ID w/s=N … [ttl=] [by=handle] [commit]
 //! from ID w/s|w/s=N[>LEAST] … [mode=lines|upto] [by=most|fewest] [splits=N] [for=OWNER] [ttl=] [commit]
+//! describe ID SKU [title=] [scale=] · alias ID SKU NAME · rename ID SKU NAME · catalogue SKU
 //! limit-owners ID [holds=N] [units=N] [cool=MS] · owner NAME
 //! confirm ID         release ID          cancel ID          fulfil ID [ship]
 //!                    each: [LINE:N … step=N] [reacquire]
@@ -42,11 +43,11 @@ use std::path::{Path, PathBuf};
 use bytes::{BufMut, BytesMut};
 
 use crate::protocol::{
-    Bucket, CellCounters, CellDetails, CellHandle, CellRef, Code, Filter, Guard, Line, LineMode,
-    LineShares, ListHead, ListedCell, Listing, Op, OpFlags, OpId, Opcode, Outcome, OwnerBound,
-    OwnerLimits, OwnerUsage, Part, Parts, PolicyChange, Reader, ReservationId, ReservationState,
-    Rules, ShortLine, SkuTotal, Sourcing, TakenPart, Terms, Transfer, TransferState, UnixMillis,
-    Wish, take_op, take_outcome,
+    Bucket, CellCounters, CellDetails, CellHandle, CellRef, Code, Described, Filter, Guard, Line,
+    LineMode, LineShares, ListHead, ListedCell, Listing, Naming, Op, OpFlags, OpId, Opcode,
+    Outcome, OwnerBound, OwnerLimits, OwnerUsage, Part, Parts, PolicyChange, Reader, ReservationId,
+    ReservationState, Rules, ShortLine, SkuTotal, Sourcing, TakenPart, Terms, Transfer,
+    TransferState, UnixMillis, Wish, take_op, take_outcome,
 };
 use crate::world::UnixMicros;
 
@@ -209,6 +210,11 @@ impl Script {
                 self.state.read_owner(words.plain[1].as_bytes(), &mut out);
                 return self.show("owner", &out);
             }
+            "catalogue" => {
+                let mut out = BytesMut::new();
+                self.state.read_catalogue(words.plain[1].as_bytes(), &mut out);
+                return self.show("catalogue", &out);
+            }
             "details" => return self.details(&words),
             "list" => return self.list(&words),
             "stats" => return self.stats(),
@@ -347,6 +353,9 @@ impl Script {
             "recall",
             "policy",
             "limit-owners",
+            "describe",
+            "alias",
+            "rename",
         ];
         if !known.contains(&command) {
             return None;
@@ -387,6 +396,16 @@ impl Script {
             }
             "close" => Op::TransferClose { transfer: op_id },
             "recall" => Op::TransferCancel { transfer: op_id },
+            "describe" => {
+                let title = words.options.get("title").copied().unwrap_or_default().as_bytes();
+                let scale = words.number("scale").unwrap_or(0) as u8;
+                Op::DescribeSku { op_id, scale, title, sku: words.plain[2].as_bytes() }
+            }
+            "alias" | "rename" => {
+                let naming = if command == "alias" { Naming::Alias } else { Naming::Rename };
+                let (sku, name) = (words.plain[2].as_bytes(), words.plain[3].as_bytes());
+                Op::NameSku { op_id, naming, sku, name }
+            }
             "limit-owners" => {
                 let limit = |key| words.number(key).unwrap_or(0) as u32;
                 let (holds_max, units_max) = (limit("holds"), limit("units"));
@@ -621,6 +640,13 @@ fn show_body(command: &str, outcome: &Outcome<'_>, text: &mut String) {
             write!(text, " received={received} damaged={damaged}").unwrap();
         }
         ("details", _) => show_details(&mut body, text),
+        ("catalogue", Code::OK) => {
+            let Described { scale, title, names } = Described::take(&mut body).unwrap();
+            write!(text, " scale={scale} title={}", String::from_utf8_lossy(title)).unwrap();
+            names.iter().for_each(|name| {
+                write!(text, " {}", String::from_utf8_lossy(name)).unwrap();
+            });
+        }
         ("owner", _) => {
             let OwnerUsage { holds, open, units, free_at, limits } =
                 OwnerUsage::take(&mut body).unwrap();

@@ -11,8 +11,8 @@
 //!   1   head        magic 8 · version u32 · 0 u32 · grace, retention, max_life u64 (ms) · index u64 ·
 //!                   now u64 (µs) · shift u64 (ms) · fronts of the wheel and of the buckets u64 ·
 //!                   counts u32: warehouses, skus, cells, details, records, lines, groups, annexes,
-//!                   shares, steps, owners, ticks, buckets · free chains of the slabs, records to
-//!                   owners: head u32, length u32 · limits of owners 12
+//!                   shares, steps, owners, items, ticks, buckets, aliases · free chains of the slabs,
+//!                   records to items: head u32, length u32 · limits of owners 12
 //!   2   warehouses  names: len u8 + bytes                       blocks of whole items,
 //!   3   skus        names                                       as many blocks as it takes
 //!   4   cells       warehouse u32 · sku u32 · earliest due tick u64 · on_hand, reserved, committed i64
@@ -24,9 +24,11 @@
 //!  10   shares      32 bytes each
 //!  11   steps       24 bytes each
 //!  12   owners      64 bytes each, see owners.rs
-//!  13   ticks       tick u64 · first group u32
-//!  14   buckets     bucket u64 · first record u32
-//!  15   end         blocks before this one u64
+//!  13   aliases     names
+//!  14   items       108 bytes each, see catalogue.rs
+//!  15   ticks       tick u64 · first group u32
+//!  16   buckets     bucket u64 · first record u32
+//!  17   end         blocks before this one u64
 //! ```
 //!
 //! The slabs go out as they lie in memory, chains and all: a replica restored from a snapshot hands
@@ -62,9 +64,11 @@ pub(super) enum Kind {
     Shares = 10,
     Steps = 11,
     Owners = 12,
-    Ticks = 13,
-    Buckets = 14,
-    End = 15,
+    Aliases = 13,
+    Items = 14,
+    Ticks = 15,
+    Buckets = 16,
+    End = 17,
 }
 
 /// Names and chain heads per block.
@@ -94,6 +98,7 @@ pub(super) struct Cut {
     head: Vec<u8>,
     warehouses: u32,
     skus: u32,
+    aliases: u32,
     ticks: Vec<(u64, u32)>,
     buckets: Vec<(u64, u32)>,
 }
@@ -108,8 +113,9 @@ impl StockState {
         let buckets: Vec<_> = self.holds.forget.iter().collect();
         let table = self.cells.table();
         let (warehouses, skus) = (table.warehouses.count(), table.skus.count());
+        let aliases = table.aliases.names.count();
         let head = self.encode_head(ticks.len() as u32, buckets.len() as u32);
-        self.cut = Some(Cut { number, head, warehouses, skus, ticks, buckets });
+        self.cut = Some(Cut { number, head, warehouses, skus, aliases, ticks, buckets });
         self.cells.begin_cut();
         self.holds.records.begin_cut();
         self.holds.lines.begin_cut();
@@ -118,6 +124,7 @@ impl StockState {
         self.holds.annexes.shares.begin_cut();
         self.holds.annexes.steps.begin_cut();
         self.holds.annexes.owners.owners.begin_cut();
+        self.catalogue.items.begin_cut();
         SnapshotCut { number, index: self.index, kind: Some(Kind::Head), written: 0, blocks: 0 }
     }
 
@@ -154,6 +161,7 @@ impl StockState {
             self.holds.annexes.shares.end_cut();
             self.holds.annexes.steps.end_cut();
             self.holds.annexes.owners.owners.end_cut();
+            self.catalogue.items.end_cut();
         }
     }
 
@@ -171,6 +179,7 @@ impl StockState {
         self.holds.annexes.shares.digest(&mut digest);
         self.holds.annexes.steps.digest(&mut digest);
         self.holds.annexes.owners.owners.digest(&mut digest);
+        self.catalogue.items.digest(&mut digest);
         let limits = self.holds.annexes.owners.limits;
         for limit in [limits.holds_max, limits.units_max, limits.cool_down_ms] {
             digest.word(u64::from(limit));
@@ -209,11 +218,16 @@ impl StockState {
             (annexes.shares.len(), annexes.shares.free_chain()),
             (annexes.steps.len(), annexes.steps.free_chain()),
             (annexes.owners.owners.len(), annexes.owners.owners.free_chain()),
+            (self.catalogue.items.len(), self.catalogue.items.free_chain()),
         ];
         let names = [table.warehouses.count(), table.skus.count()];
         let cells = [table.count(), table.details.count()];
         let lens = slabs.iter().map(|(len, _)| *len);
-        let counts = names.into_iter().chain(cells).chain(lens).chain([ticks, buckets]);
+        let counts = names.into_iter().chain(cells).chain(lens).chain([
+            ticks,
+            buckets,
+            table.aliases.names.count(),
+        ]);
         let free = slabs.iter().flat_map(|(_, (at, count))| [*at, *count]);
         counts.chain(free).for_each(|number| head.put_u32_le(number));
         annexes.owners.limits.encode(&mut head);
@@ -231,6 +245,8 @@ impl StockState {
             Kind::End => (1, cut.blocks.to_le_bytes().to_vec()),
             Kind::Warehouses => names(&table.warehouses, cut.written..own.warehouses)?,
             Kind::Skus => names(&table.skus, cut.written..own.skus)?,
+            Kind::Aliases => names(&table.aliases.names, cut.written..own.aliases)?,
+            Kind::Items => self.catalogue.items.take_page()?,
             Kind::Ticks => chains(own.ticks.get(cut.written as usize..)?)?,
             Kind::Buckets => chains(own.buckets.get(cut.written as usize..)?)?,
             Kind::Cells => self.cells.take_page()?,
@@ -252,8 +268,8 @@ impl Kind {
     /// The kind that comes after this one.
     pub fn next(self) -> Option<Self> {
         use Kind::{
-            Annexes, Buckets, Cells, Details, End, Groups, Head, Lines, Owners, Records, Shares,
-            Skus, Steps, Ticks, Warehouses,
+            Aliases, Annexes, Buckets, Cells, Details, End, Groups, Head, Items, Lines, Owners,
+            Records, Shares, Skus, Steps, Ticks, Warehouses,
         };
         Some(match self {
             Head => Warehouses,
@@ -267,7 +283,9 @@ impl Kind {
             Annexes => Shares,
             Shares => Steps,
             Steps => Owners,
-            Owners => Ticks,
+            Owners => Aliases,
+            Aliases => Items,
+            Items => Ticks,
             Ticks => Buckets,
             Buckets => End,
             End => return None,

@@ -9,12 +9,14 @@ use crate::world::UnixMicros;
 
 use super::EngineConfig;
 use super::batch::{Batch, Command};
+use super::catalogue::Catalogue;
 use super::cell_writer::CellWriter;
 use super::holds::{FORGET_CHAINS, FORGET_MS, Holds};
 use super::outcomes::Outcomes;
 use super::parts::Asked;
 use super::reader::CellReader;
 use super::reserve::{Scratch, ttl_or_default};
+use super::slab::Slab;
 use super::sourcing::AskedFrom;
 use super::time::{HoldClock, OUTAGE_MS_MAX, TICK_MS};
 use super::transfer::Asker;
@@ -31,6 +33,7 @@ pub struct StockState {
     pub(super) clock: HoldClock,
     pub(super) cells: CellWriter,
     pub(super) holds: Holds,
+    pub(super) catalogue: Catalogue,
     pub(super) scratch: Scratch,
     pub(super) cut: Option<super::snapshot::Cut>,
     pub(super) cuts: u64,
@@ -92,6 +95,7 @@ impl StockState {
             clock: HoldClock { now: UnixMicros(0), shift_ms: 0, grace_ms: config.grace_rounded() },
             cells: CellWriter::new(config.hash_seed),
             holds: Holds::new(config.hash_seed),
+            catalogue: Catalogue::restore(Slab::new(), config.hash_seed),
             scratch: Scratch::default(),
             cut: None,
             cuts: 0,
@@ -142,7 +146,7 @@ impl StockState {
             groups: u64::from(self.holds.wheel.groups.in_use()),
             sweep_lag_ms: lag * TICK_MS,
             outage_ms: self.clock.shift_ms,
-            bytes: table.bytes() + self.holds.bytes(),
+            bytes: table.bytes() + self.holds.bytes() + self.catalogue.bytes(),
         }
     }
 
@@ -324,6 +328,9 @@ impl StockState {
             | Op::Arrive { .. }
             | Op::Return { .. }
             | Op::SetPolicy { .. } => self.write_stock(op, hash, flags, late, out),
+            Op::DescribeSku { .. } | Op::NameSku { .. } => {
+                self.write_catalogue(op, hash, late, out);
+            }
             Op::SetOwnerLimits { op_id, limits } => {
                 self.set_owner_limits(op_id, hash, limits, late, out);
             }
@@ -339,6 +346,7 @@ impl StockState {
             | Op::ReadTransfer { .. }
             | Op::ListCells(_)
             | Op::ReadOwner { .. }
+            | Op::ReadCatalogue { .. }
             | Op::Ping
             | Op::ClusterStatus => out.plain(Code::BAD_OP, 0),
         }

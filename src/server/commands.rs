@@ -9,8 +9,8 @@ use super::shared::Shared;
 use super::status::{self, Before};
 use super::words::escape;
 use crate::protocol::{
-    CellCounters, CellHandle, Code, LineShares, OpId, OwnerUsage, Reader, ReservationId, SkuTotal,
-    Transfer, TransferState, Truncated, limits, take_outcome,
+    CellCounters, CellHandle, Code, Described, LineShares, OpId, OwnerUsage, Reader, ReservationId,
+    SkuTotal, Transfer, TransferState, Truncated, limits, take_outcome,
 };
 use crate::replication::{AdminError, NodeInfo};
 
@@ -30,6 +30,7 @@ const HELP: &[(&str, &str)] = &[
     ("cell WAREHOUSE SKU", "the counters of a cell, as this node has them"),
     ("details WAREHOUSE SKU", "all counters of a cell and its rules, as this node has them"),
     ("sku SKU", "all cells of a SKU and their sum, as this node has them"),
+    ("catalogue SKU", "what a SKU is, and all its names, as this node has them"),
     ("hold ID", "a reservation and what has become of its lines, as this node has it"),
     ("owner NAME", "what an owner holds, and what owners may hold, as this node has it"),
     ("shipment ID", "a transfer between warehouses, as this node has it"),
@@ -64,6 +65,7 @@ pub(super) async fn run(shared: &Arc<Shared>, words: &[Vec<u8>], before: &mut Be
         (b"cell", [warehouse, sku]) => cell(shared, warehouse, sku),
         (b"details", [warehouse, sku]) => details(shared, warehouse, sku),
         (b"sku", [sku]) => sku_cells(shared, sku),
+        (b"catalogue", [sku]) => catalogue(shared, sku),
         (b"hold", [id]) => hold(shared, id),
         (b"owner", [name]) => owner(shared, name),
         (b"shipment", [id]) => shipment(shared, id),
@@ -338,6 +340,19 @@ fn take_hold(
     ];
     fields.extend(as_of(shared));
     fields.push(("cells", Value::Table(rows)));
+    Ok(Value::Object(fields))
+}
+
+fn catalogue(shared: &Shared, sku: &[u8]) -> Result<Value, String> {
+    let mut out = BytesMut::new();
+    shared.replica.with_state(|state| state.read_catalogue(sku, &mut out));
+    let body = take_ok(&out).map_err(|code| refused(code, "SKU", sku))?;
+    let found = Described::take(&mut Reader::new(body)).map_err(malformed)?;
+    let name = |name: &[u8]| vec![("name", escape(name).into())];
+    let mut fields =
+        vec![("title", escape(found.title).into()), ("scale", u64::from(found.scale).into())];
+    fields.extend(as_of(shared));
+    fields.push(("names", Value::Table(found.names.into_iter().map(name).collect())));
     Ok(Value::Object(fields))
 }
 

@@ -351,6 +351,7 @@ impl Answering<'_> {
             Op::ListCells(listing) => replica.cells().list_cells(listing, out),
             Op::ReadDetails { cells } => replica.cells().read_details(cells, out),
             Op::ReadLines { id } => replica.with_state(|s| s.read_lines(*id, out)),
+            Op::ReadCatalogue { sku } => replica.with_state(|s| s.read_catalogue(sku, out)),
             Op::ReadOwner { owner } => replica.with_state(|s| s.read_owner(owner, out)),
             Op::ReadTransfer { transfer } => {
                 replica.with_state(|s| s.read_transfer(*transfer, out));
@@ -377,6 +378,8 @@ impl Answering<'_> {
             | Op::TransferCancel { .. }
             | Op::SetPolicy { .. }
             | Op::SetOwnerLimits { .. }
+            | Op::DescribeSku { .. }
+            | Op::NameSku { .. }
             | Op::Reserve { .. }
             | Op::ReserveFrom { .. }
             | Op::Confirm { .. }

@@ -5,8 +5,8 @@ use stockd::engine::batch::{self, BatchBuilder};
 use stockd::engine::{EngineConfig, SnapshotLoader, StockState};
 use stockd::protocol::limits::COUNTER_MAX;
 use stockd::protocol::{
-    Bucket, CellHandle, Code, Filter, Guard, Line, LineMode, ListHead, ListedCell, Listing, Note,
-    Op, OpFlags, OpId, Opcode, Outcome, OwnerLimits, Part, Parts, PolicyChange, Reader,
+    Bucket, CellHandle, Code, Filter, Guard, Line, LineMode, ListHead, ListedCell, Listing, Naming,
+    Note, Op, OpFlags, OpId, Opcode, Outcome, OwnerLimits, Part, Parts, PolicyChange, Reader,
     ReservationId, Rules, Sourcing, Terms, UnixMillis, Wish, take_op_and_terms, take_outcome,
 };
 use stockd::world::UnixMicros;
@@ -71,7 +71,9 @@ impl Run {
 
     fn name(&mut self) -> Cell {
         let warehouse = format!("w{}", self.dice.below(3));
-        Cell::name(warehouse, format!("s{}", self.dice.below(5)))
+        let is_alias = self.dice.one_in(20);
+        let sku = if is_alias { self.sku() } else { format!("s{}", self.dice.below(5)) };
+        Cell::name(warehouse, sku)
     }
 
     fn id(&mut self, now_ms: u64) -> [u8; 16] {
@@ -181,6 +183,7 @@ impl Run {
             56..62 => Request::Other(self.reserve_from(now_ms)),
             62..78 => Request::Other(self.change(now_ms)),
             78 => Request::Other(self.limit_owners(now_ms)),
+            79..81 => Request::Other(self.catalogue(now_ms)),
             _ => Request::Other(self.write(now_ms)),
         }
     }
@@ -324,6 +327,31 @@ impl Run {
             _ => OwnerLimits::default(),
         };
         Sent::new(&Op::SetOwnerLimits { op_id, limits }, &self.terms(&[])).unwrap()
+    }
+
+    fn catalogue(&mut self, now_ms: u64) -> Sent {
+        let op_id = OpId(self.id(now_ms));
+        let (sku, name) = (self.sku(), self.sku());
+        let titles: [&[u8]; 3] = [b"", b"a mug", &[b'x'; 64]];
+        let op = match self.dice.below(4) {
+            0 => {
+                let (scale, title) = (self.dice.below(10) as u8, self.dice.pick(&titles));
+                Op::DescribeSku { op_id, scale, title, sku: sku.as_bytes() }
+            }
+            kind => {
+                let naming = if kind == 1 { Naming::Rename } else { Naming::Alias };
+                Op::NameSku { op_id, naming, sku: sku.as_bytes(), name: name.as_bytes() }
+            }
+        };
+        Sent::new(&op, &self.terms(&[])).unwrap()
+    }
+
+    /// A name of a SKU, its first or another, or one that nobody has.
+    fn sku(&mut self) -> String {
+        match self.dice.below(2) {
+            0 => format!("s{}", self.dice.below(6)),
+            _ => format!("x{}", self.dice.below(14)),
+        }
     }
 
     fn bucket(&mut self) -> Bucket {
@@ -614,6 +642,14 @@ impl Run {
             assert_eq!(found, Some(CellHandle(cell)), "seed {seed}");
         }
         self.compare_lists();
+        for number in 0..14 {
+            for name in [format!("s{number}"), format!("x{number}")] {
+                let mut out = BytesMut::new();
+                self.state.read_catalogue(name.as_bytes(), &mut out);
+                let expected = self.model.read_catalogue(name.as_bytes());
+                self.compare(&name, &expected, &read_outcome(&out));
+            }
+        }
         self.compare_owners();
         let entries: Vec<_> =
             self.model.entries().iter().map(|(id, entry)| (*id, entry.clone())).collect();
@@ -674,9 +710,10 @@ impl Run {
             }
             // Rows of details come in the order in which cells got them.
             have.sort_by_key(|(cell, ..)| *cell);
-            let cells = (0..)
-                .zip(self.model.names())
-                .map(|(cell, names)| (cell, names.clone(), self.model.counters(cell).details()));
+            let cells = (0..).zip(self.model.names()).map(|(cell, (warehouse, sku))| {
+                let names = (warehouse.clone(), self.model.shown_name(sku));
+                (cell, names, self.model.counters(cell).details())
+            });
             let want = cells.filter(|(_, names, details)| {
                 let named = names.0.starts_with(warehouse.as_bytes())
                     && names.1.starts_with(sku.as_bytes());

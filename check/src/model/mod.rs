@@ -20,6 +20,7 @@ use stockd_protocol::{
 
 use crate::history::{Cell, Request};
 
+mod catalogue;
 mod cell;
 mod holds;
 mod owners;
@@ -117,6 +118,8 @@ pub struct Model {
     over: BTreeSet<(u64, Id)>,
     touched: BTreeSet<u32>,
     limits: OwnerLimits,
+    /// By own name.
+    items: BTreeMap<Vec<u8>, catalogue::Item>,
     expired: u64,
 }
 
@@ -169,6 +172,7 @@ impl Model {
             over: BTreeSet::new(),
             touched: BTreeSet::new(),
             limits: OwnerLimits::default(),
+            items: BTreeMap::new(),
             expired: 0,
         }
     }
@@ -207,7 +211,8 @@ impl Model {
 
     /// The cells of a SKU in the order of their making; none: there is no such SKU.
     pub fn cells_of(&self, sku: &[u8]) -> &[u32] {
-        self.skus.get(sku).map_or(&[], Vec::as_slice)
+        let cells = self.own_name(sku).and_then(|own| self.skus.get(&own));
+        cells.map_or(&[], Vec::as_slice)
     }
 
     /// What is remembered, by id.
@@ -269,11 +274,8 @@ impl Model {
             Cell::Handle(_) => Err(Code::NOT_STOCKED),
             Cell::Name(warehouse, sku) => {
                 let skus = self.by_warehouse.get(warehouse).ok_or(Code::UNKNOWN_WAREHOUSE)?;
-                match skus.get(sku) {
-                    Some(cell) => Ok(*cell),
-                    None if self.skus.contains_key(sku) => Err(Code::NOT_STOCKED),
-                    None => Err(Code::UNKNOWN_SKU),
-                }
+                let sku = self.own_name(sku).ok_or(Code::UNKNOWN_SKU)?;
+                skus.get(&sku).copied().ok_or(Code::NOT_STOCKED)
             }
         }
     }
@@ -282,6 +284,7 @@ impl Model {
         match (self.resolve(cell), cell) {
             (Err(_), Cell::Name(warehouse, sku)) => {
                 let handle = self.names.len() as u32;
+                let sku = &self.own_name(sku).unwrap_or_else(|| sku.clone());
                 self.names.push((warehouse.clone(), sku.clone()));
                 self.cells.push(Counters::default());
                 self.skus.entry(sku.clone()).or_default().push(handle);
@@ -353,6 +356,9 @@ impl Model {
             Op::Extend { id, ttl_ms } => self.move_deadline(id.0, ttl_ms, false, late),
             Op::Pin { id, ttl_ms } => self.move_deadline(id.0, ttl_ms, true, late),
             Op::Amend { id, step, lines } => self.amend(id.0, step, &lines_of(lines), late),
+            Op::DescribeSku { op_id, .. } | Op::NameSku { op_id, .. } => {
+                self.write_catalogue(op_id.0, &op, stock::said(&op, &terms), late)
+            }
             Op::SetOwnerLimits { op_id, limits } => {
                 self.set_owner_limits(op_id.0, limits, stock::said(&op, &terms), late)
             }

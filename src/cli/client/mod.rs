@@ -10,6 +10,7 @@ use stockd_client::{
 
 use super::Done;
 
+mod catalogue;
 mod holds;
 mod owners;
 mod stock;
@@ -45,6 +46,8 @@ enum Request {
     Stock(stock::Request),
     #[command(flatten)]
     Owners(owners::Request),
+    #[command(flatten)]
+    Catalogue(catalogue::Request),
     /// Read the counters of a cell.
     Read {
         /// The warehouse's name.
@@ -126,6 +129,7 @@ impl Request {
             Self::Holds(request) => request.send(client).await,
             Self::Stock(request) => request.send(client).await,
             Self::Owners(request) => request.send(client).await,
+            Self::Catalogue(request) => request.send(client).await,
             Self::Read { warehouse, sku, stale } => read(client, &warehouse, &sku, stale).await,
             Self::Details { warehouse, sku } => details(client, &warehouse, &sku).await,
             Self::Sku { sku } => read_sku(client, &sku).await,

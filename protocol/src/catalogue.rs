@@ -1,0 +1,103 @@
+//! What a SKU is called, and what it is.
+//!
+//! ```text
+//! READ_CATALOGUE ok   scale u8 · title · names u8 · names × name; the first one is shown in lists
+//!                     title, name: u8 len + bytes
+//! ```
+
+use bytes::{BufMut, BytesMut};
+
+use crate::limits;
+use crate::op::OpError;
+use crate::reader::{Reader, Truncated};
+
+/// What becomes of a SKU's new name.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+#[repr(u8)]
+pub enum Naming {
+    /// It is one more name.
+    Alias = 0,
+    /// It is one more name, and the one that is shown in lists.
+    Rename = 1,
+}
+
+impl Naming {
+    /// As documents write it.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Alias => "ALIAS",
+            Self::Rename => "RENAME",
+        }
+    }
+
+    pub(crate) fn take(body: &mut Reader<'_>) -> Result<Self, OpError> {
+        match body.u8()? {
+            0 => Ok(Self::Alias),
+            1 => Ok(Self::Rename),
+            other => Err(OpError::Choice(other)),
+        }
+    }
+}
+
+/// What the catalogue says about a SKU. One that was never described has scale 0 and no title.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Described<'a> {
+    /// A unit is 10⁻ˢᶜᵃˡᵉ of what people count in: with 3, a quantity of 1,500 is 1.5 kg.
+    pub scale: u8,
+    /// For people; may be empty.
+    pub title: &'a [u8],
+    /// All its names, the one first that is shown in lists.
+    pub names: Vec<&'a [u8]>,
+}
+
+impl<'a> Described<'a> {
+    /// Appends it.
+    pub fn encode(&self, out: &mut BytesMut) {
+        out.put_u8(self.scale);
+        put_short(out, self.title);
+        out.put_u8(self.names.len() as u8);
+        self.names.iter().for_each(|name| put_short(out, name));
+    }
+
+    /// Takes it off the front.
+    ///
+    /// # Errors
+    /// The input is too short.
+    pub fn take(reader: &mut Reader<'a>) -> Result<Self, Truncated> {
+        let (scale, title) = (reader.u8()?, reader.short_bytes()?);
+        let count = reader.u8()?;
+        let names = (0..count).map(|_| reader.short_bytes()).collect::<Result<_, _>>()?;
+        Ok(Self { scale, title, names })
+    }
+}
+
+impl crate::Op<'_> {
+    /// Looks at names, titles and numbers of what is about SKUs and owners: they come from people.
+    ///
+    /// # Errors
+    /// One is too short, too long or out of range.
+    pub fn check(&self) -> Result<(), OpError> {
+        let name = |name: &[u8]| match name.len() {
+            1..=limits::SKU_BYTES_MAX => Ok(()),
+            len => Err(OpError::NameLength(len)),
+        };
+        match *self {
+            Self::DescribeSku { scale, .. } if scale > limits::SCALE_MAX => Err(OpError::Range),
+            Self::DescribeSku { title, .. } if title.len() > limits::TITLE_BYTES_MAX => {
+                Err(OpError::TitleLength(title.len()))
+            }
+            Self::DescribeSku { sku, .. } | Self::ReadCatalogue { sku } => name(sku),
+            Self::NameSku { sku, name: new, .. } => name(sku).and_then(|()| name(new)),
+            Self::ReadOwner { owner } => match owner.len() {
+                1..=limits::OWNER_BYTES_MAX => Ok(()),
+                len => Err(OpError::OwnerLength(len)),
+            },
+            _ => Ok(()),
+        }
+    }
+}
+
+pub(crate) fn put_short(out: &mut BytesMut, bytes: &[u8]) {
+    out.put_u8(bytes.len() as u8);
+    out.put_slice(bytes);
+}

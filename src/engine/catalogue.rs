@@ -1,0 +1,336 @@
+//! What SKUs are, and what they are called.
+//!
+//! ```text
+//! item (108 bytes)                       sku ──▶ item         only of SKUs that were described or renamed
+//!   0  4 SKU
+//!   4  4 the alias that is shown, ffffffff: its own name
+//!   8  4 scale · bytes of the title · aliases · 0
+//!  12 64 title
+//!  76 32 aliases
+//! ```
+//!
+//! The item is what is so; `aliases.rs` says the same to readers, and is made anew from the items when a
+//! snapshot is restored.
+
+use bytes::BytesMut;
+
+use crate::protocol::limits::{ALIASES_MAX, SCALE_MAX, TITLE_BYTES_MAX};
+use crate::protocol::{Code, Described, LineFault, Naming, Op, ReservationId};
+
+use super::cells::{CellTable, Missing};
+use super::hash::{hash_bytes, mix2};
+use super::index::Index;
+use super::names::SkuId;
+use super::outcomes::{Outcomes, body};
+use super::record::{Standing, put_words, u32_at};
+use super::ring::NIL;
+use super::slab::{Entry, Slab};
+use super::state::StockState;
+
+/// See the module.
+#[derive(Clone, Copy)]
+pub(super) struct Item {
+    pub sku: u32,
+    pub shown: u32,
+    pub scale: u8,
+    title_len: u8,
+    alias_count: u8,
+    title: [u8; TITLE_BYTES_MAX],
+    aliases: [u32; ALIASES_MAX],
+}
+
+impl Item {
+    fn new(sku: u32) -> Self {
+        Self {
+            sku,
+            shown: NIL,
+            scale: 0,
+            title_len: 0,
+            alias_count: 0,
+            title: [0; TITLE_BYTES_MAX],
+            aliases: [NIL; ALIASES_MAX],
+        }
+    }
+
+    fn title(&self) -> &[u8] {
+        self.title.get(..usize::from(self.title_len)).unwrap_or_default()
+    }
+
+    /// Its aliases, in the order in which it got them.
+    pub fn aliases(&self) -> &[u32] {
+        self.aliases.get(..usize::from(self.alias_count)).unwrap_or_default()
+    }
+}
+
+impl Entry for Item {
+    const BYTES: usize = 12 + TITLE_BYTES_MAX + 4 * ALIASES_MAX;
+
+    fn free(next: u32) -> Self {
+        Self { shown: next, ..Self::new(NIL) }
+    }
+
+    fn free_next(&self) -> Option<u32> {
+        (self.sku == NIL).then_some(self.shown)
+    }
+
+    fn put(&self, out: &mut Vec<u8>) {
+        out.extend_from_slice(&self.sku.to_le_bytes());
+        out.extend_from_slice(&self.shown.to_le_bytes());
+        out.extend_from_slice(&[self.scale, self.title_len, self.alias_count, 0]);
+        out.extend_from_slice(&self.title);
+        let mut aliases = [0; 4 * ALIASES_MAX];
+        put_words(&mut aliases, self.aliases);
+        out.extend_from_slice(&aliases);
+    }
+
+    fn take(bytes: &[u8]) -> Self {
+        let mut title = [0; TITLE_BYTES_MAX];
+        title.copy_from_slice(&bytes[12..12 + TITLE_BYTES_MAX]);
+        let mut aliases = [NIL; ALIASES_MAX];
+        for (at, alias) in aliases.iter_mut().enumerate() {
+            *alias = u32_at(bytes, 12 + TITLE_BYTES_MAX + 4 * at);
+        }
+        Self {
+            sku: u32_at(bytes, 0),
+            shown: u32_at(bytes, 4),
+            scale: bytes[8],
+            // Bytes from a disk: if they are out of range, the audit says so.
+            title_len: bytes[9],
+            alias_count: bytes[10],
+            title,
+            aliases,
+        }
+    }
+}
+
+/// What to put back if a chain fails.
+enum Undo {
+    Alias(u32),
+    Shown(SkuId, Option<u32>),
+}
+
+/// All items, by SKU.
+pub(super) struct Catalogue {
+    pub items: Slab<Item>,
+    index: Index,
+    journal: Option<Vec<Undo>>,
+    seed: u64,
+}
+
+impl Catalogue {
+    /// Puts the index to the slab. The seed is this process's own.
+    pub fn restore(items: Slab<Item>, seed: u64) -> Self {
+        let mut index = Index::new();
+        for (handle, item) in items.iter().filter(|(_, item)| item.sku != NIL) {
+            index.insert(mix2(seed, u64::from(item.sku), 2), handle);
+        }
+        Self { items, index, journal: None, seed }
+    }
+
+    /// Says to the readers of `table` what the items say.
+    pub fn publish(&self, table: &CellTable) {
+        // What is out of range, the audit says of a snapshot; here it must do no harm.
+        let there = |item: &Item| item.sku < table.skus.count();
+        for (_, item) in self.items.iter().filter(|(_, item)| there(item)) {
+            let sku = SkuId(item.sku);
+            let aliases = item.aliases().iter();
+            let aliases = aliases.filter(|alias| **alias < table.aliases.names.count());
+            aliases.for_each(|alias| table.aliases.set_sku(*alias, Some(sku)));
+            table.aliases.set_shown(sku, Some(item.shown).filter(|shown| *shown != NIL));
+        }
+    }
+
+    /// The item of a SKU that has one.
+    pub fn find(&self, sku: SkuId) -> Option<u32> {
+        let hash = mix2(self.seed, u64::from(sku.0), 2);
+        self.index.find(hash, |item| self.items.get(item).sku == sku.0)
+    }
+
+    fn make(&mut self, sku: SkuId) -> u32 {
+        self.find(sku).unwrap_or_else(|| {
+            let item = self.items.insert(Item::new(sku.0));
+            self.index.insert(mix2(self.seed, u64::from(sku.0), 2), item);
+            item
+        })
+    }
+
+    /// Gives a SKU a name that nobody has.
+    fn add_alias(&mut self, table: &CellTable, sku: SkuId, name: &[u8]) -> u32 {
+        let alias = table.aliases.names.add(name);
+        let item = self.make(sku);
+        let item = self.items.get_mut(item);
+        item.aliases[usize::from(item.alias_count)] = alias;
+        item.alias_count += 1;
+        table.aliases.set_sku(alias, Some(sku));
+        self.note(Undo::Alias(alias));
+        alias
+    }
+
+    /// Shows a SKU under an alias, or under its own name.
+    fn show(&mut self, table: &CellTable, sku: SkuId, alias: Option<u32>) {
+        let before = table.aliases.shown(sku);
+        if before == alias {
+            return;
+        }
+        let item = self.make(sku);
+        self.items.get_mut(item).shown = alias.unwrap_or(NIL);
+        table.aliases.set_shown(sku, alias);
+        self.note(Undo::Shown(sku, before));
+    }
+
+    fn note(&mut self, undo: Undo) {
+        if let Some(journal) = &mut self.journal {
+            journal.push(undo);
+        }
+    }
+
+    /// Notes changes from now on, so that they can be undone.
+    pub fn begin_journal(&mut self) {
+        self.items.begin_journal();
+        self.index.begin_journal();
+        self.journal = Some(Vec::new());
+    }
+
+    /// Ends the journal: undoes what it has noted, or keeps it. Names that were made stay, as nobody's.
+    pub fn end_journal(&mut self, table: &CellTable, undo: bool) {
+        self.items.end_journal(undo);
+        self.index.end_journal(undo);
+        let journal = self.journal.take().unwrap_or_default();
+        for change in journal.into_iter().rev().filter(|_| undo) {
+            match change {
+                Undo::Alias(alias) => table.aliases.set_sku(alias, None),
+                Undo::Shown(sku, before) => table.aliases.set_shown(sku, before),
+            }
+        }
+    }
+
+    /// Bytes of memory held.
+    pub fn bytes(&self) -> u64 {
+        self.items.bytes() + self.index.bytes()
+    }
+}
+
+impl StockState {
+    /// DESCRIBE_SKU and NAME_SKU.
+    pub(super) fn write_catalogue(
+        &mut self,
+        op: &Op<'_>,
+        hash: u64,
+        late: bool,
+        out: &mut Outcomes<'_>,
+    ) {
+        let (op_id, sku, print) = match *op {
+            Op::DescribeSku { op_id, scale, title, sku } => {
+                let print = mix2(6, u64::from(scale), hash_bytes(6, title));
+                (op_id, sku, mix2(6, print, hash_bytes(6, sku)))
+            }
+            Op::NameSku { op_id, naming, sku, name } => {
+                let print = mix2(7, naming as u64, hash_bytes(7, name));
+                (op_id, sku, mix2(7, print, hash_bytes(7, sku)))
+            }
+            _ => return out.plain(Code::BAD_OP, 0),
+        };
+        let (id, print) = (ReservationId(op_id.0), (print ^ print >> 32) as u32);
+        if let Some(handle) = self.look_up(&id, hash) {
+            let record = self.holds.records.get(handle);
+            let is_op = record.standing() == Some(Standing::Op) && record.cell == NIL;
+            let same = is_op && record.fingerprint == print;
+            return out.plain(if same { Code::REPLAY } else { Code::ID_REUSED }, 0);
+        }
+        if late {
+            return out.plain(Code::DEADLINE_PASSED, 0);
+        }
+        if let Err(code) = self.check_new_id(&id) {
+            return out.plain(code, 0);
+        }
+        let Some(sku) = self.cells.table().sku(sku) else {
+            return out.body(Missing::Sku.code(), 0, |out| LineFault { line: 0 }.encode(out));
+        };
+        match *op {
+            Op::DescribeSku { scale, title, .. } => {
+                let item = self.catalogue.make(sku);
+                let item = self.catalogue.items.get_mut(item);
+                item.title = [0; TITLE_BYTES_MAX];
+                item.title[..title.len()].copy_from_slice(title);
+                (item.scale, item.title_len) = (scale, title.len() as u8);
+            }
+            Op::NameSku { naming, name, .. } => {
+                if let Err(code) = self.name_sku(sku, naming, name) {
+                    return out.plain(code, 0);
+                }
+            }
+            _ => unreachable!("refused above"),
+        }
+        self.remember_write(op_id, hash, (Standing::Op, NIL), |record| record.fingerprint = print);
+        out.plain(Code::OK, 0);
+    }
+
+    fn name_sku(&mut self, sku: SkuId, naming: Naming, name: &[u8]) -> Result<(), Code> {
+        let Self { catalogue, cells, .. } = self;
+        let table = cells.table().clone();
+        let is_own = table.skus.name(sku.0) == Some(name);
+        let alias = match table.sku(name) {
+            Some(other) if other != sku => return Err(Code::CONFLICT),
+            Some(_) => table.aliases.names.find(name).filter(|_| !is_own),
+            None => {
+                let item = catalogue.find(sku).map(|item| catalogue.items.get(item));
+                if item.is_some_and(|item| item.aliases().len() == ALIASES_MAX) {
+                    return Err(Code::OVERFLOW);
+                }
+                Some(catalogue.add_alias(&table, sku, name))
+            }
+        };
+        if naming == Naming::Rename {
+            catalogue.show(&table, sku, alias);
+        }
+        Ok(())
+    }
+
+    /// Appends the outcome of READ_CATALOGUE.
+    pub fn read_catalogue(&self, sku: &[u8], out: &mut BytesMut) {
+        let table = self.cells.table();
+        let Some(sku) = table.sku(sku) else {
+            return body(out, Missing::Sku.code(), 0, |out| LineFault { line: 0 }.encode(out));
+        };
+        let item = self.catalogue.find(sku).map(|item| self.catalogue.items.get(item));
+        let aliases = item.map_or(&[][..], |item| item.aliases());
+        let shown = table.shown_name(sku);
+        let others = aliases.iter().filter_map(|alias| table.aliases.names.name(*alias));
+        let others = table.skus.name(sku.0).into_iter().chain(others);
+        let names = shown.into_iter().chain(others.filter(|name| Some(*name) != shown)).collect();
+        let (scale, title) = item.map_or((0, &[][..]), |item| (item.scale, item.title()));
+        body(out, Code::OK, 0, |out| Described { scale, title, names }.encode(out));
+    }
+
+    /// Every item is of one SKU, and each alias of one item; readers see the same.
+    pub(super) fn audit_catalogue(&self) -> Result<(), &'static str> {
+        let check = |holds: bool, rule| if holds { Ok(()) } else { Err(rule) };
+        let table = self.cells.table();
+        let mut owners = vec![None; table.aliases.names.count() as usize];
+        for (handle, item) in self.catalogue.items.iter().filter(|(_, item)| item.sku != NIL) {
+            let sku = SkuId(item.sku);
+            check(item.sku < table.skus.count(), "a described SKU exists")?;
+            check(self.catalogue.find(sku) == Some(handle), "a SKU is described once")?;
+            check(item.scale <= SCALE_MAX, "a scale is within range")?;
+            let rest = item.title.get(usize::from(item.title_len)..).ok_or("a title fits")?;
+            let own = item.aliases.split_at_checked(usize::from(item.alias_count));
+            let (own, none) = own.ok_or("the aliases of a SKU fit")?;
+            let is_empty = none.iter().all(|alias| *alias == NIL);
+            check(rest.iter().all(|byte| *byte == 0) && is_empty, "an item has one form")?;
+            check(item.shown == NIL || own.contains(&item.shown), "a SKU is shown under its name")?;
+            for alias in own {
+                let owner = owners.get_mut(*alias as usize).ok_or("an alias has a name")?;
+                check(owner.replace(sku).is_none(), "an alias is of one SKU")?;
+                let name = table.aliases.names.name(*alias);
+                let is_free = name.is_some_and(|name| table.skus.find(name).is_none());
+                check(is_free, "no two SKUs share a name")?;
+            }
+            let shown = Some(item.shown).filter(|shown| *shown != NIL);
+            check(table.aliases.shown(sku) == shown, "readers see what is shown")?;
+        }
+        for (alias, owner) in (0..).zip(owners) {
+            check(table.aliases.sku(alias) == owner, "readers see whose an alias is")?;
+        }
+        Ok(())
+    }
+}
