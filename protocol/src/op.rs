@@ -647,6 +647,19 @@ fn take_body<'a>(
         Opcode::Release => {
             Op::Release { id: ReservationId(body.array()?), parts: Parts::take(body, count)? }
         }
+        _ => take_rest(opcode, named, count, body)?,
+    })
+}
+
+/// Everything but what is sent millions of times, out of the way of that.
+#[inline(never)]
+fn take_rest<'a>(
+    opcode: Opcode,
+    named: bool,
+    count: u16,
+    body: &mut Reader<'a>,
+) -> Result<Op<'a>, OpError> {
+    Ok(match opcode {
         Opcode::Cancel => {
             Op::Cancel { id: ReservationId(body.array()?), parts: Parts::take(body, count)? }
         }

@@ -41,6 +41,8 @@ const DETAILED: u32 = 1 << 31;
 /// The rest of a slot's `more` while the cell is the only one of its SKU.
 const NO_TOTAL: u32 = DETAILED - 1;
 
+/// In this order in memory: whoever fetches both ends of a slot has all of it.
+#[repr(C)]
 pub(super) struct Slot {
     pub seq: Sequence,
     more: AtomicU32,
@@ -51,6 +53,8 @@ pub(super) struct Slot {
 }
 
 const _: () = assert!(size_of::<Slot>() == 40 && size_of::<Total>() == 56);
+const _: () = assert!(std::mem::offset_of!(Slot, seq) == 0);
+const _: () = assert!(std::mem::offset_of!(Slot, committed) == 32);
 
 impl Default for Slot {
     fn default() -> Self {

@@ -66,7 +66,7 @@ impl StockState {
     /// CONFIRM: the common case is that all of it is confirmed in time.
     #[inline]
     pub(super) fn confirm(&mut self, asked: &Asked<'_>, out: &mut Outcomes<'_>) {
-        use ReservationState::{Active, Confirmed};
+        use ReservationState::{Active, Confirmed, Released};
         let found = self.reservation(&asked.id, asked.hash, asked.late, out);
         let Some((handle, state)) = found else { return };
         if !asked.parts.is_whole() || self.holds.records.get(handle).is_annexed() {
@@ -74,6 +74,7 @@ impl StockState {
         }
         match state {
             Confirmed => out.state(Code::REPLAY, state),
+            Released if !asked.late => out.state(Code::HOLD_RELEASED, state),
             Active if !asked.late => {
                 let in_grace = self.clock.is_late(self.holds.records.get(handle).deadline);
                 let (from, to) = (Place::Reserved, Place::Committed);
@@ -87,21 +88,27 @@ impl StockState {
     /// RELEASE: the common case is that all of it is given back.
     #[inline]
     pub(super) fn release(&mut self, asked: &Asked<'_>, out: &mut Outcomes<'_>) {
-        use ReservationState::{Active, Released};
+        use ReservationState::{Active, Confirmed, Released};
         let found = self.look_up(&asked.id, asked.hash);
         if found.is_none() && asked.parts.is_whole() {
             return self.fence(asked, out);
         }
         let found = self.reservation_at(found, &asked.id, asked.late, out);
         let Some((handle, state)) = found else { return };
-        let annexed = self.holds.records.get(handle).is_annexed();
-        if state != Active || asked.late || annexed || !asked.parts.is_whole() {
+        if !asked.parts.is_whole() || self.holds.records.get(handle).is_annexed() {
             return self.shift(Opcode::Release, handle, state, asked, out);
         }
-        let forget = HoldMillis(self.clock.hold().0 + self.config.retention_ms);
-        let (from, to) = (Place::Reserved, Place::Released);
-        self.holds.shift_alike(&mut self.cells, handle, from, to, forget);
-        out.state(Code::OK, Released);
+        match state {
+            Released => out.state(Code::REPLAY, state),
+            Active if !asked.late => {
+                let forget = HoldMillis(self.clock.hold().0 + self.config.retention_ms);
+                let (from, to) = (Place::Reserved, Place::Released);
+                self.holds.shift_alike(&mut self.cells, handle, from, to, forget);
+                out.state(Code::OK, Released);
+            }
+            Confirmed if !asked.late => out.state(Code::HOLD_CONFIRMED, state),
+            _ => self.shift(Opcode::Release, handle, state, asked, out),
+        }
     }
 
     /// The release came before the reserve: see to it that the reserve never takes effect.

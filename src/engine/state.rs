@@ -284,10 +284,6 @@ impl StockState {
         };
         let late = not_after.is_some_and(|end| self.clock.now.0 > end.0.saturating_mul(1_000));
         match *op {
-            Op::Define { cell } => self.define(cell, late, out),
-            Op::Receive { op_id, quantity, cell } => {
-                self.receive(op_id, hash, quantity, cell, flags, late, out);
-            }
             Op::Reserve { id, ttl_ms, lines } => {
                 let commit = flags.contains(OpFlags::COMMIT);
                 self.reserve(id, hash, ttl_ms, lines, (commit, late), out);
@@ -297,6 +293,25 @@ impl StockState {
             }
             Op::Release { id, parts } => {
                 self.release(&Asked { id, hash, parts, flags, late }, out);
+            }
+            _ => self.execute_rest(op, hash, flags, late, out),
+        }
+    }
+
+    /// Everything but what is sold and given back, out of the way of that.
+    #[inline(never)]
+    fn execute_rest(
+        &mut self,
+        op: &Op<'_>,
+        hash: u64,
+        flags: OpFlags,
+        late: bool,
+        out: &mut Outcomes<'_>,
+    ) {
+        match *op {
+            Op::Define { cell } => self.define(cell, late, out),
+            Op::Receive { op_id, quantity, cell } => {
+                self.receive(op_id, hash, quantity, cell, flags, late, out);
             }
             Op::Cancel { id, parts } => {
                 self.shift_known(Opcode::Cancel, &Asked { id, hash, parts, flags, late }, out);
@@ -337,6 +352,9 @@ impl StockState {
             Op::ReserveFrom { id, ttl_ms, wishes } => {
                 let commit = flags.contains(OpFlags::COMMIT);
                 self.reserve_from(&AskedFrom { id, hash, ttl_ms, wishes, commit, late }, out);
+            }
+            Op::Reserve { .. } | Op::Confirm { .. } | Op::Release { .. } => {
+                unreachable!("these were executed")
             }
             Op::ReadCells { .. }
             | Op::ReadReservation { .. }
