@@ -548,6 +548,30 @@ fn a_sku_is_found_under_all_its_names() {
     assert_eq!(field(&said, "title"), "A mug", "{}", said.err);
 }
 
+#[test]
+fn whoever_crosses_a_reorder_point_is_told_of() {
+    let mut node = Node::new();
+    node.start();
+    node.ask(&["receive", "BER", "mug", "9"]);
+    node.ask(&["receive", "HAM", "mug", "9"]);
+    assert_eq!(node.ask(&["policy", "BER", "mug", "--reorder-point", "5"]).code, 0);
+    assert_eq!(node.ask(&["reorder", "mug", "12"]).code, 0);
+    assert_eq!(node.ask(&["crossings"]).out, "");
+    assert_eq!(node.ask(&["reserve", "BER", "mug", "7", "--commit"]).code, 0);
+    assert_eq!(node.ask(&["receive", "HAM", "mug", "2"]).code, 0);
+    let said = node.ask(&["crossings"]);
+    let words: Vec<Vec<&str>> =
+        said.out.lines().map(|line| line.split(' ').skip(2).collect()).collect();
+    let [cell, sku, enough] = &words[..] else { panic!("{}", said.out) };
+    assert_eq!(cell[..], ["low", "BER", "mug", "2", "of", "5"]);
+    assert_eq!(sku[..], ["low", "(all)", "mug", "11", "of", "12"]);
+    assert_eq!(enough[..], ["enough", "(all)", "mug", "13", "of", "12"]);
+    assert!(node.ask(&["crossings", "--from", "2"]).out.starts_with("2 "));
+    assert!(node.ask(&["skus"]).out.contains("mug"), "{}", node.ask(&["skus"]).out);
+    assert!(!node.ask(&["skus", "--low"]).out.contains("mug"));
+    assert_eq!(field(&node.ask(&["catalogue", "mug"]), "point"), "12");
+}
+
 /// Turns over a bit in the middle of the first segment's records; gives the file's name.
 fn damage(data: &Path) -> String {
     let name = "segment-0000000001.log";

@@ -127,6 +127,9 @@ fn build(sent: &Sent, not_after: Option<UnixMillis>, retry: bool) -> Built<'_> {
             let write = CatalogueWrite::describe(op_id, sku, title, scale);
             Built::Catalogue(with_terms!(write, terms, retry))
         }
+        Op::SetReorder { op_id, point, sku } => {
+            Built::Catalogue(with_terms!(CatalogueWrite::reorder(op_id, sku, point), terms, retry))
+        }
         Op::NameSku { op_id, naming, sku, name } => {
             let write = match naming {
                 Naming::Alias => CatalogueWrite::alias(op_id, sku, name),

@@ -13,8 +13,9 @@
 use bytes::{BufMut, BytesMut};
 use stockd_client as client;
 use stockd_protocol::{
-    CellHandle, CellRef, Code, Described, Line, ListHead, ListedCell, Op, OpError, OpFlags, OpId,
-    Reader, ReservationId, ReservationState, Terms, UnixMillis, take_op, take_op_and_terms,
+    CellHandle, CellRef, Code, Crossing, CrossingsHead, Described, Line, ListHead, ListedCell,
+    ListedSku, Op, OpError, OpFlags, OpId, Reader, ReservationId, ReservationState, Terms,
+    UnixMillis, take_op, take_op_and_terms,
 };
 
 /// `completed` of an operation whose end nobody saw.
@@ -371,6 +372,7 @@ impl Request {
                             | Op::SetOwnerLimits { .. }
                             | Op::DescribeSku { .. }
                             | Op::NameSku { .. }
+                            | Op::SetReorder { .. }
                     ) =>
                 {
                     op.key()
@@ -660,7 +662,42 @@ impl From<client::Read<client::CatalogueEntry>> for Answer {
             let mut bytes = BytesMut::new();
             let names = entry.names.iter().map(Vec::as_slice).collect();
             let title = entry.title.as_bytes();
-            Described { scale: entry.scale, title, names }.encode(&mut bytes);
+            let client::CatalogueEntry { scale, point, position, .. } = *entry;
+            Described { scale, title, point, position, names }.encode(&mut bytes);
+            body.put_slice(&bytes);
+        })
+    }
+}
+
+impl From<client::Read<client::SkuListPage>> for Answer {
+    fn from(page: client::Read<client::SkuListPage>) -> Self {
+        read(&page, 0, |body, page| {
+            let mut bytes = BytesMut::new();
+            let head = ListHead { next: page.next, cells: page.skus.len() as u32 };
+            bytes.put_slice(&head.to_bytes());
+            for sku in &page.skus {
+                let client::NamedSku { name, title, scale, point, position } = sku;
+                let (title, scale, point, position) = (title.as_bytes(), *scale, *point, *position);
+                ListedSku { scale, title, point, position, name }.encode(&mut bytes);
+            }
+            body.put_slice(&bytes);
+        })
+    }
+}
+
+impl From<client::Read<client::CrossingPage>> for Answer {
+    /// How many there are beyond the page, the client does not tell.
+    fn from(page: client::Read<client::CrossingPage>) -> Self {
+        read(&page, 0, |body, page| {
+            let mut bytes = BytesMut::new();
+            let count = page.crossings.len() as u32;
+            CrossingsHead { first: page.first, next: page.next, count }.encode(&mut bytes);
+            for crossed in &page.crossings {
+                let client::PointCrossed { warehouse, sku, .. } = crossed;
+                let client::PointCrossed { at_ms, is_low, position, point, cell, .. } = *crossed;
+                let crossing = Crossing { at_ms, position, point, is_low, cell, warehouse, sku };
+                crossing.encode(&mut bytes);
+            }
             body.put_slice(&bytes);
         })
     }
@@ -694,6 +731,8 @@ impl From<client::Outcome> for Answer {
             client::Outcome::List(page) => page.into(),
             client::Outcome::Done(done) => done.into(),
             client::Outcome::Catalogue(entry) => entry.into(),
+            client::Outcome::Crossings(page) => page.into(),
+            client::Outcome::Skus(page) => page.into(),
             client::Outcome::Owner(owner) => owner.into(),
             client::Outcome::Transferred(transferred) => transferred.into(),
             client::Outcome::Written(written) => written.into(),

@@ -238,6 +238,7 @@ impl Replay {
             Op::ReadDetails { cells } => self.engine.cells().read_details(&cells, &mut out),
             Op::ListCells(listing) => self.engine.cells().list_cells(&listing, &mut out),
             Op::ReadLines { id } => self.engine.read_lines(id, &mut out),
+            Op::ListSkus(listing) => self.engine.list_skus(&listing, &mut out),
             Op::ReadCatalogue { sku } => self.engine.read_catalogue(sku, &mut out),
             Op::ReadOwner { owner } => self.engine.read_owner(owner, &mut out),
             Op::ReadTransfer { transfer } => self.engine.read_transfer(transfer, &mut out),

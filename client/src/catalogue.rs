@@ -50,6 +50,11 @@ impl<'a> CatalogueWrite<'a> {
         Self::new(Op::NameSku { op_id, naming: Naming::Rename, sku, name })
     }
 
+    /// Says when to order more of a SKU, over all warehouses: when its position is at or below `point`.
+    pub fn reorder<N: AsRef<[u8]> + ?Sized>(op_id: OpId, sku: &'a N, point: Option<i64>) -> Self {
+        Self::new(Op::SetReorder { op_id, point, sku: sku.as_ref() })
+    }
+
     pub(crate) const fn opcode(&self) -> Opcode {
         self.op.opcode()
     }
@@ -69,12 +74,16 @@ pub struct CatalogueEntry {
     pub scale: u8,
     /// For people; may be empty.
     pub title: String,
+    /// Its reorder point over all warehouses.
+    pub point: Option<i64>,
+    /// What there is for orders to come, over all warehouses.
+    pub position: i64,
     /// All its names, the one first that is shown in lists.
     pub names: Vec<Vec<u8>>,
 }
 
 impl Client {
-    /// Says what a SKU is, or gives it another name.
+    /// Says what a SKU is or when to order it, or gives it another name.
     ///
     /// # Errors
     /// See [`Error`]; CONFLICT: another SKU has that name. OVERFLOW: it has eight beside its first.
@@ -110,7 +119,8 @@ impl Client {
 }
 
 pub(crate) fn take_entry(body: &mut Reader<'_>) -> Result<CatalogueEntry, Truncated> {
-    let Described { scale, title, names } = Described::take(body)?;
+    let Described { scale, title, point, position, names } = Described::take(body)?;
     let title = String::from_utf8_lossy(title).into_owned();
-    Ok(CatalogueEntry { scale, title, names: names.into_iter().map(<[u8]>::to_vec).collect() })
+    let names = names.into_iter().map(<[u8]>::to_vec).collect();
+    Ok(CatalogueEntry { scale, title, point, position, names })
 }

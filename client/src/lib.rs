@@ -53,6 +53,7 @@ mod options;
 mod outcome;
 mod owner;
 pub mod raw;
+mod reorder;
 mod request;
 mod route;
 mod sourcing;
@@ -69,6 +70,7 @@ pub use outcome::{
     Received, Released, Reservation, ReservedLine, SkuCell, SkuPage, Sourced, Transferred, Written,
 };
 pub use owner::LimitOwners;
+pub use reorder::{CrossingPage, ListSkus, NamedSku, PointCrossed, SkuListPage};
 pub use request::{Batch, Consistency, Reserve};
 pub use sourcing::ReserveFrom;
 pub use stockd_protocol::{

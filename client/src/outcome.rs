@@ -11,6 +11,7 @@ use stockd_protocol::{
 use crate::catalogue::{CatalogueEntry, take_entry};
 use crate::error::Refusal;
 use crate::listing::{CellPage, take_page};
+use crate::reorder::{CrossingPage, SkuListPage, take_crossings, take_skus};
 
 /// Units are held. With `replay`, look at `state`: a retry finds what has become of the grant.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -274,6 +275,8 @@ pub enum Outcome {
     Confirmed(Confirmed),
     /// Of a read of the catalogue.
     Catalogue(Read<CatalogueEntry>),
+    /// Of a read of crossings.
+    Crossings(Read<CrossingPage>),
     /// Of a define.
     Defined(Defined),
     /// Of a write to the catalogue, and of a change of the limits of owners.
@@ -298,6 +301,8 @@ pub enum Outcome {
     Reservation(Read<Reservation>),
     /// Of a read of a SKU.
     Sku(Read<SkuPage>),
+    /// A page of a list of SKUs.
+    Skus(Read<SkuListPage>),
     /// A page of a list of cells.
     List(Read<CellPage>),
     /// Of a reserve from several cells.
@@ -422,9 +427,11 @@ fn decode_ok(
         }
         Opcode::ListCells => Outcome::List(read(prefix, take_page(&mut body)?)),
         Opcode::ReadSku => Outcome::Sku(read(prefix, take_sku_page(&mut body)?)),
-        Opcode::SetOwnerLimits | Opcode::DescribeSku | Opcode::NameSku => {
+        Opcode::SetOwnerLimits | Opcode::DescribeSku | Opcode::NameSku | Opcode::SetReorder => {
             Outcome::Done(Done { index, replay })
         }
+        Opcode::ListSkus => Outcome::Skus(read(prefix, take_skus(&mut body)?)),
+        Opcode::ReadCrossings => Outcome::Crossings(read(prefix, take_crossings(&mut body)?)),
         Opcode::ReadCatalogue => Outcome::Catalogue(read(prefix, take_entry(&mut body)?)),
         Opcode::ReadOwner => Outcome::Owner(read(prefix, OwnerUsage::take(&mut body)?)),
         Opcode::Ping => Outcome::Pong(read(prefix, ())),

@@ -74,6 +74,10 @@ pub fn replies() -> Vec<Vec<u8>> {
                 state.cells().list_cells(&listing, &mut outcome);
             }
             stockd_protocol::Op::ReadLines { id } => state.read_lines(id, &mut outcome),
+            stockd_protocol::Op::ListSkus(listing) => state.list_skus(&listing, &mut outcome),
+            stockd_protocol::Op::ReadCrossings { from, count } => {
+                state.read_crossings(from, count, &mut outcome);
+            }
             stockd_protocol::Op::ReadCatalogue { sku } => state.read_catalogue(sku, &mut outcome),
             stockd_protocol::Op::ReadOwner { owner } => state.read_owner(owner, &mut outcome),
             stockd_protocol::Op::ReadTransfer { transfer } => {

@@ -94,6 +94,7 @@ fn stock_writes() -> Vec<BytesMut> {
         (Op::SetPolicy { op_id: op_id(31), change, cell }, OpFlags(0)),
         (Op::SetOwnerLimits { op_id: op_id(32), limits }, OpFlags(0)),
         (Op::DescribeSku { op_id: op_id(33), scale: 3, title: b"a shirt", sku }, OpFlags(0)),
+        (Op::SetReorder { op_id: op_id(37), point: Some(4), sku }, OpFlags(0)),
         (Op::NameSku { op_id: op_id(34), naming: Naming::Alias, sku, name: b"tee" }, OpFlags(0)),
         (
             Op::NameSku { op_id: op_id(35), naming: Naming::Rename, sku, name: b"top" },

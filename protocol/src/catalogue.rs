@@ -1,7 +1,8 @@
 //! What a SKU is called, and what it is.
 //!
 //! ```text
-//! READ_CATALOGUE ok   scale u8 · title · names u8 · names × name; the first one is shown in lists
+//! READ_CATALOGUE ok   scale u8 · title · point i64 (−1: none) · position i64 · names u8 · names × name;
+//!                     the first one is shown in lists
 //!                     title, name: u8 len + bytes
 //! ```
 
@@ -46,6 +47,10 @@ pub struct Described<'a> {
     pub scale: u8,
     /// For people; may be empty.
     pub title: &'a [u8],
+    /// Its reorder point over all warehouses: order more when its position is not above it.
+    pub point: Option<i64>,
+    /// The sum of its cells' positions: see [`CellDetails::position`](crate::CellDetails::position).
+    pub position: i64,
     /// All its names, the one first that is shown in lists.
     pub names: Vec<&'a [u8]>,
 }
@@ -55,6 +60,8 @@ impl<'a> Described<'a> {
     pub fn encode(&self, out: &mut BytesMut) {
         out.put_u8(self.scale);
         put_short(out, self.title);
+        out.put_i64_le(self.point.unwrap_or(-1));
+        out.put_i64_le(self.position);
         out.put_u8(self.names.len() as u8);
         self.names.iter().for_each(|name| put_short(out, name));
     }
@@ -65,9 +72,11 @@ impl<'a> Described<'a> {
     /// The input is too short.
     pub fn take(reader: &mut Reader<'a>) -> Result<Self, Truncated> {
         let (scale, title) = (reader.u8()?, reader.short_bytes()?);
+        let (point, position) = (reader.i64()?, reader.i64()?);
         let count = reader.u8()?;
         let names = (0..count).map(|_| reader.short_bytes()).collect::<Result<_, _>>()?;
-        Ok(Self { scale, title, names })
+        let point = Some(point).filter(|point| *point >= 0);
+        Ok(Self { scale, title, point, position, names })
     }
 }
 
@@ -86,7 +95,14 @@ impl crate::Op<'_> {
             Self::DescribeSku { title, .. } if title.len() > limits::TITLE_BYTES_MAX => {
                 Err(OpError::TitleLength(title.len()))
             }
+            Self::SetReorder { point, sku, .. } => match point.unwrap_or(0) {
+                0..=limits::COUNTER_MAX => name(sku),
+                _ => Err(OpError::Range),
+            },
             Self::DescribeSku { sku, .. } | Self::ReadCatalogue { sku } => name(sku),
+            Self::ListSkus(listing) if listing.sku.len() > limits::SKU_BYTES_MAX => {
+                Err(OpError::NameLength(listing.sku.len()))
+            }
             Self::NameSku { sku, name: new, .. } => name(sku).and_then(|()| name(new)),
             Self::ReadOwner { owner } => match owner.len() {
                 1..=limits::OWNER_BYTES_MAX => Ok(()),

@@ -52,7 +52,8 @@ impl Op<'_> {
             Self::ReadCells { cells } | Self::ReadDetails { cells } => {
                 (cells.len() as u16, names(cells.is_named()))
             }
-            Self::ListCells(listing) => (listing.count, OpFlags(0)),
+            Self::ListCells(listing) | Self::ListSkus(listing) => (listing.count, OpFlags(0)),
+            Self::ReadCrossings { count, .. } => (*count, OpFlags(0)),
             _ => (0, OpFlags(0)),
         }
     }
@@ -168,6 +169,18 @@ impl Op<'_> {
                 out.put_u8(*naming as u8);
                 put_name(out, sku, limits::SKU_BYTES_MAX);
                 put_name(out, name, limits::SKU_BYTES_MAX);
+            }
+            Self::SetReorder { op_id, point, sku } => {
+                let point = point.unwrap_or(-1);
+                assert!((-1..=limits::COUNTER_MAX).contains(&point), "a point is within range");
+                out.put_slice(&op_id.0);
+                out.put_i64_le(point);
+                put_name(out, sku, limits::SKU_BYTES_MAX);
+            }
+            Self::ListSkus(listing) => listing.put_of_skus(out),
+            Self::ReadCrossings { from, count } => {
+                assert!((1..=limits::LIST_CELLS_MAX).contains(count), "1 to 1,024 crossings");
+                out.put_u64_le(*from);
             }
             Self::ReadOwner { owner } => put_name(out, owner, limits::OWNER_BYTES_MAX),
             Self::ReadCatalogue { sku } => put_name(out, sku, limits::SKU_BYTES_MAX),

@@ -32,6 +32,7 @@ mod opcode;
 mod outcome;
 mod owner;
 mod reader;
+mod reorder;
 mod reply;
 mod stock;
 mod wishes;
@@ -51,6 +52,7 @@ pub use outcome::{
 };
 pub use owner::{OwnerBound, OwnerLimits, OwnerUsage};
 pub use reader::{Reader, Truncated};
+pub use reorder::{Crossing, CrossingsHead, ListedSku};
 pub use reply::{ErrorReply, ReplyPrefix};
 pub use stock::{
     Bucket, CellDetails, Guard, LineShares, Note, Policy, PolicyChange, Transfer, TransferState,

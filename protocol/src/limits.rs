@@ -43,6 +43,8 @@ pub const TITLE_BYTES_MAX: usize = 64;
 pub const SCALE_MAX: u8 = 9;
 /// Most names that a SKU gets beyond its first.
 pub const ALIASES_MAX: usize = 8;
+/// Most crossings of reorder points that a cluster keeps: a day of a large shop.
+pub const CROSSINGS_MAX: usize = 65_536;
 /// Longest client name in a hello.
 pub const CLIENT_NAME_BYTES_MAX: usize = 64;
 /// Shortest and longest time to live of a reservation: one second to four hours.

@@ -1,7 +1,8 @@
-//! LIST_CELLS: cells by the beginning of their names, page by page.
+//! LIST_CELLS and LIST_SKUS: cells or SKUs by the beginning of their names, page by page.
 //!
 //! ```text
 //! request   from u32 · filter u8 · 0 u8 · 0 u16 · warehouse prefix · SKU prefix     prefix: u8 len + bytes
+//!           LIST_SKUS has no warehouse prefix
 //! reply     next u32 (ffffffff: this was the last page) · cells u32 ·
 //!           cells × (handle u32 · warehouse · SKU · CellDetails 120)                name: u8 len + bytes
 //! ```
@@ -22,7 +23,7 @@ pub enum Filter {
     /// All.
     #[default]
     All = 0,
-    /// Those at or below their reorder point: see [`CellDetails::is_low`].
+    /// Those at or below their reorder point: see [`CellDetails::is_low`], [`ListedSku`](crate::ListedSku).
     Low = 1,
 }
 
@@ -31,11 +32,11 @@ pub enum Filter {
 pub struct Listing<'a> {
     /// 0, or the `next` of the page before. It means nothing with another filter.
     pub from: u32,
-    /// Most cells in the reply, 1…1,024.
+    /// Most cells or SKUs in the reply, 1…1,024.
     pub count: u16,
     /// Which.
     pub filter: Filter,
-    /// What the warehouse's name begins with; empty: anything.
+    /// What the warehouse's name begins with; empty: anything. Of SKUs it is empty.
     pub warehouse: &'a [u8],
     /// What the SKU's name begins with; empty: anything.
     pub sku: &'a [u8],
@@ -46,31 +47,58 @@ impl<'a> Listing<'a> {
         if count == 0 || count > limits::LIST_CELLS_MAX {
             return Err(OpError::Count(count));
         }
-        let from = body.u32()?;
-        let filter = match body.u8()? {
-            0 => Filter::All,
-            1 => Filter::Low,
-            other => return Err(OpError::Choice(other)),
-        };
-        if (body.u8()?, body.u16()?) != (0, 0) {
-            return Err(OpError::Choice(0));
+        let (from, filter) = take_start(body)?;
+        let warehouse = take_prefix(body, limits::WAREHOUSE_BYTES_MAX)?;
+        let sku = take_prefix(body, limits::SKU_BYTES_MAX)?;
+        Ok(Self { from, count, filter, warehouse, sku })
+    }
+
+    pub(crate) fn take_of_skus(body: &mut Reader<'a>, count: u16) -> Result<Self, OpError> {
+        if count == 0 || count > limits::LIST_CELLS_MAX {
+            return Err(OpError::Count(count));
         }
-        let mut prefix = |max: usize| match body.short_bytes()? {
-            prefix if prefix.len() <= max => Ok(prefix),
-            prefix => Err(OpError::NameLength(prefix.len())),
-        };
-        let warehouse = prefix(limits::WAREHOUSE_BYTES_MAX)?;
-        Ok(Self { from, count, filter, warehouse, sku: prefix(limits::SKU_BYTES_MAX)? })
+        let (from, filter) = take_start(body)?;
+        let sku = take_prefix(body, limits::SKU_BYTES_MAX)?;
+        Ok(Self { from, count, filter, warehouse: b"", sku })
+    }
+
+    pub(crate) fn put_of_skus(&self, out: &mut BytesMut) {
+        self.put_start(out);
+        put_prefix(out, self.sku, limits::SKU_BYTES_MAX);
     }
 
     pub(crate) fn put(&self, out: &mut BytesMut) {
+        self.put_start(out);
+        put_prefix(out, self.warehouse, limits::WAREHOUSE_BYTES_MAX);
+        put_prefix(out, self.sku, limits::SKU_BYTES_MAX);
+    }
+
+    fn put_start(&self, out: &mut BytesMut) {
         assert!((1..=limits::LIST_CELLS_MAX).contains(&self.count), "1 to 1,024 cells");
         out.put_u32_le(self.from);
         out.put_u8(self.filter as u8);
         out.put_u8(0);
         out.put_u16_le(0);
-        put_prefix(out, self.warehouse, limits::WAREHOUSE_BYTES_MAX);
-        put_prefix(out, self.sku, limits::SKU_BYTES_MAX);
+    }
+}
+
+fn take_start(body: &mut Reader<'_>) -> Result<(u32, Filter), OpError> {
+    let from = body.u32()?;
+    let filter = match body.u8()? {
+        0 => Filter::All,
+        1 => Filter::Low,
+        other => return Err(OpError::Choice(other)),
+    };
+    match (body.u8()?, body.u16()?) {
+        (0, 0) => Ok((from, filter)),
+        _ => Err(OpError::Choice(0)),
+    }
+}
+
+fn take_prefix<'a>(body: &mut Reader<'a>, max: usize) -> Result<&'a [u8], OpError> {
+    match body.short_bytes()? {
+        prefix if prefix.len() <= max => Ok(prefix),
+        prefix => Err(OpError::NameLength(prefix.len())),
     }
 }
 

@@ -37,6 +37,7 @@
 //! 0x19 SET_OWNER_LIMITS  op_id 16 · holds_max u32 · units_max u32 · cool_down_ms u32
 //! 0x1a DESCRIBE_SKU      op_id 16 · scale u8 · title: u8 len + bytes · sku: u8 len + bytes
 //! 0x1b NAME_SKU          op_id 16 · naming u8 (0 alias, 1 rename) · sku · name: u8 len + bytes each
+//! 0x1c SET_REORDER       op_id 16 · point i64 (−1: none) · sku: u8 len + bytes
 //! 0x20 READ_CELLS        count × cell
 //! 0x21 READ_RESERVATION  id 16
 //! 0x22 READ_SKU          after u32 (cell handle, ffffffff: from the first) · sku: u8 len + bytes
@@ -46,6 +47,8 @@
 //! 0x26 LIST_CELLS        from u32 · filter u8 · 0 u8 · 0 u16 · 2 × (prefix: u8 len + bytes)
 //! 0x27 READ_OWNER        owner, 1 to 32 bytes
 //! 0x28 READ_CATALOGUE    sku: u8 len + bytes
+//! 0x29 LIST_SKUS         from u32 · filter u8 · 0 u8 · 0 u16 · prefix: u8 len + bytes
+//! 0x2a READ_CROSSINGS    from u64 (the count is that of the header)
 //! 0x30 PING              nothing
 //! 0x31 CLUSTER_STATUS    nothing
 //!
@@ -308,6 +311,15 @@ pub enum Op<'a> {
         /// The new name, or one that it has.
         name: &'a [u8],
     },
+    /// Say when to order more of a SKU, over all warehouses.
+    SetReorder {
+        /// The idempotency key.
+        op_id: OpId,
+        /// When its position is not above this; `None`: nobody asks.
+        point: Option<i64>,
+        /// One of its names.
+        sku: &'a [u8],
+    },
     /// Read the counters of cells.
     ReadCells {
         /// 1…8,192 cells.
@@ -351,6 +363,15 @@ pub enum Op<'a> {
     ReadCatalogue {
         /// One of its names.
         sku: &'a [u8],
+    },
+    /// List SKUs by the beginning of their names.
+    ListSkus(Listing<'a>),
+    /// Read which reorder points were crossed.
+    ReadCrossings {
+        /// The number of the first one, from 0.
+        from: u64,
+        /// Most of them, 1…1,024.
+        count: u16,
     },
     /// Is anybody there?
     Ping,
@@ -482,6 +503,7 @@ impl Op<'_> {
             Self::SetOwnerLimits { .. } => Opcode::SetOwnerLimits,
             Self::DescribeSku { .. } => Opcode::DescribeSku,
             Self::NameSku { .. } => Opcode::NameSku,
+            Self::SetReorder { .. } => Opcode::SetReorder,
             Self::ReadCells { .. } => Opcode::ReadCells,
             Self::ReadReservation { .. } => Opcode::ReadReservation,
             Self::ReadSku { .. } => Opcode::ReadSku,
@@ -491,6 +513,8 @@ impl Op<'_> {
             Self::ListCells(_) => Opcode::ListCells,
             Self::ReadOwner { .. } => Opcode::ReadOwner,
             Self::ReadCatalogue { .. } => Opcode::ReadCatalogue,
+            Self::ListSkus(_) => Opcode::ListSkus,
+            Self::ReadCrossings { .. } => Opcode::ReadCrossings,
             Self::Ping => Opcode::Ping,
             Self::ClusterStatus => Opcode::ClusterStatus,
         }
@@ -533,7 +557,8 @@ impl Op<'_> {
             | Self::SetPolicy { op_id, .. }
             | Self::SetOwnerLimits { op_id, .. }
             | Self::DescribeSku { op_id, .. }
-            | Self::NameSku { op_id, .. } => op_id.0,
+            | Self::NameSku { op_id, .. }
+            | Self::SetReorder { op_id, .. } => op_id.0,
             Self::TransferClose { transfer } | Self::TransferCancel { transfer } => transfer.0,
             Self::Reserve { id, .. }
             | Self::Confirm { id, .. }
@@ -554,6 +579,8 @@ impl Op<'_> {
             | Self::ListCells(_)
             | Self::ReadOwner { .. }
             | Self::ReadCatalogue { .. }
+            | Self::ListSkus(_)
+            | Self::ReadCrossings { .. }
             | Self::Ping
             | Self::ClusterStatus => return None,
         })
@@ -697,6 +724,11 @@ fn take_rest<'a>(
             owner => return Err(OpError::OwnerLength(owner.len())),
         },
         Opcode::ReadCatalogue => Op::ReadCatalogue { sku: take_name(body, limits::SKU_BYTES_MAX)? },
+        Opcode::ListSkus => Op::ListSkus(Listing::take_of_skus(body, count)?),
+        Opcode::ReadCrossings if count == 0 || count > limits::LIST_CELLS_MAX => {
+            return Err(OpError::Count(count));
+        }
+        Opcode::ReadCrossings => Op::ReadCrossings { from: body.u64()?, count },
         Opcode::Ping => Op::Ping,
         Opcode::ClusterStatus => Op::ClusterStatus,
         _ => take_stock_write(opcode, named, body)?,
@@ -789,6 +821,11 @@ fn take_stock_write<'a>(
             let naming = Naming::take(body)?;
             let mut name = || take_name(body, limits::SKU_BYTES_MAX);
             Op::NameSku { op_id, naming, sku: name()?, name: name()? }
+        }
+        Opcode::SetReorder => {
+            let point = in_range(body.i64()?, -1)?;
+            let point = Some(point).filter(|point| *point >= 0);
+            Op::SetReorder { op_id, point, sku: take_name(body, limits::SKU_BYTES_MAX)? }
         }
         _ => unreachable!("all other operations were taken before"),
     })

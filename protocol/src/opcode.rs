@@ -58,6 +58,8 @@ pub enum Opcode {
     DescribeSku = 0x1a,
     /// Give a SKU another name.
     NameSku = 0x1b,
+    /// Say when to order more of a SKU.
+    SetReorder = 0x1c,
     /// Read counters.
     ReadCells = 0x20,
     /// Read a reservation.
@@ -76,6 +78,10 @@ pub enum Opcode {
     ReadOwner = 0x27,
     /// Read what a SKU is, and what it is called.
     ReadCatalogue = 0x28,
+    /// List SKUs by the beginning of their names.
+    ListSkus = 0x29,
+    /// Read which reorder points were crossed.
+    ReadCrossings = 0x2a,
     /// Is anybody there?
     Ping = 0x30,
     /// Nodes, roles and progress.
@@ -115,6 +121,7 @@ impl Opcode {
         Self::SetOwnerLimits,
         Self::DescribeSku,
         Self::NameSku,
+        Self::SetReorder,
         Self::ReadCells,
         Self::ReadReservation,
         Self::ReadSku,
@@ -124,6 +131,8 @@ impl Opcode {
         Self::ListCells,
         Self::ReadOwner,
         Self::ReadCatalogue,
+        Self::ListSkus,
+        Self::ReadCrossings,
         Self::Ping,
         Self::ClusterStatus,
     ];
@@ -177,6 +186,7 @@ impl Opcode {
             Self::SetOwnerLimits => "SET_OWNER_LIMITS",
             Self::DescribeSku => "DESCRIBE_SKU",
             Self::NameSku => "NAME_SKU",
+            Self::SetReorder => "SET_REORDER",
             Self::ReadCells => "READ_CELLS",
             Self::ReadReservation => "READ_RESERVATION",
             Self::ReadSku => "READ_SKU",
@@ -186,6 +196,8 @@ impl Opcode {
             Self::ListCells => "LIST_CELLS",
             Self::ReadOwner => "READ_OWNER",
             Self::ReadCatalogue => "READ_CATALOGUE",
+            Self::ListSkus => "LIST_SKUS",
+            Self::ReadCrossings => "READ_CROSSINGS",
             Self::Ping => "PING",
             Self::ClusterStatus => "CLUSTER_STATUS",
         }

@@ -16,7 +16,8 @@
 //! AMEND ok               as RESERVE
 //! RESERVE_FROM ok        deadline u64 (ms) · parts u32 · parts × (line u16 · 0 u16 · handle u32 ·
 //!                        quantity u32)
-//! CONFIRM, RELEASE, CANCEL, FULFIL, SET_OWNER_LIMITS, DESCRIBE_SKU, NAME_SKU ok   nothing
+//! CONFIRM, RELEASE, CANCEL, FULFIL, SET_OWNER_LIMITS, DESCRIBE_SKU, NAME_SKU, SET_REORDER ok
+//!                        nothing
 //! EXTEND, PIN ok         deadline u64 (ms)
 //! READ_CELLS ok          count × (handle u32 · found u32 (1 or 0) · on_hand i64 · reserved i64 ·
 //!                        committed i64 · available i64); not found: the handle as asked, or
@@ -34,6 +35,7 @@
 //!                        cells × (handle u32 · 2 × (name: u8 len + bytes) · CellDetails 120)
 //! READ_OWNER ok          see owner.rs
 //! READ_CATALOGUE ok      see catalogue.rs
+//! LIST_SKUS, READ_CROSSINGS ok   see reorder.rs
 //! PING ok                nothing
 //! CLUSTER_STATUS ok      UTF-8 JSON, as the admin line `json status` prints it
 //! NO_STOCK, WOULD_SHORT, MIN_QTY  shorts × (line u16 · 0 u16 · handle u32 · asked for u64 · available i64);

@@ -296,11 +296,11 @@ impl CellDetails {
     /// Bytes on the wire.
     pub const BYTES: usize = 32 + 32 + 16 + 8 + 24 + 4 + 4;
 
-    /// What there is or will be for orders to come: on_hand − committed − Σ blocked + incoming +
+    /// What there is or will be for orders to come: on_hand − committed − Σ blocked − buffer + incoming +
     /// in_transit. What is only reserved may yet come back.
     pub fn position(&self) -> i64 {
-        let blocked: i64 = self.blocked.iter().sum();
-        let there = self.counters.on_hand - self.counters.committed - blocked;
+        let withheld = self.blocked.iter().sum::<i64>() + self.policy.buffer;
+        let there = self.counters.on_hand - self.counters.committed - withheld;
         there + self.incoming + self.in_transit
     }
 

@@ -168,7 +168,16 @@ fn random_stock_write<'a>(dice: &mut Dice, cell: CellRef<'a>, other: CellRef<'a>
     let (op_id, transfer) = (OpId(dice.id()), OpId(dice.id()));
     let quantity = 1 + dice.next() as u32 / 2;
     let (units, bucket) = (dice.below(1 << 50) as i64, Bucket::ALL[1 + dice.below(4)]);
-    match dice.below(21) {
+    match dice.below(24) {
+        23 => Op::ReadCrossings { from: dice.next(), count: 1 + dice.below(1_024) as u16 },
+        22 => Op::ListSkus(Listing {
+            from: dice.next() as u32,
+            count: 1 + dice.below(1_024) as u16,
+            filter: [Filter::All, Filter::Low][dice.below(2)],
+            warehouse: b"",
+            sku: &b"sku"[..dice.below(4)],
+        }),
+        21 => Op::SetReorder { op_id, point: (dice.below(2) == 0).then_some(units), sku: b"mug" },
         20 => Op::ReadCatalogue { sku: &b"sku"[..1 + dice.below(3)] },
         19 => {
             let naming = [Naming::Alias, Naming::Rename][dice.below(2)];
@@ -268,6 +277,10 @@ fn numbers_and_choices_out_of_range_are_errors() {
     assert_eq!(damaged(&policy, |b| b[28] = 1), OpError::Range, "a number that is not either");
     assert_eq!(damaged(&policy, |b| b[25] = 1), OpError::Range, "a rule of a later version");
     assert_eq!(damaged(&policy, |b| b[52] = 1), OpError::Range, "an owner_max that is not");
+    let reorder = Op::SetReorder { op_id, point: None, sku: b"a" };
+    assert_eq!(damaged(&reorder, |b| b[24] = 0xfe), OpError::Range, "less than none");
+    let crossings = Op::ReadCrossings { from: 0, count: 1 };
+    assert_eq!(damaged(&crossings, |b| b[2] = 0), OpError::Count(0));
     let named = Op::NameSku { op_id, naming: Naming::Alias, sku: b"a", name: b"b" };
     assert_eq!(damaged(&named, |b| b[24] = 2), OpError::Choice(2));
     assert_eq!(damaged(&named, |b| b[25] = 0), OpError::NameLength(0));

@@ -6,12 +6,12 @@ use std::collections::BTreeSet;
 
 use bytes::{BufMut, BytesMut};
 use stockd_protocol::{
-    Bucket, CellCounters, CellDetails, CellHandle, CellRef, Code, Described, ErrorReply, Guard,
-    Header, Hello, HelloReply, Kind, LineFault, LineShares, ListHead, ListedCell, Listing, Note,
-    Op, OpFlags, Opcode, OutcomeHeader, OwnerBound, OwnerLimits, OwnerUsage, PolicyChange, Reader,
-    ReplyPrefix, ReservationState, Rules, ShortLine, SkuTotal, TakenPart, Transfer, TransferState,
-    begin_frame, begin_outcome, finish_frame, finish_outcome, limits, take_frame,
-    take_op_and_terms, take_outcome,
+    Bucket, CellCounters, CellDetails, CellHandle, CellRef, Code, Crossing, CrossingsHead,
+    Described, ErrorReply, Guard, Header, Hello, HelloReply, Kind, LineFault, LineShares, ListHead,
+    ListedCell, ListedSku, Listing, Note, Op, OpFlags, Opcode, OutcomeHeader, OwnerBound,
+    OwnerLimits, OwnerUsage, PolicyChange, Reader, ReplyPrefix, ReservationState, Rules, ShortLine,
+    SkuTotal, TakenPart, Transfer, TransferState, begin_frame, begin_outcome, finish_frame,
+    finish_outcome, limits, take_frame, take_op_and_terms, take_outcome,
 };
 
 const DOCUMENT: &str = include_str!("../../protocol.md");
@@ -295,6 +295,13 @@ fn op(reader: &mut Reader<'_>, out: &mut BytesMut) -> (Opcode, String) {
             format!(" op_id={op_id} {} {} {}", naming.name(), text(sku), text(name))
         }
         Op::ReadCatalogue { sku } => format!(" {}", text(sku)),
+        Op::SetReorder { op_id, point, sku } => {
+            format!(" op_id={op_id} {} point={point:?}", text(sku))
+        }
+        Op::ListSkus(Listing { from, count, filter, sku, .. }) => {
+            format!(" {filter:?} {}* from={from} count={count}", text(sku))
+        }
+        Op::ReadCrossings { from, count } => format!(" from={from} count={count}"),
         Op::Ping | Op::ClusterStatus => String::new(),
     };
     (op.opcode(), said)
@@ -409,12 +416,42 @@ fn ok_body(opcode: Opcode, body: &mut Reader<'_>, out: &mut BytesMut) -> String 
         | Opcode::SetOwnerLimits
         | Opcode::DescribeSku
         | Opcode::NameSku
+        | Opcode::SetReorder
         | Opcode::Ping => String::new(),
         Opcode::ReadCatalogue => {
             let found = Described::take(body).unwrap();
             found.encode(out);
             let names: Vec<_> = found.names.iter().map(|name| text(name)).collect();
-            format!("scale={} title={:?} {}", found.scale, text(found.title), names.join(", "))
+            let Described { scale, point, position, .. } = found;
+            let what = format!("scale={scale} title={:?}", text(found.title));
+            format!("{what} point={point:?} position={position} {}", names.join(", "))
+        }
+        Opcode::ListSkus => {
+            let head = ListHead::take(body).unwrap();
+            out.put_slice(&head.to_bytes());
+            let skus = (0..head.cells).map(|_| {
+                let sku = ListedSku::take(body).unwrap();
+                sku.encode(out);
+                let ListedSku { scale, point, position, .. } = sku;
+                let what = format!("{} {:?} scale={scale}", text(sku.name), text(sku.title));
+                format!("{what} point={point:?} position={position}")
+            });
+            let skus = skus.collect::<Vec<_>>().join(", ");
+            format!("next={:?} {skus}", head.next)
+        }
+        Opcode::ReadCrossings => {
+            let head = CrossingsHead::take(body).unwrap();
+            head.encode(out);
+            let crossings = (0..head.count).map(|_| {
+                let crossing = Crossing::take(body).unwrap();
+                crossing.encode(out);
+                let Crossing { at_ms, position, point, is_low, cell, .. } = crossing;
+                let names = format!("{}/{}", text(crossing.warehouse), text(crossing.sku));
+                let what = format!("low={is_low} position={position} point={point:?}");
+                format!("at={at_ms} {names} {cell:?} {what}")
+            });
+            let crossings = crossings.collect::<Vec<_>>().join(", ");
+            format!("first={} next={} {crossings}", head.first, head.next)
         }
         Opcode::ReadOwner => {
             let usage = OwnerUsage::take(body).unwrap();

@@ -115,6 +115,7 @@ impl App {
             17 if named => {
                 let Cell::Name(_, sku) = &cell else { unreachable!("it is named") };
                 match self.dice.chance(50) {
+                    true if less => Op::SetReorder { op_id, point: Some(units as i64 * 4), sku },
                     true => Op::DescribeSku { op_id, scale: 2, title: b"a thing", sku },
                     false => Op::NameSku {
                         op_id,
@@ -155,7 +156,8 @@ impl App {
     fn policy(&self) -> PolicyChange {
         let rare = self.dice.chance(20);
         let mut change = PolicyChange { frozen: Some(false), ..PolicyChange::default() };
-        match self.dice.between(0, 6) {
+        match self.dice.between(0, 7) {
+            7 => change.reorder_point = Some(rare.then_some(6)),
             0 => change.frozen = Some(rare),
             1 => change.no_hold = Some(rare),
             2 => change.preorder = Some(rare),

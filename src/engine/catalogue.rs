@@ -1,28 +1,33 @@
 //! What SKUs are, and what they are called.
 //!
 //! ```text
-//! item (108 bytes)                       sku ──▶ item         only of SKUs that were described or renamed
+//! item (116 bytes)                       sku ──▶ item         only of SKUs that were described, renamed or
+//!                                                             given a reorder point
 //!   0  4 SKU
 //!   4  4 the alias that is shown, ffffffff: its own name
 //!   8  4 scale · bytes of the title · aliases · 0
 //!  12 64 title
 //!  76 32 aliases
+//! 108  8 reorder point, −1: none
 //! ```
 //!
 //! The item is what is so; `aliases.rs` says the same to readers, and is made anew from the items when a
 //! snapshot is restored.
 
-use bytes::BytesMut;
+use bytes::{BufMut, BytesMut};
 
-use crate::protocol::limits::{ALIASES_MAX, SCALE_MAX, TITLE_BYTES_MAX};
-use crate::protocol::{Code, Described, LineFault, Naming, Op, ReservationId};
+use crate::protocol::limits::{ALIASES_MAX, COUNTER_MAX, SCALE_MAX, TITLE_BYTES_MAX};
+use crate::protocol::{
+    Code, Described, Filter, LineFault, ListHead, ListedSku, Listing, Naming, Op, ReservationId,
+};
 
+use super::cell_writer::CellWriter;
 use super::cells::{CellTable, Missing};
 use super::hash::{hash_bytes, mix2};
 use super::index::Index;
 use super::names::SkuId;
 use super::outcomes::{Outcomes, body};
-use super::record::{Standing, put_words, u32_at};
+use super::record::{Standing, put_words, u32_at, u64_at};
 use super::ring::NIL;
 use super::slab::{Entry, Slab};
 use super::state::StockState;
@@ -37,6 +42,7 @@ pub(super) struct Item {
     alias_count: u8,
     title: [u8; TITLE_BYTES_MAX],
     aliases: [u32; ALIASES_MAX],
+    point: i64,
 }
 
 impl Item {
@@ -49,7 +55,13 @@ impl Item {
             alias_count: 0,
             title: [0; TITLE_BYTES_MAX],
             aliases: [NIL; ALIASES_MAX],
+            point: NO_POINT,
         }
+    }
+
+    /// Its reorder point, if it has one.
+    fn point(&self) -> Option<i64> {
+        Some(self.point).filter(|point| *point != NO_POINT)
     }
 
     fn title(&self) -> &[u8] {
@@ -63,7 +75,7 @@ impl Item {
 }
 
 impl Entry for Item {
-    const BYTES: usize = 12 + TITLE_BYTES_MAX + 4 * ALIASES_MAX;
+    const BYTES: usize = 12 + TITLE_BYTES_MAX + 4 * ALIASES_MAX + 8;
 
     fn free(next: u32) -> Self {
         Self { shown: next, ..Self::new(NIL) }
@@ -81,6 +93,7 @@ impl Entry for Item {
         let mut aliases = [0; 4 * ALIASES_MAX];
         put_words(&mut aliases, self.aliases);
         out.extend_from_slice(&aliases);
+        out.extend_from_slice(&self.point.to_le_bytes());
     }
 
     fn take(bytes: &[u8]) -> Self {
@@ -99,14 +112,22 @@ impl Entry for Item {
             alias_count: bytes[10],
             title,
             aliases,
+            point: u64_at(bytes, Self::BYTES - 8) as i64,
         }
     }
 }
+
+/// Most SKUs that one LIST_SKUS looks at: nothing is applied meanwhile, for about a millisecond.
+const LIST_LOOK_SKUS: u32 = 4_096;
+
+/// The point of a SKU that has none.
+const NO_POINT: i64 = -1;
 
 /// What to put back if a chain fails.
 enum Undo {
     Alias(u32),
     Shown(SkuId, Option<u32>),
+    Point(SkuId, Option<i64>),
 }
 
 /// All items, by SKU.
@@ -127,8 +148,9 @@ impl Catalogue {
         Self { items, index, journal: None, seed }
     }
 
-    /// Says to the readers of `table` what the items say.
-    pub fn publish(&self, table: &CellTable) {
+    /// Says to the cells and their readers what the items say.
+    pub fn publish(&self, cells: &mut CellWriter) {
+        let table = cells.table().clone();
         // What is out of range, the audit says of a snapshot; here it must do no harm.
         let there = |item: &Item| item.sku < table.skus.count();
         for (_, item) in self.items.iter().filter(|(_, item)| there(item)) {
@@ -137,7 +159,11 @@ impl Catalogue {
             let aliases = aliases.filter(|alias| **alias < table.aliases.names.count());
             aliases.for_each(|alias| table.aliases.set_sku(*alias, Some(sku)));
             table.aliases.set_shown(sku, Some(item.shown).filter(|shown| *shown != NIL));
+            if item.point().is_some() {
+                cells.set_point(sku, item.point());
+            }
         }
+        cells.take_crossed();
     }
 
     /// The item of a SKU that has one.
@@ -192,7 +218,8 @@ impl Catalogue {
     }
 
     /// Ends the journal: undoes what it has noted, or keeps it. Names that were made stay, as nobody's.
-    pub fn end_journal(&mut self, table: &CellTable, undo: bool) {
+    pub fn end_journal(&mut self, cells: &mut CellWriter, undo: bool) {
+        let table = cells.table().clone();
         self.items.end_journal(undo);
         self.index.end_journal(undo);
         let journal = self.journal.take().unwrap_or_default();
@@ -200,6 +227,7 @@ impl Catalogue {
             match change {
                 Undo::Alias(alias) => table.aliases.set_sku(alias, None),
                 Undo::Shown(sku, before) => table.aliases.set_shown(sku, before),
+                Undo::Point(sku, before) => cells.set_point(sku, before),
             }
         }
     }
@@ -211,7 +239,7 @@ impl Catalogue {
 }
 
 impl StockState {
-    /// DESCRIBE_SKU and NAME_SKU.
+    /// DESCRIBE_SKU, NAME_SKU and SET_REORDER.
     pub(super) fn write_catalogue(
         &mut self,
         op: &Op<'_>,
@@ -227,6 +255,10 @@ impl StockState {
             Op::NameSku { op_id, naming, sku, name } => {
                 let print = mix2(7, naming as u64, hash_bytes(7, name));
                 (op_id, sku, mix2(7, print, hash_bytes(7, sku)))
+            }
+            Op::SetReorder { op_id, point, sku } => {
+                let point = point.unwrap_or(NO_POINT) as u64;
+                (op_id, sku, mix2(8, point, hash_bytes(8, sku)))
             }
             _ => return out.plain(Code::BAD_OP, 0),
         };
@@ -258,6 +290,14 @@ impl StockState {
                 if let Err(code) = self.name_sku(sku, naming, name) {
                     return out.plain(code, 0);
                 }
+            }
+            Op::SetReorder { point, .. } => {
+                let item = self.catalogue.make(sku);
+                let item = self.catalogue.items.get_mut(item);
+                let before = item.point();
+                item.point = point.unwrap_or(NO_POINT);
+                self.catalogue.note(Undo::Point(sku, before));
+                self.cells.set_point(sku, point);
             }
             _ => unreachable!("refused above"),
         }
@@ -299,7 +339,53 @@ impl StockState {
         let others = table.skus.name(sku.0).into_iter().chain(others);
         let names = shown.into_iter().chain(others.filter(|name| Some(*name) != shown)).collect();
         let (scale, title) = item.map_or((0, &[][..]), |item| (item.scale, item.title()));
-        body(out, Code::OK, 0, |out| Described { scale, title, names }.encode(out));
+        let (point, position) = (table.points.of(sku), table.sku_position(sku));
+        let described = Described { scale, title, point, position, names };
+        body(out, Code::OK, 0, |out| described.encode(out));
+    }
+
+    /// Appends the outcome of LIST_SKUS: one page. SKUs and items are only ever added at the end, so that
+    /// whoever pages sees each once.
+    pub fn list_skus(&self, listing: &Listing<'_>, out: &mut BytesMut) {
+        let Listing { from, count, filter, .. } = *listing;
+        let table = self.cells.table();
+        let end = match filter {
+            Filter::All => table.skus.count(),
+            Filter::Low => self.catalogue.items.len(),
+        };
+        let stop = end.min(from.saturating_add(LIST_LOOK_SKUS));
+        body(out, Code::OK, 0, |out| {
+            let head = out.len();
+            out.put_bytes(0, ListHead::BYTES);
+            let (mut cells, mut at) = (0, from);
+            while at < stop && cells < u32::from(count) {
+                let sku = match filter {
+                    Filter::All => at,
+                    Filter::Low => self.catalogue.items.get(at).sku,
+                };
+                if let Some(listed) = self.listed_sku(listing, SkuId(sku)) {
+                    listed.encode(out);
+                    cells += 1;
+                }
+                at += 1;
+            }
+            let head_bytes = ListHead { next: (at < end).then_some(at), cells }.to_bytes();
+            out[head..head + ListHead::BYTES].copy_from_slice(&head_bytes);
+        });
+    }
+
+    fn listed_sku(&self, listing: &Listing<'_>, sku: SkuId) -> Option<ListedSku<'_>> {
+        let table = self.cells.table();
+        let name = table.shown_name(sku)?;
+        if !name.starts_with(listing.sku) {
+            return None;
+        }
+        let (point, position) = (table.points.of(sku), table.sku_position(sku));
+        let is_low = point.is_some_and(|point| position <= point);
+        let item = self.catalogue.find(sku).map(|item| self.catalogue.items.get(item));
+        let (scale, title) = item.map_or((0, &[][..]), |item| (item.scale, item.title()));
+        let wanted = listing.filter == Filter::All || is_low;
+        wanted.then_some(ListedSku { scale, title, point, position, name })
     }
 
     /// Every item is of one SKU, and each alias of one item; readers see the same.
@@ -327,6 +413,8 @@ impl StockState {
             }
             let shown = Some(item.shown).filter(|shown| *shown != NIL);
             check(table.aliases.shown(sku) == shown, "readers see what is shown")?;
+            let in_range = (NO_POINT..=COUNTER_MAX).contains(&item.point);
+            check(in_range && table.points.of(sku) == item.point(), "a SKU has one point")?;
         }
         for (alias, owner) in (0..).zip(owners) {
             check(table.aliases.sku(alias) == owner, "readers see whose an alias is")?;

@@ -7,6 +7,7 @@ use crate::protocol::limits::COUNTER_MAX;
 
 use super::cell::{Cell, Change, Details, Sums};
 use super::cells::{CellTable, Slot, encode, encode_details};
+use super::crossings::{self, Crossed, Subject};
 use super::cut::PageCut;
 use super::names::{SkuId, WarehouseId};
 use super::prefetch::prefetch;
@@ -22,6 +23,8 @@ pub(super) struct CellWriter {
     details_cut: Option<PageCut>,
     /// Cells before each change, in order, if somebody may want to undo them.
     journal: Option<Vec<(u32, Cell, Details)>>,
+    /// Reorder points that the present operation has crossed.
+    crossed: Vec<Crossed>,
 }
 
 impl CellWriter {
@@ -29,7 +32,7 @@ impl CellWriter {
     pub fn new(seed: u64) -> Self {
         let (cut, details_cut) = (None, None);
         let table = Arc::new(CellTable::new(seed));
-        Self { table, total_count: 0, cut, details_cut, journal: None }
+        Self { table, total_count: 0, cut, details_cut, journal: None, crossed: Vec::new() }
     }
 
     /// What readers share.
@@ -139,7 +142,7 @@ impl CellWriter {
     #[inline(always)]
     fn update_slot(&mut self, cell: u32, change: impl FnOnce(&mut Cell)) -> (&Slot, Cell) {
         self.before_change(cell);
-        let slot = self.slot(cell);
+        let slot = self.table.slots.get(cell).expect("a resolved cell has a slot");
         let before = slot.load();
         let mut value = before;
         change(&mut value);
@@ -149,7 +152,37 @@ impl CellWriter {
         if let Some(total) = self.total_of(slot) {
             total.seq.write(|| total.follow(&before, &value));
         }
+        if slot.is_watched() {
+            let details = self.table.load_details(cell, slot);
+            let both = [(&before, &details), (&value, &details)];
+            watch(&self.table, &mut self.crossed, cell, both);
+        }
         (slot, value)
+    }
+
+    /// An operation has crossed reorder points.
+    #[inline]
+    pub fn has_crossed(&self) -> bool {
+        !self.crossed.is_empty()
+    }
+
+    /// The reorder points that the operation has crossed.
+    pub fn take_crossed(&mut self) -> Vec<Crossed> {
+        std::mem::take(&mut self.crossed)
+    }
+
+    /// Changes the reorder point of a SKU.
+    pub fn set_point(&mut self, sku: SkuId, point: Option<i64>) {
+        let position = self.table.sku_position(sku);
+        let before = self.table.points.of(sku);
+        self.table.points.set(sku, point);
+        if point.is_some() {
+            for cell in self.table.cells_of(sku, None) {
+                self.slot(cell).set_watched();
+            }
+        }
+        let subject = Subject::Sku(sku);
+        crossings::note(&mut self.crossed, subject, (before, position), (point, position));
     }
 
     /// Would the change leave every counter, and every sum over the SKU, within its range?
@@ -172,7 +205,7 @@ impl CellWriter {
         self.before_change(cell);
         let (before, before_details) = (self.get(cell), self.details(cell));
         let row = self.row_for(cell, &before_details, details);
-        let slot = self.slot(cell);
+        let slot = self.table.slots.get(cell).expect("a resolved cell has a slot");
         slot.seq.write(|| {
             slot.store(value);
             if let Some(row) = row {
@@ -185,6 +218,13 @@ impl CellWriter {
                 total.follow(&before, value);
                 total.follow_details(&before_details, details);
             });
+        }
+        if details.policy.reorder_point.is_some() {
+            slot.set_watched();
+        }
+        if slot.is_watched() {
+            let both = [(&before, &before_details), (value, details)];
+            watch(&self.table, &mut self.crossed, cell, both);
         }
     }
 
@@ -235,6 +275,9 @@ impl CellWriter {
         for (cell, value, details) in journal.into_iter().rev().filter(|_| undo) {
             self.put(cell, &value, &details);
         }
+        if undo {
+            self.crossed.clear();
+        }
         self.table.undecided.end();
     }
 
@@ -268,6 +311,9 @@ impl CellWriter {
         assert!(cell < NIL - 1, "cells have 32-bit handles");
         let slot = table.slots.make(cell);
         slot.store(&value);
+        if table.points.of(sku).is_some() {
+            slot.set_watched();
+        }
         let key = table.keys.make(cell);
         key.warehouse.store(warehouse.0, Ordering::Relaxed);
         key.sku.store(sku.0, Ordering::Relaxed);
@@ -308,6 +354,9 @@ impl CellWriter {
     pub fn adopt_details(&mut self, cell: u32, details: &Details) {
         let slot = self.slot(cell);
         slot.seq.write(|| slot.set_detailed());
+        if details.policy.reorder_point.is_some() {
+            slot.set_watched();
+        }
         if let Some(total) = self.total_of(slot) {
             total.seq.write(|| total.follow_details(&Details::default(), details));
         }
@@ -389,6 +438,12 @@ impl CellWriter {
             let slot = newer.slots.get(cell).expect("counted cells have slots");
             self.put(cell, &slot.load(), &newer.load_details(cell, slot));
         }
+        for sku in (0..newer.skus.count()).map(SkuId) {
+            if self.table.points.of(sku) != newer.points.of(sku) {
+                self.set_point(sku, newer.points.of(sku));
+            }
+        }
+        self.crossed.clear();
     }
 
     #[inline]
@@ -399,6 +454,23 @@ impl CellWriter {
     #[inline]
     fn total_of(&self, slot: &Slot) -> Option<&Total> {
         slot.total().map(|number| self.table.totals.get(number).expect("a numbered total is there"))
+    }
+}
+
+/// Notes which reorder points are crossed as a cell goes from the first of two values to the second.
+#[cold]
+fn watch(table: &CellTable, crossed: &mut Vec<Crossed>, cell: u32, both: [(&Cell, &Details); 2]) {
+    let position = |(cell, details): (&Cell, &Details)| {
+        let there = cell.on_hand - cell.committed - details.withheld();
+        there + details.incoming + details.in_transit
+    };
+    let [before, after] = both.map(|one| (one.1.policy.reorder_point, position(one)));
+    crossings::note(crossed, Subject::Cell(cell), before, after);
+    let Some((_, sku)) = table.key(cell) else { return };
+    if let Some(point) = table.points.of(sku) {
+        let now = table.sku_position(sku);
+        let then = now - (after.1 - before.1);
+        crossings::note(crossed, Subject::Sku(sku), (Some(point), then), (Some(point), now));
     }
 }
 

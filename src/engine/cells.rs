@@ -2,7 +2,8 @@
 //!
 //! ```text
 //! slot  (40 bytes)   seq u32 · more u32 · earliest_due u64 · on_hand i64 · reserved i64 · committed i64
-//!                    more: 1 bit, the cell has details (details.rs) · 31 bits, the total it is in
+//!                    more: 1 bit, the cell has details (details.rs) · 1 bit, it or its SKU has
+//!                    a reorder point (crossings.rs) · 30 bits, the total it is in
 //! key   (12 bytes)   warehouse u32 · sku u32 · next cell of the same SKU u32
 //! SKU    (8 bytes)   first cell u32 · last cell u32
 //! total (56 bytes)   the sums of a SKU that has several cells (totals.rs)
@@ -29,6 +30,7 @@ use super::chunked::Chunked;
 use super::details::DetailTable;
 use super::hash::{Digest, mix2};
 use super::names::{Names, SkuId, WarehouseId};
+use super::points::Points;
 use super::ring::NIL;
 use super::seqlock::Sequence;
 use super::shared_index::SharedIndex;
@@ -38,8 +40,11 @@ use super::totals::Total;
 /// The bit of a slot's `more` that says that the cell has details.
 const DETAILED: u32 = 1 << 31;
 
+/// The bit of a slot's `more` that says that a reorder point may be crossed.
+const WATCHED: u32 = 1 << 30;
+
 /// The rest of a slot's `more` while the cell is the only one of its SKU.
-const NO_TOTAL: u32 = DETAILED - 1;
+const NO_TOTAL: u32 = WATCHED - 1;
 
 /// In this order in memory: whoever fetches both ends of a slot has all of it.
 #[repr(C)]
@@ -107,6 +112,7 @@ pub(super) struct CellTable {
     pub warehouses: Names,
     pub skus: Names,
     pub aliases: Aliases,
+    pub points: Points,
     pub count: AtomicU32,
     /// Odd while operations are linked that may yet be undone.
     pub undecided: Sequence,
@@ -130,6 +136,7 @@ impl CellTable {
             warehouses: Names::new(seed),
             skus: Names::new(seed),
             aliases: Aliases::new(seed),
+            points: Points::new(),
             count: AtomicU32::new(0),
             undecided: Sequence::default(),
             seed,
@@ -171,6 +178,17 @@ impl CellTable {
             Some(alias) => self.aliases.names.name(alias),
             None => self.skus.name(sku.0),
         }
+    }
+
+    /// The sum of the positions of a SKU's cells. As [`CellTable::sums`], also while a chain is undecided.
+    pub fn sku_position(&self, sku: SkuId) -> i64 {
+        let Some(slot) = self.first_of(sku).and_then(|first| self.slots.get(first)) else {
+            return 0;
+        };
+        let total = slot.total().and_then(|number| self.totals.get(number));
+        let committed = total.map_or_else(|| slot.load(), Total::load).committed;
+        let sums = self.sums(sku);
+        sums.on_hand - committed - sums.withheld + sums.incoming + sums.in_transit
     }
 
     pub fn find(&self, warehouse: WarehouseId, sku: SkuId) -> Option<u32> {
@@ -334,6 +352,7 @@ impl CellTable {
             + self.warehouses.bytes()
             + self.skus.bytes()
             + self.aliases.bytes()
+            + self.points.bytes()
     }
 }
 
@@ -341,7 +360,7 @@ impl Slot {
     /// The number of the total that the cell is in; `None`: it is the only cell of its SKU.
     #[inline]
     pub fn total(&self) -> Option<u32> {
-        let number = self.more.load(Ordering::Relaxed) & !DETAILED;
+        let number = self.more.load(Ordering::Relaxed) & NO_TOTAL;
         (number != NO_TOTAL).then_some(number)
     }
 
@@ -351,6 +370,17 @@ impl Slot {
         self.more.load(Ordering::Relaxed) & DETAILED != 0
     }
 
+    /// A reorder point may be crossed by what happens to the cell.
+    #[inline]
+    pub fn is_watched(&self) -> bool {
+        self.more.load(Ordering::Relaxed) & WATCHED != 0
+    }
+
+    /// Says that a reorder point may be crossed from now on. Readers do not look at it.
+    pub fn set_watched(&self) {
+        self.more.store(self.more.load(Ordering::Relaxed) | WATCHED, Ordering::Relaxed);
+    }
+
     /// Says that the cell has a row of details now. The writer does so within the sequence.
     pub fn set_detailed(&self) {
         self.more.store(self.more.load(Ordering::Relaxed) | DETAILED, Ordering::Relaxed);
@@ -358,9 +388,9 @@ impl Slot {
 
     /// Says that the cell is in a total now. The writer does so within the sequence.
     pub fn set_total(&self, number: u32) {
-        assert!(number < NO_TOTAL, "totals have 31-bit numbers");
-        let detailed = self.more.load(Ordering::Relaxed) & DETAILED;
-        self.more.store(detailed | number, Ordering::Relaxed);
+        assert!(number < NO_TOTAL, "totals have 30-bit numbers");
+        let bits = self.more.load(Ordering::Relaxed) & !NO_TOTAL;
+        self.more.store(bits | number, Ordering::Relaxed);
     }
 
     /// What lies in the slot itself. Relaxed: the writer reads its own stores, a reader checks `seq`

@@ -73,10 +73,13 @@ impl StockState {
     pub(super) fn end_chain(&mut self, chain: &mut Option<Chain>) {
         let Some(Chain { failed, active, confirmed, .. }) = chain.take() else { return };
         self.holds.end_journal(failed);
-        self.catalogue.end_journal(self.cells.table(), failed);
+        self.catalogue.end_journal(&mut self.cells, failed);
         if failed {
             (self.holds.active, self.holds.confirmed) = (active, confirmed);
         }
         self.cells.end_journal(failed);
+        if self.cells.has_crossed() {
+            self.keep_crossings();
+        }
     }
 }

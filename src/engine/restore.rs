@@ -16,6 +16,7 @@ use super::catalogue::{Catalogue, Item};
 use super::cell::{Details, Sums};
 use super::cell_writer::CellWriter;
 use super::cells::{CELL_BYTES, decode};
+use super::crossings::Crossings;
 use super::details::ROW_BYTES;
 use super::holds::{FORGET_SPAN, Holds};
 use super::names::{Names, SkuId};
@@ -101,6 +102,7 @@ pub struct SnapshotLoader {
     steps: Slab<Step>,
     owners: Slab<Owner>,
     items: Slab<Item>,
+    crossings: Crossings,
     ring: Ring,
     forget: Ring,
     ticks: u32,
@@ -127,8 +129,10 @@ struct Head {
     ticks: u32,
     buckets: u32,
     aliases: u32,
+    crossings: u32,
     free: [(u32, u32); 8],
     limits: OwnerLimits,
+    next_crossing: u64,
 }
 
 impl SnapshotLoader {
@@ -150,6 +154,7 @@ impl SnapshotLoader {
             steps: Slab::new(),
             owners: Slab::new(),
             items: Slab::new(),
+            crossings: Crossings::default(),
             ring: Ring::new(SPAN_TICKS),
             forget: Ring::new(FORGET_SPAN),
             ticks: 0,
@@ -252,6 +257,10 @@ impl SnapshotLoader {
                 add_name(names, head.aliases, SKU_BYTES_MAX, reader)
             }
             Kind::Items => push(&mut self.items, head.items, reader),
+            Kind::Crossings => {
+                let taken = self.crossings.take(reader)?;
+                taken.ok_or(SnapshotFault::Content("a crossing is one, and not too many are kept"))
+            }
             Kind::Ticks => chain(&mut self.ring, &mut self.ticks, head.ticks, reader),
             Kind::Buckets => chain(&mut self.forget, &mut self.buckets, head.buckets, reader),
             Kind::End if reader.u64()? == self.blocks => Ok(()),
@@ -296,6 +305,7 @@ impl SnapshotLoader {
             &mut head.ticks,
             &mut head.buckets,
             &mut head.aliases,
+            &mut head.crossings,
         ] {
             *count = reader.u32()?;
         }
@@ -306,6 +316,7 @@ impl SnapshotLoader {
         if u64::from(head.limits.cool_down_ms) > self.config.retention_ms {
             return Err(SnapshotFault::Content("an owner is known while it cools down"));
         }
+        head.next_crossing = reader.u64()?;
         if reader.is_empty() { Ok(()) } else { Err(SnapshotFault::Block) }
     }
 
@@ -373,7 +384,13 @@ impl SnapshotLoader {
         let head = &self.head;
         let table = self.cells.table();
         let have = [table.warehouses.count(), table.skus.count(), table.count()];
-        let more = [table.details.count(), self.ticks, self.buckets, table.aliases.names.count()];
+        let more = [
+            table.details.count(),
+            self.ticks,
+            self.buckets,
+            table.aliases.names.count(),
+            self.crossings.count(),
+        ];
         let slabs = [
             (self.records.len(), head.records, restore_chain(&mut self.records, head.free[0])),
             (self.lines.len(), head.lines, restore_chain(&mut self.lines, head.free[1])),
@@ -385,7 +402,7 @@ impl SnapshotLoader {
             (self.items.len(), head.items, restore_chain(&mut self.items, head.free[7])),
         ];
         if have != [head.warehouses, head.skus, head.cells]
-            || more != [head.details, head.ticks, head.buckets, head.aliases]
+            || more != [head.details, head.ticks, head.buckets, head.aliases, head.crossings]
             || slabs.iter().any(|(have, expected, _)| have != expected)
         {
             return Err(SnapshotFault::Content("the head counts all items"));
@@ -403,7 +420,12 @@ impl SnapshotLoader {
         state.clock = HoldClock { now: head.now, shift_ms: head.shift_ms, ..state.clock };
         (state.cells, state.holds) = (self.cells, holds);
         state.catalogue = Catalogue::restore(self.items, seed);
-        state.catalogue.publish(state.cells.table());
+        state.catalogue.publish(&mut state.cells);
+        let counted = self.crossings.set_next(head.next_crossing);
+        if !counted || !self.crossings.are_sound(state.cells.table()) {
+            return Err(SnapshotFault::Content("crossings are of what is there, and are counted"));
+        }
+        state.crossings = self.crossings;
         state.audit().map_err(SnapshotFault::Content)?;
         state.cells.publish(&state.clock, state.holds.wheel.front());
         Ok(state)

@@ -23,6 +23,7 @@
 //! reserve ID w/s=N … [ttl=] [by=handle] [commit]
 //! from ID w/s|w/s=N[>LEAST] … [mode=lines|upto] [by=most|fewest] [splits=N] [for=OWNER] [ttl=] [commit]
 //! describe ID SKU [title=] [scale=] · alias ID SKU NAME · rename ID SKU NAME · catalogue SKU
+//! reorder ID SKU [point=N] · skus [low] [s=PREFIX] [from=] [count=] · crossings [from=] [count=]
 //! limit-owners ID [holds=N] [units=N] [cool=MS] · owner NAME
 //! confirm ID         release ID          cancel ID          fulfil ID [ship]
 //!                    each: [LINE:N … step=N] [reacquire]
@@ -43,11 +44,11 @@ use std::path::{Path, PathBuf};
 use bytes::{BufMut, BytesMut};
 
 use crate::protocol::{
-    Bucket, CellCounters, CellDetails, CellHandle, CellRef, Code, Described, Filter, Guard, Line,
-    LineMode, LineShares, ListHead, ListedCell, Listing, Naming, Op, OpFlags, OpId, Opcode,
-    Outcome, OwnerBound, OwnerLimits, OwnerUsage, Part, Parts, PolicyChange, Reader, ReservationId,
-    ReservationState, Rules, ShortLine, SkuTotal, Sourcing, TakenPart, Terms, Transfer,
-    TransferState, UnixMillis, Wish, take_op, take_outcome,
+    Bucket, CellCounters, CellDetails, CellHandle, CellRef, Code, Crossing, CrossingsHead,
+    Described, Filter, Guard, Line, LineMode, LineShares, ListHead, ListedCell, ListedSku, Listing,
+    Naming, Op, OpFlags, OpId, Opcode, Outcome, OwnerBound, OwnerLimits, OwnerUsage, Part, Parts,
+    PolicyChange, Reader, ReservationId, ReservationState, Rules, ShortLine, SkuTotal, Sourcing,
+    TakenPart, Terms, Transfer, TransferState, UnixMillis, Wish, take_op, take_outcome,
 };
 use crate::world::UnixMicros;
 
@@ -215,6 +216,8 @@ impl Script {
                 self.state.read_catalogue(words.plain[1].as_bytes(), &mut out);
                 return self.show("catalogue", &out);
             }
+            "skus" => return self.skus(&words),
+            "crossings" => return self.crossings(&words),
             "details" => return self.details(&words),
             "list" => return self.list(&words),
             "stats" => return self.stats(),
@@ -356,6 +359,7 @@ impl Script {
             "describe",
             "alias",
             "rename",
+            "reorder",
         ];
         if !known.contains(&command) {
             return None;
@@ -400,6 +404,10 @@ impl Script {
                 let title = words.options.get("title").copied().unwrap_or_default().as_bytes();
                 let scale = words.number("scale").unwrap_or(0) as u8;
                 Op::DescribeSku { op_id, scale, title, sku: words.plain[2].as_bytes() }
+            }
+            "reorder" => {
+                let point = words.number("point").map(|point| point as i64);
+                Op::SetReorder { op_id, point, sku: words.plain[2].as_bytes() }
             }
             "alias" | "rename" => {
                 let naming = if command == "alias" { Naming::Alias } else { Naming::Rename };
@@ -497,6 +505,54 @@ impl Script {
             text += &format!("\n  #{handle} {}/{} position={position}", names[0], names[1]);
         }
         assert!(body.is_empty(), "a list has as many cells as it says");
+        text
+    }
+
+    fn skus(&self, words: &Words<'_>) -> String {
+        let listing = Listing {
+            from: words.number("from").unwrap_or(0) as u32,
+            count: words.number("count").unwrap_or(100) as u16,
+            filter: if words.plain.contains(&"low") { Filter::Low } else { Filter::All },
+            warehouse: b"",
+            sku: words.options.get("s").copied().unwrap_or_default().as_bytes(),
+        };
+        let mut out = BytesMut::new();
+        self.state.list_skus(&listing, &mut out);
+        let outcome = take_outcome(&mut Reader::new(&out)).unwrap();
+        let mut body = Reader::new(outcome.body);
+        let head = ListHead::take(&mut body).unwrap();
+        let mut text = format!("next={:?}", head.next);
+        for _ in 0..head.cells {
+            let ListedSku { scale, title, point, position, name } =
+                ListedSku::take(&mut body).unwrap();
+            let [name, title] = [name, title].map(|name| String::from_utf8_lossy(name));
+            write!(text, "\n  {name} title={title} scale={scale} ").unwrap();
+            write!(text, "reorder={point:?} position={position}").unwrap();
+        }
+        assert!(body.is_empty(), "a list has as many SKUs as it says");
+        text
+    }
+
+    fn crossings(&self, words: &Words<'_>) -> String {
+        let from = words.number("from").unwrap_or(0);
+        let count = words.number("count").unwrap_or(100) as u16;
+        let mut out = BytesMut::new();
+        self.state.read_crossings(from, count, &mut out);
+        let outcome = take_outcome(&mut Reader::new(&out)).unwrap();
+        let mut body = Reader::new(outcome.body);
+        let head = CrossingsHead::take(&mut body).unwrap();
+        let mut text = format!("first={} next={}", head.first, head.next);
+        for _ in 0..head.count {
+            let crossing = Crossing::take(&mut body).unwrap();
+            let Crossing { at_ms, position, point, is_low, cell, .. } = crossing;
+            let names = [crossing.warehouse, crossing.sku].map(String::from_utf8_lossy);
+            let at = at_ms as i64 - START_MS as i64;
+            let what = if is_low { "low" } else { "enough" };
+            let cell = cell.map(|cell| cell.0);
+            write!(text, "\n  at={at} {}/{} {cell:?} {what}", names[0], names[1]).unwrap();
+            write!(text, " position={position} point={point:?}").unwrap();
+        }
+        assert!(body.is_empty(), "there are as many crossings as it says");
         text
     }
 
@@ -641,8 +697,12 @@ fn show_body(command: &str, outcome: &Outcome<'_>, text: &mut String) {
         }
         ("details", _) => show_details(&mut body, text),
         ("catalogue", Code::OK) => {
-            let Described { scale, title, names } = Described::take(&mut body).unwrap();
+            let found = Described::take(&mut body).unwrap();
+            let Described { scale, title, point, position, names } = found;
             write!(text, " scale={scale} title={}", String::from_utf8_lossy(title)).unwrap();
+            if let Some(point) = point {
+                write!(text, " reorder={point} position={position}").unwrap();
+            }
             names.iter().for_each(|name| {
                 write!(text, " {}", String::from_utf8_lossy(name)).unwrap();
             });

@@ -11,8 +11,9 @@
 //!   1   head        magic 8 · version u32 · 0 u32 · grace, retention, max_life u64 (ms) · index u64 ·
 //!                   now u64 (µs) · shift u64 (ms) · fronts of the wheel and of the buckets u64 ·
 //!                   counts u32: warehouses, skus, cells, details, records, lines, groups, annexes,
-//!                   shares, steps, owners, items, ticks, buckets, aliases · free chains of the slabs,
-//!                   records to items: head u32, length u32 · limits of owners 12
+//!                   shares, steps, owners, items, ticks, buckets, aliases, crossings · free chains of
+//!                   the slabs, records to items: head u32, length u32 · limits of owners 12 · number of
+//!                   the next crossing u64
 //!   2   warehouses  names: len u8 + bytes                       blocks of whole items,
 //!   3   skus        names                                       as many blocks as it takes
 //!   4   cells       warehouse u32 · sku u32 · earliest due tick u64 · on_hand, reserved, committed i64
@@ -25,10 +26,11 @@
 //!  11   steps       24 bytes each
 //!  12   owners      64 bytes each, see owners.rs
 //!  13   aliases     names
-//!  14   items       108 bytes each, see catalogue.rs
-//!  15   ticks       tick u64 · first group u32
-//!  16   buckets     bucket u64 · first record u32
-//!  17   end         blocks before this one u64
+//!  14   items       116 bytes each, see catalogue.rs
+//!  15   crossings   32 bytes each, see crossings.rs
+//!  16   ticks       tick u64 · first group u32
+//!  17   buckets     bucket u64 · first record u32
+//!  18   end         blocks before this one u64
 //! ```
 //!
 //! The slabs go out as they lie in memory, chains and all: a replica restored from a snapshot hands
@@ -39,6 +41,7 @@
 
 use bytes::{BufMut, Bytes, BytesMut};
 
+use super::crossings::KEPT_BYTES;
 use super::hash::Digest;
 use super::ring::Ring;
 use super::state::StockState;
@@ -66,9 +69,10 @@ pub(super) enum Kind {
     Owners = 12,
     Aliases = 13,
     Items = 14,
-    Ticks = 15,
-    Buckets = 16,
-    End = 17,
+    Crossings = 15,
+    Ticks = 16,
+    Buckets = 17,
+    End = 18,
 }
 
 /// Names and chain heads per block.
@@ -99,6 +103,7 @@ pub(super) struct Cut {
     warehouses: u32,
     skus: u32,
     aliases: u32,
+    crossings: Vec<u8>,
     ticks: Vec<(u64, u32)>,
     buckets: Vec<(u64, u32)>,
 }
@@ -115,7 +120,9 @@ impl StockState {
         let (warehouses, skus) = (table.warehouses.count(), table.skus.count());
         let aliases = table.aliases.names.count();
         let head = self.encode_head(ticks.len() as u32, buckets.len() as u32);
-        self.cut = Some(Cut { number, head, warehouses, skus, aliases, ticks, buckets });
+        let mut crossings = Vec::new();
+        self.crossings.put(&mut crossings);
+        self.cut = Some(Cut { number, head, warehouses, skus, aliases, crossings, ticks, buckets });
         self.cells.begin_cut();
         self.holds.records.begin_cut();
         self.holds.lines.begin_cut();
@@ -180,6 +187,10 @@ impl StockState {
         self.holds.annexes.steps.digest(&mut digest);
         self.holds.annexes.owners.owners.digest(&mut digest);
         self.catalogue.items.digest(&mut digest);
+        let mut crossings = Vec::new();
+        self.crossings.put(&mut crossings);
+        digest.bytes(&crossings);
+        digest.word(self.crossings.next());
         let limits = self.holds.annexes.owners.limits;
         for limit in [limits.holds_max, limits.units_max, limits.cool_down_ms] {
             digest.word(u64::from(limit));
@@ -227,10 +238,12 @@ impl StockState {
             ticks,
             buckets,
             table.aliases.names.count(),
+            self.crossings.count(),
         ]);
         let free = slabs.iter().flat_map(|(_, (at, count))| [*at, *count]);
         counts.chain(free).for_each(|number| head.put_u32_le(number));
         annexes.owners.limits.encode(&mut head);
+        head.put_u64_le(self.crossings.next());
         head
     }
 
@@ -247,6 +260,12 @@ impl StockState {
             Kind::Skus => names(&table.skus, cut.written..own.skus)?,
             Kind::Aliases => names(&table.aliases.names, cut.written..own.aliases)?,
             Kind::Items => self.catalogue.items.take_page()?,
+            Kind::Crossings => {
+                let rest = own.crossings.get(cut.written as usize * KEPT_BYTES..)?;
+                let count = (rest.len() / KEPT_BYTES).min(ITEMS_PER_BLOCK);
+                let page = rest[..count * KEPT_BYTES].to_vec();
+                (!page.is_empty()).then_some((count as u32, page))?
+            }
             Kind::Ticks => chains(own.ticks.get(cut.written as usize..)?)?,
             Kind::Buckets => chains(own.buckets.get(cut.written as usize..)?)?,
             Kind::Cells => self.cells.take_page()?,
@@ -268,8 +287,8 @@ impl Kind {
     /// The kind that comes after this one.
     pub fn next(self) -> Option<Self> {
         use Kind::{
-            Aliases, Annexes, Buckets, Cells, Details, End, Groups, Head, Items, Lines, Owners,
-            Records, Shares, Skus, Steps, Ticks, Warehouses,
+            Aliases, Annexes, Buckets, Cells, Crossings, Details, End, Groups, Head, Items, Lines,
+            Owners, Records, Shares, Skus, Steps, Ticks, Warehouses,
         };
         Some(match self {
             Head => Warehouses,
@@ -285,7 +304,8 @@ impl Kind {
             Steps => Owners,
             Owners => Aliases,
             Aliases => Items,
-            Items => Ticks,
+            Items => Crossings,
+            Crossings => Ticks,
             Ticks => Buckets,
             Buckets => End,
             End => return None,

@@ -11,6 +11,7 @@ use super::EngineConfig;
 use super::batch::{Batch, Command};
 use super::catalogue::Catalogue;
 use super::cell_writer::CellWriter;
+use super::crossings::Crossings;
 use super::holds::{FORGET_CHAINS, FORGET_MS, Holds};
 use super::outcomes::Outcomes;
 use super::parts::Asked;
@@ -34,6 +35,7 @@ pub struct StockState {
     pub(super) cells: CellWriter,
     pub(super) holds: Holds,
     pub(super) catalogue: Catalogue,
+    pub(super) crossings: Crossings,
     pub(super) scratch: Scratch,
     pub(super) cut: Option<super::snapshot::Cut>,
     pub(super) cuts: u64,
@@ -96,6 +98,7 @@ impl StockState {
             cells: CellWriter::new(config.hash_seed),
             holds: Holds::new(config.hash_seed),
             catalogue: Catalogue::restore(Slab::new(), config.hash_seed),
+            crossings: Crossings::default(),
             scratch: Scratch::default(),
             cut: None,
             cuts: 0,
@@ -179,6 +182,9 @@ impl StockState {
                     self.execute_linked(command, *hash, &mut chain, &mut outcomes);
                 } else {
                     self.execute(command, *hash, outage_ms, &mut outcomes);
+                    if self.cells.has_crossed() {
+                        self.keep_crossings();
+                    }
                 }
                 // Only a batch's first operation can start a leader: nothing may have been judged
                 // by the clock before the outage was given back.
@@ -343,7 +349,7 @@ impl StockState {
             | Op::Arrive { .. }
             | Op::Return { .. }
             | Op::SetPolicy { .. } => self.write_stock(op, hash, flags, late, out),
-            Op::DescribeSku { .. } | Op::NameSku { .. } => {
+            Op::DescribeSku { .. } | Op::NameSku { .. } | Op::SetReorder { .. } => {
                 self.write_catalogue(op, hash, late, out);
             }
             Op::SetOwnerLimits { op_id, limits } => {
@@ -365,6 +371,8 @@ impl StockState {
             | Op::ListCells(_)
             | Op::ReadOwner { .. }
             | Op::ReadCatalogue { .. }
+            | Op::ListSkus(_)
+            | Op::ReadCrossings { .. }
             | Op::Ping
             | Op::ClusterStatus => out.plain(Code::BAD_OP, 0),
         }

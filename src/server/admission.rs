@@ -83,7 +83,7 @@ impl fmt::Display for BadOps {
                 limits::LINKED_MAX
             ),
             Self::List(position) => {
-                write!(f, "operation {position}: LIST_CELLS goes into a frame of its own")
+                write!(f, "operation {position}: a list goes into a frame of its own")
             }
             Self::Mixed => f.write_str("a batch has writes or reads, not both; send two"),
             Self::Op { position, error } => write!(f, "operation {position}: {error}"),
@@ -104,7 +104,8 @@ pub(super) fn route(
     for position in 0..count {
         let (op, flags, not_after) =
             take_op(&mut reader).map_err(|error| BadOps::Op { position, error })?;
-        if matches!(op, Op::ListCells(_)) && count > 1 {
+        let is_list = matches!(op, Op::ListCells(_) | Op::ListSkus(_) | Op::ReadCrossings { .. });
+        if is_list && count > 1 {
             return Err(BadOps::List(position));
         }
         cells_read += match &op {
@@ -112,7 +113,10 @@ pub(super) fn route(
             // Each is as long as two and a half cells.
             Op::ReadDetails { cells } => cells.len() as u32 * 5 / 2,
             Op::ReadSku { .. } => CELLS_OF_A_SKU,
-            Op::ListCells(listing) => u32::from(listing.count) * 4 + CELLS_OF_A_LIST,
+            Op::ReadCrossings { count, .. } => u32::from(*count) * 4,
+            Op::ListCells(listing) | Op::ListSkus(listing) => {
+                u32::from(listing.count) * 4 + CELLS_OF_A_LIST
+            }
             _ => 0,
         };
         let is_write = op.opcode().is_write();

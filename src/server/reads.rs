@@ -351,6 +351,10 @@ impl Answering<'_> {
             Op::ListCells(listing) => replica.cells().list_cells(listing, out),
             Op::ReadDetails { cells } => replica.cells().read_details(cells, out),
             Op::ReadLines { id } => replica.with_state(|s| s.read_lines(*id, out)),
+            Op::ListSkus(listing) => replica.with_state(|s| s.list_skus(listing, out)),
+            Op::ReadCrossings { from, count } => {
+                replica.with_state(|s| s.read_crossings(*from, *count, out));
+            }
             Op::ReadCatalogue { sku } => replica.with_state(|s| s.read_catalogue(sku, out)),
             Op::ReadOwner { owner } => replica.with_state(|s| s.read_owner(owner, out)),
             Op::ReadTransfer { transfer } => {
@@ -380,6 +384,7 @@ impl Answering<'_> {
             | Op::SetOwnerLimits { .. }
             | Op::DescribeSku { .. }
             | Op::NameSku { .. }
+            | Op::SetReorder { .. }
             | Op::Reserve { .. }
             | Op::ReserveFrom { .. }
             | Op::Confirm { .. }

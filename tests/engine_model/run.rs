@@ -5,9 +5,10 @@ use stockd::engine::batch::{self, BatchBuilder};
 use stockd::engine::{EngineConfig, SnapshotLoader, StockState};
 use stockd::protocol::limits::COUNTER_MAX;
 use stockd::protocol::{
-    Bucket, CellHandle, Code, Filter, Guard, Line, LineMode, ListHead, ListedCell, Listing, Naming,
-    Note, Op, OpFlags, OpId, Opcode, Outcome, OwnerLimits, Part, Parts, PolicyChange, Reader,
-    ReservationId, Rules, Sourcing, Terms, UnixMillis, Wish, take_op_and_terms, take_outcome,
+    Bucket, CellHandle, Code, CrossingsHead, Filter, Guard, Line, LineMode, ListHead, ListedCell,
+    Listing, Naming, Note, Op, OpFlags, OpId, Opcode, Outcome, OwnerLimits, Part, Parts,
+    PolicyChange, Reader, ReservationId, Rules, Sourcing, Terms, UnixMillis, Wish,
+    take_op_and_terms, take_outcome,
 };
 use stockd::world::UnixMicros;
 use stockd_check::history::Sent;
@@ -333,13 +334,17 @@ impl Run {
         let op_id = OpId(self.id(now_ms));
         let (sku, name) = (self.sku(), self.sku());
         let titles: [&[u8]; 3] = [b"", b"a mug", &[b'x'; 64]];
-        let op = match self.dice.below(4) {
+        let op = match self.dice.below(5) {
             0 => {
                 let (scale, title) = (self.dice.below(10) as u8, self.dice.pick(&titles));
                 Op::DescribeSku { op_id, scale, title, sku: sku.as_bytes() }
             }
+            1 => {
+                let point = self.dice.one_in(2).then(|| self.dice.below(60) as i64);
+                Op::SetReorder { op_id, point, sku: sku.as_bytes() }
+            }
             kind => {
-                let naming = if kind == 1 { Naming::Rename } else { Naming::Alias };
+                let naming = if kind == 2 { Naming::Rename } else { Naming::Alias };
                 Op::NameSku { op_id, naming, sku: sku.as_bytes(), name: name.as_bytes() }
             }
         };
@@ -642,6 +647,7 @@ impl Run {
             assert_eq!(found, Some(CellHandle(cell)), "seed {seed}");
         }
         self.compare_lists();
+        self.compare_crossings();
         for number in 0..14 {
             for name in [format!("s{number}"), format!("x{number}")] {
                 let mut out = BytesMut::new();
@@ -672,6 +678,29 @@ impl Run {
             };
             self.compare(&entry, &expected, &read_outcome(&out));
         }
+    }
+
+    /// All crossings, in pages.
+    fn compare_crossings(&self) {
+        let expected = self.model.read_crossings();
+        let (mut have, mut from) = (BytesMut::new(), 0);
+        loop {
+            let mut out = BytesMut::new();
+            self.state.read_crossings(from, 700, &mut out);
+            let mut body = Reader::new(read_outcome(&out).body);
+            let head = CrossingsHead::take(&mut body).unwrap();
+            assert_eq!(head.first, from, "seed {}", self.seed);
+            have.put_slice(body.rest());
+            from += u64::from(head.count);
+            if from == head.next {
+                break;
+            }
+        }
+        let mut all = BytesMut::new();
+        CrossingsHead { first: 0, next: from, count: from as u32 }.encode(&mut all);
+        all.extend_from_slice(&have);
+        let Body::Exact(want) = expected.body else { unreachable!("a read is exact") };
+        assert!(all[..] == want[..], "seed {}: crossings differ", self.seed);
     }
 
     fn compare_owners(&mut self) {
@@ -720,6 +749,7 @@ impl Run {
                 let stock = details.counters.on_hand
                     - details.counters.committed
                     - details.blocked.iter().sum::<i64>()
+                    - details.policy.buffer
                     + details.incoming
                     + details.in_transit;
                 let low = details.policy.reorder_point.is_some_and(|point| point >= stock);

@@ -1,9 +1,27 @@
 //! The catalogue in the model.
 
+use std::collections::BTreeMap;
+
 use stockd_protocol::limits::ALIASES_MAX;
-use stockd_protocol::{Code, Described, Naming, Op};
+use stockd_protocol::{CellHandle, Code, Crossing, CrossingsHead, Described, Naming, Op};
 
 use super::{Body, Entry, Expected, Id, Model, plain};
+
+/// A reorder point that was crossed.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(super) struct Crossed {
+    at_ms: u64,
+    subject: Subject,
+    is_low: bool,
+    position: i64,
+    point: Option<i64>,
+}
+
+#[derive(Clone, PartialEq, Eq, Debug)]
+enum Subject {
+    Cell(u32),
+    Sku(Vec<u8>),
+}
 
 /// What a SKU is, and what else it is called.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
@@ -14,6 +32,7 @@ pub(super) struct Item {
     aliases: Vec<Vec<u8>>,
     /// Another name than its own.
     shown: Option<Vec<u8>>,
+    point: Option<i64>,
 }
 
 impl Model {
@@ -32,7 +51,69 @@ impl Model {
         shown.unwrap_or_else(|| own.to_vec())
     }
 
-    /// DESCRIBE_SKU and NAME_SKU.
+    fn sku_position(&self, own: &[u8]) -> i64 {
+        let cells = self.skus.get(own).into_iter().flatten();
+        cells.map(|cell| self.cells[*cell as usize].details().position()).sum()
+    }
+
+    /// Notes which reorder points were crossed by what has been done since the last time.
+    pub(super) fn note_crossings(&mut self) {
+        let moved = std::mem::take(&mut self.moved);
+        let mut skus = BTreeMap::new();
+        for cell in moved {
+            let own = &self.names[cell as usize].1;
+            // SKUs are numbered by their first cell.
+            skus.insert(self.skus[own][0], own.clone());
+            let details = self.cells[cell as usize].details();
+            let is_low = details.is_low();
+            if self.low_cells.contains(&cell) != is_low {
+                self.crossed(
+                    Subject::Cell(cell),
+                    is_low,
+                    details.position(),
+                    details.policy.reorder_point,
+                );
+                let _ =
+                    if is_low { self.low_cells.insert(cell) } else { self.low_cells.remove(&cell) };
+            }
+        }
+        for own in skus.into_values() {
+            let point = self.items.get(&own).and_then(|item| item.point);
+            let position = self.sku_position(&own);
+            let is_low = point.is_some_and(|point| position <= point);
+            if self.low_skus.contains(&own) != is_low {
+                self.crossed(Subject::Sku(own.clone()), is_low, position, point);
+                let _ = if is_low { self.low_skus.insert(own) } else { self.low_skus.remove(&own) };
+            }
+        }
+    }
+
+    fn crossed(&mut self, subject: Subject, is_low: bool, position: i64, point: Option<i64>) {
+        let at_ms = self.now_ms();
+        self.crossings.push(Crossed { at_ms, subject, is_low, position, point });
+    }
+
+    /// The outcome of a READ_CROSSINGS, all of them.
+    pub fn read_crossings(&self) -> Expected {
+        let mut body = bytes::BytesMut::new();
+        let count = self.crossings.len();
+        CrossingsHead { first: 0, next: count as u64, count: count as u32 }.encode(&mut body);
+        for crossed in &self.crossings {
+            let (cell, warehouse, own) = match &crossed.subject {
+                Subject::Cell(cell) => {
+                    let (warehouse, sku) = &self.names[*cell as usize];
+                    (Some(CellHandle(*cell)), warehouse.as_slice(), sku)
+                }
+                Subject::Sku(own) => (None, &b""[..], own),
+            };
+            let sku = &self.shown_name(own);
+            let Crossed { at_ms, is_low, position, point, .. } = *crossed;
+            Crossing { at_ms, position, point, is_low, cell, warehouse, sku }.encode(&mut body);
+        }
+        Expected { code: Code::OK, detail: 0, body: Body::Exact(body.to_vec()) }
+    }
+
+    /// DESCRIBE_SKU, NAME_SKU and SET_REORDER.
     pub(super) fn write_catalogue(
         &mut self,
         id: Id,
@@ -51,7 +132,9 @@ impl Model {
         if let Err(code) = self.check_new(&id) {
             return plain(code, 0);
         }
-        let (Op::DescribeSku { sku, .. } | Op::NameSku { sku, .. }) = *op else {
+        let (Op::DescribeSku { sku, .. } | Op::NameSku { sku, .. } | Op::SetReorder { sku, .. }) =
+            *op
+        else {
             unreachable!("nothing else writes to the catalogue");
         };
         let Some(own) = self.own_name(sku) else { return unknown() };
@@ -75,6 +158,10 @@ impl Model {
                     item.shown = Some(name.to_vec()).filter(|name| *name != own);
                 }
             }
+            Op::SetReorder { point, .. } => {
+                item.point = point;
+                self.moved.extend(&self.skus[&own]);
+            }
             _ => {}
         }
         let forget = self.forget_from_now(&id);
@@ -89,8 +176,10 @@ impl Model {
         let shown = self.shown_name(&own);
         let others = std::iter::once(&own).chain(&item.aliases).filter(|name| **name != shown);
         let names = std::iter::once(&shown).chain(others).map(Vec::as_slice).collect();
+        let (point, position) = (item.point, self.sku_position(&own));
         let mut body = bytes::BytesMut::new();
-        Described { scale: item.scale, title: &item.title, names }.encode(&mut body);
+        let title = &item.title;
+        Described { scale: item.scale, title, point, position, names }.encode(&mut body);
         Expected { code: Code::OK, detail: 0, body: Body::Exact(body.to_vec()) }
     }
 }

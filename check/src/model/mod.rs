@@ -120,6 +120,11 @@ pub struct Model {
     limits: OwnerLimits,
     /// By own name.
     items: BTreeMap<Vec<u8>, catalogue::Item>,
+    /// Cells that may have crossed a reorder point since somebody looked.
+    moved: BTreeSet<u32>,
+    low_cells: BTreeSet<u32>,
+    low_skus: BTreeSet<Vec<u8>>,
+    crossings: Vec<catalogue::Crossed>,
     expired: u64,
 }
 
@@ -173,6 +178,10 @@ impl Model {
             touched: BTreeSet::new(),
             limits: OwnerLimits::default(),
             items: BTreeMap::new(),
+            moved: BTreeSet::new(),
+            low_cells: BTreeSet::new(),
+            low_skus: BTreeSet::new(),
+            crossings: Vec::new(),
             expired: 0,
         }
     }
@@ -261,6 +270,7 @@ impl Model {
 
     fn cell(&mut self, cell: u32) -> &mut Counters {
         self.touched.insert(cell);
+        self.moved.insert(cell);
         &mut self.cells[cell as usize]
     }
 
@@ -320,6 +330,12 @@ impl Model {
     /// # Panics
     /// It is a read: the model judges what the log has.
     pub fn execute(&mut self, request: &Request, not_after: Option<UnixMillis>) -> Expected {
+        let answer = self.execute_one(request, not_after);
+        self.note_crossings();
+        answer
+    }
+
+    fn execute_one(&mut self, request: &Request, not_after: Option<UnixMillis>) -> Expected {
         let mut bytes = BytesMut::new();
         request.encode(&mut bytes, not_after);
         let (op, terms) = take_op_and_terms(&mut Reader::new(&bytes)).expect("a request encodes");
@@ -356,7 +372,9 @@ impl Model {
             Op::Extend { id, ttl_ms } => self.move_deadline(id.0, ttl_ms, false, late),
             Op::Pin { id, ttl_ms } => self.move_deadline(id.0, ttl_ms, true, late),
             Op::Amend { id, step, lines } => self.amend(id.0, step, &lines_of(lines), late),
-            Op::DescribeSku { op_id, .. } | Op::NameSku { op_id, .. } => {
+            Op::DescribeSku { op_id, .. }
+            | Op::NameSku { op_id, .. }
+            | Op::SetReorder { op_id, .. } => {
                 self.write_catalogue(op_id.0, &op, stock::said(&op, &terms), late)
             }
             Op::SetOwnerLimits { op_id, limits } => {
@@ -373,7 +391,7 @@ impl Model {
         let before = self.clone();
         let mut done = Vec::new();
         for (request, not_after) in requests {
-            done.push(self.execute(request, *not_after));
+            done.push(self.execute_one(request, *not_after));
             if !done[done.len() - 1].code.is_ok() {
                 break;
             }
@@ -381,7 +399,10 @@ impl Model {
         let Some(refused) = done.pop().filter(|last| !last.code.is_ok()) else {
             // Nothing is refused once it was found that nothing is.
             *self = before;
-            return requests.iter().map(|(request, end)| self.execute(request, *end)).collect();
+            let done = requests.iter().map(|(request, end)| self.execute_one(request, *end));
+            let done = done.collect();
+            self.note_crossings();
+            return done;
         };
         let (made, touched) = (self.names.clone(), self.touched.clone());
         *self = before;

@@ -1,0 +1,187 @@
+//! Reorder points that were crossed: the latest ones, for whoever orders more.
+//!
+//! ```text
+//! a change of a watched cell ─▶ crossed, of this operation ─▶ ring of the latest 65,536
+//!                               twice is not at all            numbered from 0, as long as the log lives
+//! ```
+//!
+//! A cell is watched if it has a reorder point or its SKU has one. What an operation, or a chain of them,
+//! takes back by its end has not happened: a transfer between two warehouses does not send their SKU below
+//! its point and back.
+
+use std::collections::VecDeque;
+
+use bytes::{BufMut, BytesMut};
+
+use crate::protocol::limits::CROSSINGS_MAX;
+use crate::protocol::{CellHandle, Code, Crossing, CrossingsHead, Reader, Truncated};
+
+use super::cells::CellTable;
+use super::names::SkuId;
+use super::outcomes::body;
+use super::state::StockState;
+
+/// What has a reorder point.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub(super) enum Subject {
+    Cell(u32),
+    Sku(SkuId),
+}
+
+/// A reorder point that an operation crosses.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct Crossed {
+    pub subject: Subject,
+    pub is_low: bool,
+}
+
+/// Notes that a position went from `before` to `after`, each with the point at that time.
+pub(super) fn note(
+    crossed: &mut Vec<Crossed>,
+    subject: Subject,
+    before: (Option<i64>, i64),
+    after: (Option<i64>, i64),
+) {
+    let is_low = |(point, position): (Option<i64>, i64)| point.is_some_and(|p| position <= p);
+    if is_low(before) == is_low(after) {
+        return;
+    }
+    match crossed.iter().position(|other| other.subject == subject) {
+        Some(at) => drop(crossed.remove(at)),
+        None => crossed.push(Crossed { subject, is_low: is_low(after) }),
+    }
+}
+
+/// One of the latest, as it is kept.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+struct Kept {
+    at_ms: u64,
+    position: i64,
+    /// −1: it was taken away.
+    point: i64,
+    subject: Subject,
+    is_low: bool,
+}
+
+/// Bytes of one in a snapshot: time, position and point, number, kind (1 of a SKU, 2 low).
+pub(super) const KEPT_BYTES: usize = 32;
+
+/// See the module.
+#[derive(Default)]
+pub(super) struct Crossings {
+    kept: VecDeque<Kept>,
+    /// The number of the next one.
+    next: u64,
+}
+
+impl Crossings {
+    /// The number of the next one.
+    pub fn next(&self) -> u64 {
+        self.next
+    }
+
+    /// How many are kept.
+    pub fn count(&self) -> u32 {
+        self.kept.len() as u32
+    }
+
+    fn push(&mut self, kept: Kept) {
+        if self.kept.len() == CROSSINGS_MAX {
+            self.kept.pop_front();
+        }
+        self.kept.push_back(kept);
+        self.next += 1;
+    }
+
+    /// Appends all as a snapshot has them.
+    pub fn put(&self, out: &mut Vec<u8>) {
+        for kept in &self.kept {
+            let (number, kind) = match kept.subject {
+                Subject::Cell(cell) => (cell, 0),
+                Subject::Sku(sku) => (sku.0, 1),
+            };
+            out.put_u64_le(kept.at_ms);
+            out.put_i64_le(kept.position);
+            out.put_i64_le(kept.point);
+            out.put_u32_le(number);
+            out.put_u32_le(kind | if kept.is_low { 2 } else { 0 });
+        }
+    }
+
+    /// Takes one as a snapshot has it; `None`: it is none.
+    pub fn take(&mut self, reader: &mut Reader<'_>) -> Result<Option<()>, Truncated> {
+        let (at_ms, position, point) = (reader.u64()?, reader.i64()?, reader.i64()?);
+        let (number, kind) = (reader.u32()?, reader.u32()?);
+        if kind > 3 || self.kept.len() == CROSSINGS_MAX {
+            return Ok(None);
+        }
+        let is_sku = kind & 1 == 1;
+        let subject = if is_sku { Subject::Sku(SkuId(number)) } else { Subject::Cell(number) };
+        self.kept.push_back(Kept { at_ms, position, point, subject, is_low: kind & 2 == 2 });
+        Ok(Some(()))
+    }
+
+    /// Says what the next one's number is. `false`: more are kept than there were.
+    pub fn set_next(&mut self, next: u64) -> bool {
+        self.next = next;
+        next >= self.kept.len() as u64
+    }
+
+    /// Each is about something that is there.
+    pub fn are_sound(&self, table: &CellTable) -> bool {
+        self.kept.iter().all(|kept| match kept.subject {
+            Subject::Cell(cell) => cell < table.count(),
+            Subject::Sku(sku) => sku.0 < table.skus.count(),
+        })
+    }
+}
+
+impl StockState {
+    /// Keeps what an operation has crossed, in the order of cells and then of SKUs.
+    #[cold]
+    pub(super) fn keep_crossings(&mut self) {
+        let mut crossed = self.cells.take_crossed();
+        crossed.sort_unstable_by_key(|crossed| crossed.subject);
+        let table = self.cells.table();
+        for Crossed { subject, is_low } in crossed {
+            let (position, point) = match subject {
+                Subject::Cell(cell) => {
+                    let shown = table.read_details(cell).unwrap_or_default();
+                    (shown.position(), shown.policy.reorder_point)
+                }
+                Subject::Sku(sku) => (table.sku_position(sku), table.points.of(sku)),
+            };
+            let (at_ms, point) = (self.clock.now.as_millis(), point.unwrap_or(-1));
+            self.crossings.push(Kept { at_ms, position, point, subject, is_low });
+        }
+    }
+
+    /// Appends the outcome of READ_CROSSINGS: at most `count` of them, from the number `from` on or from the
+    /// first that is kept.
+    pub fn read_crossings(&self, from: u64, count: u16, out: &mut BytesMut) {
+        let oldest = self.crossings.next - self.crossings.kept.len() as u64;
+        let first = from.clamp(oldest, self.crossings.next);
+        let kept = self.crossings.kept.iter().skip((first - oldest) as usize);
+        let page: Vec<&Kept> = kept.take(count.into()).collect();
+        let table = self.cells.table();
+        body(out, Code::OK, 0, |out| {
+            CrossingsHead { first, next: self.crossings.next, count: page.len() as u32 }
+                .encode(out);
+            for kept in page {
+                let (cell, warehouse, sku) = match kept.subject {
+                    Subject::Cell(cell) => {
+                        let (warehouse, sku) = table.key(cell).expect("a kept cell is there");
+                        let warehouse = table.warehouses.name(warehouse.0).unwrap_or_default();
+                        (Some(CellHandle(cell)), warehouse, sku)
+                    }
+                    Subject::Sku(sku) => (None, &[][..], sku),
+                };
+                let sku = table.shown_name(sku).unwrap_or_default();
+                let point = Some(kept.point).filter(|point| *point >= 0);
+                let (at_ms, position, is_low) = (kept.at_ms, kept.position, kept.is_low);
+                let crossing = Crossing { at_ms, position, point, is_low, cell, warehouse, sku };
+                crossing.encode(out);
+            }
+        });
+    }
+}
