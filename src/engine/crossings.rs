@@ -185,3 +185,34 @@ impl StockState {
         });
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_oldest_ones_are_forgotten_and_the_numbers_go_on() {
+        let mut crossings = Crossings::default();
+        let kept = |position| {
+            let subject = Subject::Sku(SkuId(7));
+            Kept { at_ms: 1, position, point: 2, subject, is_low: position % 2 == 0 }
+        };
+        let count = CROSSINGS_MAX as i64 + 3;
+        (0..count).for_each(|position| crossings.push(kept(position)));
+        assert_eq!((crossings.count() as usize, crossings.next()), (CROSSINGS_MAX, count as u64));
+        assert_eq!(crossings.kept.front(), Some(&kept(3)));
+        // As a snapshot brings them.
+        let mut bytes = Vec::new();
+        crossings.put(&mut bytes);
+        assert_eq!(bytes.len(), CROSSINGS_MAX * KEPT_BYTES);
+        let (mut restored, mut reader) = (Crossings::default(), Reader::new(&bytes));
+        while !reader.is_empty() {
+            assert_eq!(restored.take(&mut reader), Ok(Some(())));
+        }
+        assert!(restored.kept == crossings.kept);
+        assert!(restored.set_next(count as u64));
+        assert!(!restored.set_next(1), "more are kept than there were");
+        let one_more = Reader::new(&bytes[..KEPT_BYTES]);
+        assert_eq!(restored.take(&mut { one_more }), Ok(None), "too many");
+    }
+}

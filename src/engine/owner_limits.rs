@@ -230,3 +230,62 @@ fn print(limits: OwnerLimits) -> u32 {
     let hash = mix2(5, u64::from(holds_max) << 32 | u64::from(units_max), u64::from(cool_down_ms));
     (hash ^ hash >> 32) as u32
 }
+
+#[cfg(test)]
+mod tests {
+    use bytes::BytesMut;
+
+    use super::super::EngineConfig;
+    use super::super::batch::BatchBuilder;
+    use super::*;
+    use crate::protocol::{
+        CellHandle, CellRef, Op, OpFlags, Reader, Rules, Terms, Wish, take_outcome,
+    };
+    use crate::world::UnixMicros;
+
+    fn apply(state: &mut StockState, encode: impl FnOnce(&mut BytesMut)) -> (Code, u16) {
+        let (mut entry, mut out) = (BytesMut::new(), BytesMut::new());
+        let batch = BatchBuilder::begin(&mut entry);
+        encode(&mut entry);
+        batch.finish(&mut entry, UnixMicros(0), 1);
+        state.apply(state.applied_index() + 1, &entry, Some(&mut out));
+        let outcome = take_outcome(&mut Reader::new(&out)).unwrap();
+        (outcome.code, outcome.detail)
+    }
+
+    #[test]
+    fn an_owner_has_256_open_reservations_and_no_more() {
+        let mut state = StockState::new(EngineConfig::default());
+        let cell = state.cells.define(b"w", b"s");
+        state.cells.update(cell, |cell| cell.on_hand = 2_000);
+        let id = |number: u32| {
+            let mut random = [0; 10];
+            random[6..].copy_from_slice(&number.to_be_bytes());
+            ReservationId::from_parts(0, random)
+        };
+        let reserve = |state: &mut StockState, number: u32, commit: bool| {
+            let cells = [CellRef::Handle(CellHandle(cell))];
+            let wish = Wish { quantity: 1, min_quantity: 0, cells: &cells };
+            let flags = if commit { OpFlags::COMMIT } else { OpFlags::default() };
+            let terms = Terms { flags, ..Terms::default() };
+            let rules = Rules { owner: b"ann", ..Rules::default() };
+            apply(state, |out| {
+                Op::encode_reserve_from(out, &terms, id(number), 0, rules, &[wish]).unwrap();
+            })
+        };
+        let full = (Code::OWNER_LIMIT, OwnerBound::Holds as u16);
+        for number in 0..OWNER_OPEN_MAX {
+            // What is confirmed is open, too.
+            assert_eq!(reserve(&mut state, number, number % 2 == 0).0, Code::OK, "{number}");
+        }
+        assert_eq!(reserve(&mut state, 1_000, false), full);
+        assert_eq!(reserve(&mut state, 1_000, true), full);
+        let released = apply(&mut state, |out| {
+            Op::encode_release(out, OpFlags::default(), None, id(1));
+        });
+        assert_eq!(released.0, Code::OK);
+        assert_eq!(reserve(&mut state, 1_000, false).0, Code::OK);
+        assert_eq!(reserve(&mut state, 1_001, false), full);
+        state.audit().unwrap();
+    }
+}
