@@ -456,6 +456,33 @@ fn an_export_goes_on_after_a_kill_and_loads_into_another_cluster() {
 }
 
 #[test]
+fn an_export_that_cannot_go_on_says_what_to_do() {
+    let mut node = Node::new();
+    node.start();
+    let path = |name: &str| node.data.join(name).to_str().unwrap().to_owned();
+    let stock = path("stock.csv");
+    std::fs::write(&stock, b"warehouse,sku,quantity\nBER,\xff,1\n").unwrap();
+    assert_eq!(stockd(&["load", &stock, "--node", &node.client]).code, 0);
+    let export = |file: &str| stockd(&["export", file, "--node", &node.client]);
+    let fails = |file: &str, with: &str| {
+        let said = export(file);
+        assert!(said.code == 1 && said.err.contains(with), "{file}: {}", said.err);
+    };
+    fails(&path("stock.ndjson"), "export as csv");
+    fails(&path("stock.txt"), "--format");
+    fails(&path("nowhere/stock.csv"), "No such file");
+    let file = path("other.csv");
+    std::fs::write(format!("{file}.export"), "{").unwrap();
+    fails(&file, "remove it to begin anew");
+    let asked = r#"{"format":"Csv","warehouse":"","sku":"","low":false}"#;
+    let state = format!(r#"{{"asked":{asked},"next":1,"bytes":99,"rows":1}}"#);
+    std::fs::write(format!("{file}.export"), state).unwrap();
+    fails(&file, "remove both");
+    std::fs::remove_file(format!("{file}.export")).unwrap();
+    assert_eq!(export(&file).code, 0);
+}
+
+#[test]
 fn a_list_is_by_the_beginning_of_names_or_of_what_is_low() {
     let mut node = Node::new();
     node.start();
@@ -516,6 +543,13 @@ fn an_owner_gets_no_more_than_its_share() {
     assert_eq!(reserve("cyd", "3").code, 0);
     let nobody = node.ask(&["reserve", "BER", "ticket", "1"]);
     assert!(nobody.code == 1 && nobody.err.contains("name one"), "{}", nobody.err);
+    // What cannot be said.
+    let too_long = node.ask(&["limit-owners", "--cool-down", "2h"]);
+    assert!(too_long.code == 1 && too_long.err.contains("retention"), "{}", too_long.err);
+    let no_name = node.ask(&["owner", &"x".repeat(33)]);
+    assert!(no_name.code == 1 && no_name.err.contains("1 to 32"), "{}", no_name.err);
+    let no_name = stockd(&["admin", "--admin", &node.admin, "owner", &"x".repeat(33)]);
+    assert!(no_name.out.contains("1 to 32") || no_name.err.contains("1 to 32"), "{}", no_name.out);
     // As the node has it.
     let said = stockd(&["admin", "--admin", &node.admin, "owner", "bob"]);
     assert_eq!((field(&said, "holds"), field(&said, "holds_max")), ("1", "2"), "{}", said.err);

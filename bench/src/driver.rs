@@ -35,7 +35,7 @@ use stockd_protocol::{
 use crate::book::{Book, Mark};
 use crate::clock::Clock;
 use crate::draw::mix;
-use crate::plan::{Beside, Fate, IdStream, Pick, Plan};
+use crate::plan::{Beside, Fate, Feed, IdStream, Pick, Plan};
 use crate::stats::{Shared, Stats, Window};
 
 /// How a phase of a run is driven; the same for all its connections.
@@ -409,10 +409,11 @@ impl Driver {
             match step.verb() {
                 Step::CONFIRM => Op::encode_confirm(out, flags, None, id),
                 Step::RELEASE => Op::encode_release(out, flags, None, id),
-                _ if book.plan.feed(book.stream, counter).is_some() => {
-                    encode_feed(book, counter, flags, out);
-                }
                 _ => {
+                    if let Some(feed) = book.plan.feed(book.stream, counter) {
+                        encode_feed(book, OpId(id.0), &feed, flags, out);
+                        continue;
+                    }
                     book.plan.lines(book.stream, counter, &mut self.picks);
                     self.lines.clear();
                     self.lines.extend(self.picks.iter().map(|(cell, quantity)| Line {
@@ -641,9 +642,7 @@ fn encode_for(
         .expect("a cart has few enough lines");
 }
 
-fn encode_feed(book: &Book, counter: u64, flags: OpFlags, out: &mut BytesMut) {
-    let Some(feed) = book.plan.feed(book.stream, counter) else { return };
-    let op_id = OpId(book.ids.id(counter).0);
+fn encode_feed(book: &Book, op_id: OpId, feed: &Feed, flags: OpFlags, out: &mut BytesMut) {
     let cell = CellRef::Handle(CellHandle(book.plan.handles[feed.cell as usize]));
     let guard = Guard::Feed(feed.sequence);
     let terms = Terms { flags, ..Terms::default() };

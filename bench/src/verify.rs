@@ -455,8 +455,8 @@ impl Cells<'_> {
         // Of two that compete, the later one counts, if it came.
         let is_stated = counters.on_hand == said(fed)
             || fed_perhaps > fed && counters.on_hand == said(fed_perhaps);
-        let most =
-            stock.max(if fed.max(fed_perhaps) > 0 { stock + FEED_UNITS_MORE as i64 } else { 0 });
+        let is_fed = fed.max(fed_perhaps) > 0;
+        let most = if is_fed { stock + FEED_UNITS_MORE as i64 } else { stock };
         let oversold = (taken.max(sum(&self.sums.held)) - most).max(0);
         findings.cells_checked += 1;
         findings.units_oversold += oversold as u64;

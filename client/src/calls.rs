@@ -145,8 +145,7 @@ impl Client {
         op: Op<'_>,
         consistency: Consistency,
     ) -> Result<Option<Outcome>, Error> {
-        let terms = Terms { flags: consistency.flags(), ..Terms::default() };
-        let encode = |out: &mut _| encode_checked(&op, &terms, out);
+        let encode = |out: &mut _| encode_checked(&op, &consistency.terms(), out);
         match self.one(Encoded::op(op.opcode(), encode)?).await {
             Ok(outcome) => Ok(Some(outcome)),
             Err(error) if error.code() == Some(Code::NOT_FOUND) => Ok(None),

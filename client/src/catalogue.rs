@@ -9,7 +9,7 @@ use crate::client::Client;
 use crate::error::{Error, Invalid};
 use crate::outcome::{Done, Outcome, Read};
 use crate::request::{Consistency, Encoded};
-use crate::writes::{check_note, terms};
+use crate::writes::{encode_checked, terms};
 
 /// A write to the catalogue, done once per `op_id`.
 #[derive(Clone, Copy, Debug)]
@@ -60,10 +60,7 @@ impl<'a> CatalogueWrite<'a> {
     }
 
     pub(crate) fn encode(&self, out: &mut BytesMut) -> Result<(), Invalid> {
-        check_note(&self.terms)?;
-        self.op.check()?;
-        self.op.encode(out, &self.terms);
-        Ok(())
+        encode_checked(&self.op, &self.terms, out)
     }
 }
 
@@ -103,12 +100,8 @@ impl Client {
         sku: impl AsRef<[u8]>,
         consistency: Consistency,
     ) -> Result<Option<Read<CatalogueEntry>>, Error> {
-        let encode = |out: &mut BytesMut| {
-            let op = Op::ReadCatalogue { sku: sku.as_ref() };
-            op.check()?;
-            op.encode(out, &Terms { flags: consistency.flags(), ..Terms::default() });
-            Ok(())
-        };
+        let op = Op::ReadCatalogue { sku: sku.as_ref() };
+        let encode = |out: &mut BytesMut| encode_checked(&op, &consistency.terms(), out);
         match self.one(Encoded::op(Opcode::ReadCatalogue, encode)?).await {
             Ok(Outcome::Catalogue(read)) => Ok(Some(read)),
             Ok(_) => unreachable!("a read of the catalogue is decoded as Catalogue"),

@@ -40,6 +40,7 @@ use crate::outcome::{
 use crate::raw;
 use crate::request::{self, Batch, Consistency, Encoded, Reserve};
 use crate::route::Route;
+use crate::writes::encode_checked;
 
 /// Most retries in a row without a pause, after which the nodes' advice is going in circles.
 const HOPS_MAX: u32 = 3;
@@ -308,10 +309,8 @@ impl Client {
         list: &ListCells,
         consistency: Consistency,
     ) -> Result<Read<CellPage>, Error> {
-        let encode = |out: &mut _| {
-            Op::encode_list_cells(out, consistency.flags(), list.checked()?);
-            Ok(())
-        };
+        let op = Op::ListCells(list.listing());
+        let encode = |out: &mut _| encode_checked(&op, &consistency.terms(), out);
         match self.one(Encoded::op(Opcode::ListCells, encode)?).await? {
             Outcome::List(read) => Ok(read),
             _ => unreachable!("a list of cells is decoded as List"),

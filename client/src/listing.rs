@@ -1,10 +1,31 @@
 //! Cells by the beginning of their names, page by page.
 
+use stockd_protocol::limits;
 use stockd_protocol::{CellDetails, CellHandle, Filter, ListHead, ListedCell, Listing, Reader};
-use stockd_protocol::{OpError, limits};
 
-use crate::error::Invalid;
 use crate::outcome::BadReply;
+
+/// What lists of cells and of SKUs have in common.
+macro_rules! pages {
+    () => {
+        /// Only those at or below their reorder point. Give this before [`Self::from`]: the places of one
+        /// list mean nothing to the other.
+        #[must_use]
+        pub const fn low(mut self) -> Self {
+            self.filter = Filter::Low;
+            self
+        }
+
+        /// From the `next` of the page before on. In a list of all cells, places are handles.
+        #[must_use]
+        pub const fn from(mut self, next: u32) -> Self {
+            self.from = next;
+            self
+        }
+    };
+}
+
+pub(crate) use pages;
 
 /// Which cells to list, for [`Client::list_cells`](crate::Client::list_cells).
 ///
@@ -28,6 +49,8 @@ impl Default for ListCells {
 }
 
 impl ListCells {
+    pages!();
+
     /// All cells, from the first on, 1,024 a page.
     pub const fn new() -> Self {
         let count = limits::LIST_CELLS_MAX;
@@ -48,14 +71,6 @@ impl ListCells {
         self
     }
 
-    /// Only cells at or below their reorder point. Give this before [`ListCells::from`]: the places of
-    /// one list mean nothing to the other.
-    #[must_use]
-    pub const fn low(mut self) -> Self {
-        self.filter = Filter::Low;
-        self
-    }
-
     /// At most so many cells on a page, 1 to 1,024.
     #[must_use]
     pub const fn page_cells(mut self, count: u16) -> Self {
@@ -63,26 +78,9 @@ impl ListCells {
         self
     }
 
-    /// From [`CellPage::next`] of the page before on. In a list of all cells, places are handles.
-    #[must_use]
-    pub const fn from(mut self, next: u32) -> Self {
-        self.from = next;
-        self
-    }
-
-    pub(crate) fn checked(&self) -> Result<Listing<'_>, Invalid> {
+    pub(crate) fn listing(&self) -> Listing<'_> {
         let Self { from, count, filter, ref warehouse, ref sku } = *self;
-        if !(1..=limits::LIST_CELLS_MAX).contains(&count) {
-            return Err(OpError::Count(count).into());
-        }
-        for (prefix, max) in
-            [(warehouse, limits::WAREHOUSE_BYTES_MAX), (sku, limits::SKU_BYTES_MAX)]
-        {
-            if prefix.len() > max {
-                return Err(OpError::NameLength(prefix.len()).into());
-            }
-        }
-        Ok(Listing { from, count, filter, warehouse, sku })
+        Listing { from, count, filter, warehouse, sku }
     }
 }
 

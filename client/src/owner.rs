@@ -55,12 +55,8 @@ impl Client {
         owner: impl AsRef<[u8]>,
         consistency: Consistency,
     ) -> Result<Read<OwnerUsage>, Error> {
-        let encode = |out: &mut BytesMut| {
-            let op = Op::ReadOwner { owner: owner.as_ref() };
-            op.check()?;
-            op.encode(out, &Terms { flags: consistency.flags(), ..Terms::default() });
-            Ok(())
-        };
+        let op = Op::ReadOwner { owner: owner.as_ref() };
+        let encode = |out: &mut BytesMut| encode_checked(&op, &consistency.terms(), out);
         match self.one(Encoded::op(Opcode::ReadOwner, encode)?).await? {
             Outcome::Owner(read) => Ok(read),
             _ => unreachable!("a read of an owner is decoded as Owner"),

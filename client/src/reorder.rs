@@ -3,11 +3,12 @@
 use bytes::BytesMut;
 use stockd_protocol::{
     CellHandle, Crossing, CrossingsHead, Filter, ListHead, ListedSku, Listing, Op, Opcode, Reader,
-    Terms, Truncated, limits,
+    Truncated, limits,
 };
 
 use crate::client::Client;
-use crate::error::{Error, Invalid};
+use crate::error::Error;
+use crate::listing::pages;
 use crate::outcome::{Outcome, Read};
 use crate::request::{Consistency, Encoded};
 use crate::writes::encode_checked;
@@ -22,6 +23,8 @@ pub struct ListSkus {
 }
 
 impl ListSkus {
+    pages!();
+
     /// All SKUs, in pages of 1,024.
     pub const fn new() -> Self {
         let (filter, count) = (Filter::All, limits::LIST_CELLS_MAX);
@@ -32,20 +35,6 @@ impl ListSkus {
     #[must_use]
     pub fn prefix(mut self, prefix: impl Into<Vec<u8>>) -> Self {
         self.prefix = prefix.into();
-        self
-    }
-
-    /// Only those whose position, over all warehouses, is at or below their reorder point.
-    #[must_use]
-    pub const fn low(mut self) -> Self {
-        self.filter = Filter::Low;
-        self
-    }
-
-    /// The page that begins at the `next` of another one.
-    #[must_use]
-    pub const fn from(mut self, next: u32) -> Self {
-        self.from = next;
         self
     }
 
@@ -130,12 +119,10 @@ impl Client {
         list: &ListSkus,
         consistency: Consistency,
     ) -> Result<Read<SkuListPage>, Error> {
-        let encode = |out: &mut BytesMut| {
-            let ListSkus { prefix, filter, from, count } = list;
-            let (from, count, filter) = (*from, *count, *filter);
-            let listing = Listing { from, count, filter, warehouse: b"", sku: prefix };
-            read(Op::ListSkus(listing), count, consistency, out)
-        };
+        let ListSkus { prefix, filter, from, count } = list;
+        let (from, count, filter) = (*from, *count, *filter);
+        let op = Op::ListSkus(Listing { from, count, filter, warehouse: b"", sku: prefix });
+        let encode = |out: &mut BytesMut| encode_checked(&op, &consistency.terms(), out);
         match self.one(Encoded::op(Opcode::ListSkus, encode)?).await? {
             Outcome::Skus(read) => Ok(read),
             _ => unreachable!("a list of SKUs is decoded as Skus"),
@@ -153,26 +140,13 @@ impl Client {
         count: u16,
         consistency: Consistency,
     ) -> Result<Read<CrossingPage>, Error> {
-        let encode =
-            |out: &mut BytesMut| read(Op::ReadCrossings { from, count }, count, consistency, out);
+        let op = Op::ReadCrossings { from, count };
+        let encode = |out: &mut BytesMut| encode_checked(&op, &consistency.terms(), out);
         match self.one(Encoded::op(Opcode::ReadCrossings, encode)?).await? {
             Outcome::Crossings(read) => Ok(read),
             _ => unreachable!("a read of crossings is decoded as Crossings"),
         }
     }
-}
-
-fn read(
-    op: Op<'_>,
-    count: u16,
-    consistency: Consistency,
-    out: &mut BytesMut,
-) -> Result<(), Invalid> {
-    if count == 0 || count > limits::LIST_CELLS_MAX {
-        return Err(stockd_protocol::OpError::Count(count).into());
-    }
-    op.check()?;
-    encode_checked(&op, &Terms { flags: consistency.flags(), ..Terms::default() }, out)
 }
 
 pub(crate) fn take_skus(body: &mut Reader<'_>) -> Result<SkuListPage, Truncated> {

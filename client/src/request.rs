@@ -31,6 +31,11 @@ impl Consistency {
             Self::Stale => OpFlags::STALE,
         }
     }
+
+    /// What stands around a read.
+    pub(crate) const fn terms(self) -> Terms<'static> {
+        Terms { flags: self.flags(), not_after: None, note: None }
+    }
 }
 
 /// A cart to reserve: all lines or none. Cells are all given by name or all by handle.

@@ -358,6 +358,7 @@ pub(crate) fn encode_checked(
     out: &mut BytesMut,
 ) -> Result<(), Invalid> {
     check_note(terms)?;
+    op.check()?;
     let from = match op {
         Op::TransferShip { from, .. } => Some(*from),
         _ => None,

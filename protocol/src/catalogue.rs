@@ -8,9 +8,9 @@
 
 use bytes::{BufMut, BytesMut};
 
-use crate::limits;
 use crate::op::OpError;
 use crate::reader::{Reader, Truncated};
+use crate::stock::{put_point, take_point};
 
 /// What becomes of a SKU's new name.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
@@ -60,7 +60,7 @@ impl<'a> Described<'a> {
     pub fn encode(&self, out: &mut BytesMut) {
         out.put_u8(self.scale);
         put_short(out, self.title);
-        out.put_i64_le(self.point.unwrap_or(-1));
+        put_point(out, self.point);
         out.put_i64_le(self.position);
         out.put_u8(self.names.len() as u8);
         self.names.iter().for_each(|name| put_short(out, name));
@@ -72,44 +72,10 @@ impl<'a> Described<'a> {
     /// The input is too short.
     pub fn take(reader: &mut Reader<'a>) -> Result<Self, Truncated> {
         let (scale, title) = (reader.u8()?, reader.short_bytes()?);
-        let (point, position) = (reader.i64()?, reader.i64()?);
+        let (point, position) = (take_point(reader)?, reader.i64()?);
         let count = reader.u8()?;
         let names = (0..count).map(|_| reader.short_bytes()).collect::<Result<_, _>>()?;
-        let point = Some(point).filter(|point| *point >= 0);
         Ok(Self { scale, title, point, position, names })
-    }
-}
-
-impl crate::Op<'_> {
-    /// Looks at names, titles and numbers of what is about SKUs and owners: they come from people.
-    ///
-    /// # Errors
-    /// One is too short, too long or out of range.
-    pub fn check(&self) -> Result<(), OpError> {
-        let name = |name: &[u8]| match name.len() {
-            1..=limits::SKU_BYTES_MAX => Ok(()),
-            len => Err(OpError::NameLength(len)),
-        };
-        match *self {
-            Self::DescribeSku { scale, .. } if scale > limits::SCALE_MAX => Err(OpError::Range),
-            Self::DescribeSku { title, .. } if title.len() > limits::TITLE_BYTES_MAX => {
-                Err(OpError::TitleLength(title.len()))
-            }
-            Self::SetReorder { point, sku, .. } => match point.unwrap_or(0) {
-                0..=limits::COUNTER_MAX => name(sku),
-                _ => Err(OpError::Range),
-            },
-            Self::DescribeSku { sku, .. } | Self::ReadCatalogue { sku } => name(sku),
-            Self::ListSkus(listing) if listing.sku.len() > limits::SKU_BYTES_MAX => {
-                Err(OpError::NameLength(listing.sku.len()))
-            }
-            Self::NameSku { sku, name: new, .. } => name(sku).and_then(|()| name(new)),
-            Self::ReadOwner { owner } => match owner.len() {
-                1..=limits::OWNER_BYTES_MAX => Ok(()),
-                len => Err(OpError::OwnerLength(len)),
-            },
-            _ => Ok(()),
-        }
     }
 }
 

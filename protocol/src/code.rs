@@ -53,7 +53,7 @@ codes! {
     /// No such reservation.
     NOT_FOUND = 105, "no reservation has this id";
     /// The request contradicts what was done before.
-    CONFLICT = 106, "this step was done before with other quantities, or what it would change is over";
+    CONFLICT = 106, "this step was done before with other quantities, or what it would change is over, or another SKU has that name";
     /// More than the reservation holds.
     QTY_EXCEEDS = 107, "more units than there are to move; the reply names the lines";
     /// The id was used with another body.
@@ -79,11 +79,11 @@ codes! {
     /// A limit of the owner is reached: see [`OwnerBound`](crate::OwnerBound).
     OWNER_LIMIT = 118, "the owner has reached a limit, or the cell is sold to owners only; the detail says which (protocol.md, Owners)";
     /// The ttl is out of range.
-    TTL_RANGE = 119, "ttl_ms must be 0 (default) or within 1,000 and 14,400,000";
+    TTL_RANGE = 119, "ttl_ms must be 0 (default) or within 1,000 and 14,400,000, of a PIN 1,000 and 604,800,000; a cool-down is no longer than the retention";
     /// The reservation has reached its longest life.
     MAX_LIFE = 120, "the reservation has reached its longest life; confirm or release it";
     /// A counter would leave its range.
-    OVERFLOW = 121, "a counter, or its sum over the warehouses, would leave ±(2^53 − 1), or the reservation remembers too many steps";
+    OVERFLOW = 121, "a counter, or its sum over the warehouses, would leave ±(2^53 − 1), or the reservation remembers too many steps, or the SKU has eight names beside its first";
     /// Another operation of the linked batch failed.
     LINKED_FAILED = 122, "another operation of the linked batch was refused";
     /// `not_after` has passed. (What was done before it passed is still answered with REPLAY.)

@@ -6,10 +6,10 @@
 use bytes::{BufMut, BytesMut};
 
 use crate::catalogue::put_short;
-use crate::listing::Listing;
 use crate::lists::{CellRef, Line, Part, put_name, put_parts};
 use crate::op::{Op, OpError, Terms};
 use crate::opcode::{OpFlags, Opcode};
+use crate::stock::put_point;
 use crate::wishes::{Rules, Wish, put_wishes};
 use crate::{CellHandle, OpId, ReservationId, UnixMillis, limits};
 
@@ -171,10 +171,10 @@ impl Op<'_> {
                 put_name(out, name, limits::SKU_BYTES_MAX);
             }
             Self::SetReorder { op_id, point, sku } => {
-                let point = point.unwrap_or(-1);
-                assert!((-1..=limits::COUNTER_MAX).contains(&point), "a point is within range");
+                let most = limits::COUNTER_MAX;
+                assert!((0..=most).contains(&point.unwrap_or(0)), "a point is within range");
                 out.put_slice(&op_id.0);
-                out.put_i64_le(point);
+                put_point(out, *point);
                 put_name(out, sku, limits::SKU_BYTES_MAX);
             }
             Self::ListSkus(listing) => listing.put_of_skus(out),
@@ -371,11 +371,6 @@ impl Op<'_> {
         sku: &[u8],
     ) {
         Op::ReadSku { after, sku }.encode(out, &Terms { flags, ..Terms::default() });
-    }
-
-    /// Appends LIST_CELLS.
-    pub fn encode_list_cells(out: &mut BytesMut, flags: OpFlags, listing: Listing<'_>) {
-        Op::ListCells(listing).encode(out, &Terms { flags, ..Terms::default() });
     }
 
     /// Appends PING.

@@ -44,22 +44,27 @@ pub struct Listing<'a> {
 
 impl<'a> Listing<'a> {
     pub(crate) fn take(body: &mut Reader<'a>, count: u16) -> Result<Self, OpError> {
-        if count == 0 || count > limits::LIST_CELLS_MAX {
-            return Err(OpError::Count(count));
-        }
         let (from, filter) = take_start(body)?;
-        let warehouse = take_prefix(body, limits::WAREHOUSE_BYTES_MAX)?;
-        let sku = take_prefix(body, limits::SKU_BYTES_MAX)?;
+        let (warehouse, sku) = (body.short_bytes()?, body.short_bytes()?);
         Ok(Self { from, count, filter, warehouse, sku })
     }
 
     pub(crate) fn take_of_skus(body: &mut Reader<'a>, count: u16) -> Result<Self, OpError> {
-        if count == 0 || count > limits::LIST_CELLS_MAX {
-            return Err(OpError::Count(count));
-        }
         let (from, filter) = take_start(body)?;
-        let sku = take_prefix(body, limits::SKU_BYTES_MAX)?;
-        Ok(Self { from, count, filter, warehouse: b"", sku })
+        Ok(Self { from, count, filter, warehouse: b"", sku: body.short_bytes()? })
+    }
+
+    pub(crate) fn check(&self) -> Result<(), OpError> {
+        let prefix = |prefix: &[u8], max: usize| match prefix.len() > max {
+            true => Err(OpError::NameLength(prefix.len())),
+            false => Ok(()),
+        };
+        match self.count {
+            1..=limits::LIST_CELLS_MAX => {}
+            count => return Err(OpError::Count(count)),
+        }
+        prefix(self.warehouse, limits::WAREHOUSE_BYTES_MAX)?;
+        prefix(self.sku, limits::SKU_BYTES_MAX)
     }
 
     pub(crate) fn put_of_skus(&self, out: &mut BytesMut) {
@@ -92,13 +97,6 @@ fn take_start(body: &mut Reader<'_>) -> Result<(u32, Filter), OpError> {
     match (body.u8()?, body.u16()?) {
         (0, 0) => Ok((from, filter)),
         _ => Err(OpError::Choice(0)),
-    }
-}
-
-fn take_prefix<'a>(body: &mut Reader<'a>, max: usize) -> Result<&'a [u8], OpError> {
-    match body.short_bytes()? {
-        prefix if prefix.len() <= max => Ok(prefix),
-        prefix => Err(OpError::NameLength(prefix.len())),
     }
 }
 

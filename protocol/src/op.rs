@@ -71,7 +71,7 @@ use crate::lists::{CellRef, Lines, Parts, Refs, take_name, take_quantity};
 use crate::opcode::{OpFlags, Opcode};
 use crate::owner::OwnerLimits;
 use crate::reader::{Reader, Truncated};
-use crate::stock::{Bucket, Guard, Note, PolicyChange, in_range, take_delta};
+use crate::stock::{Bucket, Guard, NO_POINT, Note, PolicyChange, in_range, take_delta};
 use crate::wishes::Wishes;
 use crate::{CellHandle, OpId, ReservationId, UnixMillis, limits};
 
@@ -587,6 +587,42 @@ impl Op<'_> {
     }
 }
 
+impl Op<'_> {
+    /// Looks at names, titles and numbers of what is about owners, SKUs and lists: what a server refuses, and
+    /// what [`Op::encode`] does not take.
+    ///
+    /// # Errors
+    /// One is too short, too long or out of range.
+    pub fn check(&self) -> Result<(), OpError> {
+        let name = |name: &[u8]| match name.len() {
+            1..=limits::SKU_BYTES_MAX => Ok(()),
+            len => Err(OpError::NameLength(len)),
+        };
+        match *self {
+            Self::ReadOwner { owner } => match owner.len() {
+                1..=limits::OWNER_BYTES_MAX => Ok(()),
+                len => Err(OpError::OwnerLength(len)),
+            },
+            Self::DescribeSku { scale, .. } if scale > limits::SCALE_MAX => Err(OpError::Range),
+            Self::DescribeSku { title, .. } if title.len() > limits::TITLE_BYTES_MAX => {
+                Err(OpError::TitleLength(title.len()))
+            }
+            Self::DescribeSku { sku, .. } | Self::ReadCatalogue { sku } => name(sku),
+            Self::NameSku { sku, name: new, .. } => name(sku).and_then(|()| name(new)),
+            Self::SetReorder { point, sku, .. } => match point.unwrap_or(0) {
+                0..=limits::COUNTER_MAX => name(sku),
+                _ => Err(OpError::Range),
+            },
+            Self::ListCells(listing) | Self::ListSkus(listing) => listing.check(),
+            Self::ReadCrossings { count, .. } => match count {
+                1..=limits::LIST_CELLS_MAX => Ok(()),
+                count => Err(OpError::Count(count)),
+            },
+            _ => Ok(()),
+        }
+    }
+}
+
 /// Takes one operation off the front of `reader`. Its note, if it has one, is passed over.
 ///
 /// # Errors
@@ -678,6 +714,12 @@ fn take_body<'a>(
     })
 }
 
+/// An operation that keeps to [`Op::check`].
+fn checked(op: Op<'_>) -> Result<Op<'_>, OpError> {
+    op.check()?;
+    Ok(op)
+}
+
 /// Everything but what is sent millions of times, out of the way of that.
 #[inline(never)]
 fn take_rest<'a>(
@@ -716,19 +758,11 @@ fn take_rest<'a>(
             let after = Some(CellHandle(body.u32()?)).filter(|cell| cell.0 != u32::MAX);
             Op::ReadSku { after, sku: take_name(body, limits::SKU_BYTES_MAX)? }
         }
-        Opcode::ListCells => Op::ListCells(Listing::take(body, count)?),
-        Opcode::ReadOwner => match body.short_bytes()? {
-            owner if (1..=limits::OWNER_BYTES_MAX).contains(&owner.len()) => {
-                Op::ReadOwner { owner }
-            }
-            owner => return Err(OpError::OwnerLength(owner.len())),
-        },
-        Opcode::ReadCatalogue => Op::ReadCatalogue { sku: take_name(body, limits::SKU_BYTES_MAX)? },
-        Opcode::ListSkus => Op::ListSkus(Listing::take_of_skus(body, count)?),
-        Opcode::ReadCrossings if count == 0 || count > limits::LIST_CELLS_MAX => {
-            return Err(OpError::Count(count));
-        }
-        Opcode::ReadCrossings => Op::ReadCrossings { from: body.u64()?, count },
+        Opcode::ListCells => checked(Op::ListCells(Listing::take(body, count)?))?,
+        Opcode::ReadOwner => checked(Op::ReadOwner { owner: body.short_bytes()? })?,
+        Opcode::ReadCatalogue => checked(Op::ReadCatalogue { sku: body.short_bytes()? })?,
+        Opcode::ListSkus => checked(Op::ListSkus(Listing::take_of_skus(body, count)?))?,
+        Opcode::ReadCrossings => checked(Op::ReadCrossings { from: body.u64()?, count })?,
         Opcode::Ping => Op::Ping,
         Opcode::ClusterStatus => Op::ClusterStatus,
         _ => take_stock_write(opcode, named, body)?,
@@ -809,13 +843,11 @@ fn take_stock_write<'a>(
         Opcode::SetOwnerLimits => Op::SetOwnerLimits { op_id, limits: OwnerLimits::take(body)? },
         Opcode::DescribeSku => {
             let (scale, title) = (body.u8()?, body.short_bytes()?);
-            if scale > limits::SCALE_MAX {
-                return Err(OpError::Range);
-            }
+            // What comes first is judged first, whatever follows.
             if title.len() > limits::TITLE_BYTES_MAX {
                 return Err(OpError::TitleLength(title.len()));
             }
-            Op::DescribeSku { op_id, scale, title, sku: take_name(body, limits::SKU_BYTES_MAX)? }
+            checked(Op::DescribeSku { op_id, scale, title, sku: body.short_bytes()? })?
         }
         Opcode::NameSku => {
             let naming = Naming::take(body)?;
@@ -823,9 +855,8 @@ fn take_stock_write<'a>(
             Op::NameSku { op_id, naming, sku: name()?, name: name()? }
         }
         Opcode::SetReorder => {
-            let point = in_range(body.i64()?, -1)?;
-            let point = Some(point).filter(|point| *point >= 0);
-            Op::SetReorder { op_id, point, sku: take_name(body, limits::SKU_BYTES_MAX)? }
+            let point = Some(body.i64()?).filter(|point| *point != NO_POINT);
+            checked(Op::SetReorder { op_id, point, sku: body.short_bytes()? })?
         }
         _ => unreachable!("all other operations were taken before"),
     })

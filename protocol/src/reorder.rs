@@ -14,6 +14,7 @@ use bytes::{BufMut, BytesMut};
 use crate::CellHandle;
 use crate::catalogue::put_short;
 use crate::reader::{Reader, Truncated};
+use crate::stock::{put_point, take_point};
 
 /// A SKU in the reply to LIST_SKUS.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -35,7 +36,7 @@ impl<'a> ListedSku<'a> {
     pub fn encode(&self, out: &mut BytesMut) {
         out.put_u8(self.scale);
         put_short(out, self.title);
-        out.put_i64_le(self.point.unwrap_or(-1));
+        put_point(out, self.point);
         out.put_i64_le(self.position);
         put_short(out, self.name);
     }
@@ -48,7 +49,7 @@ impl<'a> ListedSku<'a> {
         Ok(Self {
             scale: reader.u8()?,
             title: reader.short_bytes()?,
-            point: Some(reader.i64()?).filter(|point| *point >= 0),
+            point: take_point(reader)?,
             position: reader.i64()?,
             name: reader.short_bytes()?,
         })
@@ -107,7 +108,7 @@ impl<'a> Crossing<'a> {
     pub fn encode(&self, out: &mut BytesMut) {
         out.put_u64_le(self.at_ms);
         out.put_i64_le(self.position);
-        out.put_i64_le(self.point.unwrap_or(-1));
+        put_point(out, self.point);
         out.put_u8(u8::from(self.is_low));
         out.put_u8(0);
         out.put_u16_le(0);
@@ -121,12 +122,11 @@ impl<'a> Crossing<'a> {
     /// # Errors
     /// The input is too short.
     pub fn take(reader: &mut Reader<'a>) -> Result<Self, Truncated> {
-        let (at_ms, position, point) = (reader.u64()?, reader.i64()?, reader.i64()?);
+        let (at_ms, position, point) = (reader.u64()?, reader.i64()?, take_point(reader)?);
         let is_low = reader.u8()? == 1;
         reader.u8()?;
         reader.u16()?;
         let cell = Some(reader.u32()?).filter(|cell| *cell != u32::MAX).map(CellHandle);
-        let point = Some(point).filter(|point| *point >= 0);
         let (warehouse, sku) = (reader.short_bytes()?, reader.short_bytes()?);
         Ok(Self { at_ms, position, point, is_low, cell, warehouse, sku })
     }

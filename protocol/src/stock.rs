@@ -164,8 +164,16 @@ pub struct PolicyChange {
     pub owner_max: Option<u32>,
 }
 
-/// `reorder_point` of a cell that has none.
-const NO_POINT: i64 = -1;
+/// The reorder point of what has none.
+pub(crate) const NO_POINT: i64 = -1;
+
+pub(crate) fn put_point(out: &mut BytesMut, point: Option<i64>) {
+    out.put_i64_le(point.unwrap_or(NO_POINT));
+}
+
+pub(crate) fn take_point(reader: &mut Reader<'_>) -> Result<Option<i64>, Truncated> {
+    Ok(Some(reader.i64()?).filter(|point| *point >= 0))
+}
 
 impl PolicyChange {
     /// The bit of `owner_max` in the mask.
@@ -321,7 +329,7 @@ impl CellDetails {
         let policy = &self.policy;
         out.put_i64_le(policy.oversell_limit);
         out.put_i64_le(policy.buffer);
-        out.put_i64_le(policy.reorder_point.unwrap_or(NO_POINT));
+        put_point(out, policy.reorder_point);
         out.put_u32_le(policy.bits() | if self.short { SHORT } else { 0 });
         out.put_u32_le(policy.owner_max);
     }
@@ -338,9 +346,9 @@ impl CellDetails {
         }
         let [incoming, in_transit] = [reader.i64()?, reader.i64()?];
         let feed_sequence = reader.u64()?;
-        let [oversell_limit, buffer, point] = [reader.i64()?, reader.i64()?, reader.i64()?];
+        let [oversell_limit, buffer] = [reader.i64()?, reader.i64()?];
+        let reorder_point = take_point(reader)?;
         let (bits, owner_max) = (reader.u32()?, reader.u32()?);
-        let reorder_point = Some(point).filter(|point| *point != NO_POINT);
         let policy =
             Policy { oversell_limit, buffer, reorder_point, owner_max, ..Policy::default() };
         Ok(Self {

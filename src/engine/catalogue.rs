@@ -14,20 +14,19 @@
 //! The item is what is so; `aliases.rs` says the same to readers, and is made anew from the items when a
 //! snapshot is restored.
 
-use bytes::{BufMut, BytesMut};
+use bytes::BytesMut;
 
 use crate::protocol::limits::{ALIASES_MAX, COUNTER_MAX, SCALE_MAX, TITLE_BYTES_MAX};
-use crate::protocol::{
-    Code, Described, Filter, LineFault, ListHead, ListedSku, Listing, Naming, Op, ReservationId,
-};
+use crate::protocol::{Code, Described, Filter, LineFault, ListedSku, Listing, Naming, Op};
 
 use super::cell_writer::CellWriter;
 use super::cells::{CellTable, Missing};
-use super::hash::{hash_bytes, mix2};
+use super::hash::{hash_bytes, mix2, to_32};
 use super::index::Index;
 use super::names::SkuId;
 use super::outcomes::{Outcomes, body};
-use super::record::{Standing, put_words, u32_at, u64_at};
+use super::reader::put_page;
+use super::record::{put_words, u32_at, u64_at};
 use super::ring::NIL;
 use super::slab::{Entry, Slab};
 use super::state::StockState;
@@ -262,17 +261,8 @@ impl StockState {
             }
             _ => return out.plain(Code::BAD_OP, 0),
         };
-        let (id, print) = (ReservationId(op_id.0), (print ^ print >> 32) as u32);
-        if let Some(handle) = self.look_up(&id, hash) {
-            let record = self.holds.records.get(handle);
-            let is_op = record.standing() == Some(Standing::Op) && record.cell == NIL;
-            let same = is_op && record.fingerprint == print;
-            return out.plain(if same { Code::REPLAY } else { Code::ID_REUSED }, 0);
-        }
-        if late {
-            return out.plain(Code::DEADLINE_PASSED, 0);
-        }
-        if let Err(code) = self.check_new_id(&id) {
+        let print = to_32(print);
+        if let Err(code) = self.check_unseen(op_id, hash, print, late) {
             return out.plain(code, 0);
         }
         let Some(sku) = self.cells.table().sku(sku) else {
@@ -301,7 +291,7 @@ impl StockState {
             }
             _ => unreachable!("refused above"),
         }
-        self.remember_write(op_id, hash, (Standing::Op, NIL), |record| record.fingerprint = print);
+        self.remember_plain(op_id, hash, print);
         out.plain(Code::OK, 0);
     }
 
@@ -347,30 +337,19 @@ impl StockState {
     /// Appends the outcome of LIST_SKUS: one page. SKUs and items are only ever added at the end, so that
     /// whoever pages sees each once.
     pub fn list_skus(&self, listing: &Listing<'_>, out: &mut BytesMut) {
-        let Listing { from, count, filter, .. } = *listing;
+        let filter = listing.filter;
         let table = self.cells.table();
         let end = match filter {
             Filter::All => table.skus.count(),
             Filter::Low => self.catalogue.items.len(),
         };
-        let stop = end.min(from.saturating_add(LIST_LOOK_SKUS));
-        body(out, Code::OK, 0, |out| {
-            let head = out.len();
-            out.put_bytes(0, ListHead::BYTES);
-            let (mut cells, mut at) = (0, from);
-            while at < stop && cells < u32::from(count) {
-                let sku = match filter {
-                    Filter::All => at,
-                    Filter::Low => self.catalogue.items.get(at).sku,
-                };
-                if let Some(listed) = self.listed_sku(listing, SkuId(sku)) {
-                    listed.encode(out);
-                    cells += 1;
-                }
-                at += 1;
-            }
-            let head_bytes = ListHead { next: (at < end).then_some(at), cells }.to_bytes();
-            out[head..head + ListHead::BYTES].copy_from_slice(&head_bytes);
+        put_page(listing, end, LIST_LOOK_SKUS, out, |at, out| {
+            let sku = match filter {
+                Filter::All => at,
+                Filter::Low => self.catalogue.items.get(at).sku,
+            };
+            let listed = self.listed_sku(listing, SkuId(sku));
+            listed.map(|sku| sku.encode(out)).is_some()
         });
     }
 

@@ -460,11 +460,10 @@ impl CellWriter {
 /// Notes which reorder points are crossed as a cell goes from the first of two values to the second.
 #[cold]
 fn watch(table: &CellTable, crossed: &mut Vec<Crossed>, cell: u32, both: [(&Cell, &Details); 2]) {
-    let position = |(cell, details): (&Cell, &Details)| {
-        let there = cell.on_hand - cell.committed - details.withheld();
-        there + details.incoming + details.in_transit
-    };
-    let [before, after] = both.map(|one| (one.1.policy.reorder_point, position(one)));
+    let [before, after] = both.map(|(cell, details)| {
+        let shown = cell.shown_with(details);
+        (shown.policy.reorder_point, shown.position())
+    });
     crossings::note(crossed, Subject::Cell(cell), before, after);
     let Some((_, sku)) = table.key(cell) else { return };
     if let Some(point) = table.points.of(sku) {

@@ -37,6 +37,12 @@ pub(super) fn hash_bytes(seed: u64, bytes: &[u8]) -> u64 {
     hash
 }
 
+/// 32 bits of a hash: a fingerprint, so that an id used with another request is caught.
+#[inline]
+pub(super) const fn to_32(hash: u64) -> u32 {
+    (hash ^ hash >> 32) as u32
+}
+
 /// A running hash over words: order matters.
 #[derive(Clone, Copy)]
 pub(super) struct Digest(u64);

@@ -10,19 +10,17 @@
 //! difference. What is confirmed at once is held by nobody: of the limits, it knows the number of open
 //! reservations and those of cells. REACQUIRE knows none: it has been paid.
 
-use bytes::BufMut;
+use bytes::{BufMut, BytesMut};
 
 use crate::protocol::limits::OWNER_OPEN_MAX;
 use crate::protocol::{
-    Code, LineShares, OpId, OwnerBound, OwnerLimits, OwnerUsage, ReservationId, ReservationState,
+    Code, LineShares, OpId, OwnerBound, OwnerLimits, OwnerUsage, ReservationState,
 };
 
-use super::hash::mix2;
-use super::holds::Holds;
+use super::hash::{mix2, to_32};
+use super::holds::{HeldLine, Holds};
 use super::outcomes::{Outcomes, body, put_millis};
-use super::record::Standing;
 use super::reserve::Scratch;
-use super::ring::NIL;
 use super::state::StockState;
 use super::time::HoldMillis;
 
@@ -46,18 +44,8 @@ impl StockState {
         late: bool,
         out: &mut Outcomes<'_>,
     ) {
-        let id = ReservationId(op_id.0);
         let print = print(limits);
-        if let Some(handle) = self.look_up(&id, hash) {
-            let record = self.holds.records.get(handle);
-            let is_op = record.standing() == Some(Standing::Op) && record.cell == NIL;
-            let same = is_op && record.fingerprint == print;
-            return out.plain(if same { Code::REPLAY } else { Code::ID_REUSED }, 0);
-        }
-        if late {
-            return out.plain(Code::DEADLINE_PASSED, 0);
-        }
-        if let Err(code) = self.check_new_id(&id) {
+        if let Err(code) = self.check_unseen(op_id, hash, print, late) {
             return out.plain(code, 0);
         }
         // An owner is forgotten with the last of its reservations.
@@ -66,7 +54,7 @@ impl StockState {
         }
         // From here on the limits are set.
         self.holds.annexes.owners.limits = limits;
-        self.remember_write(op_id, hash, (Standing::Op, NIL), |record| record.fingerprint = print);
+        self.remember_plain(op_id, hash, print);
         out.plain(Code::OK, 0);
     }
 
@@ -89,19 +77,19 @@ impl StockState {
     /// Not so.
     pub(super) fn check_owner(
         &mut self,
-        name: &[u8],
+        owner: Option<u32>,
         units: u64,
         commit: bool,
     ) -> Result<(), Reached> {
         let owners = &self.holds.annexes.owners;
-        if let Some(owner) = owners.find(name) {
+        if let Some(owner) = owner {
             let few = owners.owners.get(owner).open < OWNER_OPEN_MAX;
             if few && owners.limits == OwnerLimits::default() {
                 return Ok(());
             }
             self.expire_due_of(owner);
         }
-        let usage = self.owner_usage(name);
+        let usage = self.usage_of(owner);
         let limits = &usage.limits;
         let holds_max = if limits.holds_max == 0 { u32::MAX } else { limits.holds_max };
         if usage.open >= OWNER_OPEN_MAX || !commit && usage.holds >= holds_max {
@@ -110,7 +98,7 @@ impl StockState {
         if commit {
             return Ok(());
         }
-        if let Some(free_at) = self.cools_until(name) {
+        if let Some(free_at) = owner.and_then(|owner| self.cools_until(owner)) {
             return Err(Reached::CoolDown(free_at));
         }
         let left = units_left(&usage);
@@ -162,14 +150,12 @@ impl StockState {
 
     /// Appends the outcome of READ_OWNER. What is due counts as expired, whether or not the sweep has come
     /// by.
-    pub fn read_owner(&self, name: &[u8], out: &mut bytes::BytesMut) {
-        let free_at = self.cools_until(name).map(|until| self.clock.real(until));
-        let usage = OwnerUsage { free_at, ..self.owner_usage(name) };
+    pub fn read_owner(&self, name: &[u8], out: &mut BytesMut) {
+        let owner = self.holds.annexes.owners.find(name);
+        let free_at = owner.and_then(|owner| self.cools_until(owner));
+        let free_at = free_at.map(|until| self.clock.real(until));
+        let usage = OwnerUsage { free_at, ..self.usage_of(owner) };
         body(out, Code::OK, 0, |out| usage.encode(out));
-    }
-
-    fn owner_usage(&self, name: &[u8]) -> OwnerUsage {
-        self.usage_of(self.holds.annexes.owners.find(name))
     }
 
     /// All but `free_at`.
@@ -187,9 +173,8 @@ impl StockState {
     }
 
     /// When an owner may reserve again that may not yet.
-    fn cools_until(&self, name: &[u8]) -> Option<HoldMillis> {
+    fn cools_until(&self, owner: u32) -> Option<HoldMillis> {
         let owners = &self.holds.annexes.owners;
-        let owner = owners.find(name)?;
         let unnoticed = self.holds.open_of(owner).filter(|handle| self.is_unnoticed(*handle));
         let due = unnoticed.map(|handle| self.clock.due(self.holds.records.get(handle).deadline));
         let last = due.max().unwrap_or_default().max(owners.owners.get(owner).last_due);
@@ -206,7 +191,7 @@ impl Holds {
 
     /// Units of a cell that an open reservation holds or has been promised.
     fn units_on(&self, handle: u32, cell: u32) -> u64 {
-        let on_cell = |(line, units): &(super::holds::HeldLine, LineShares)| {
+        let on_cell = |(line, units): &(HeldLine, LineShares)| {
             if line.cell == cell {
                 u64::from(units.reserved) + u64::from(units.committed)
             } else {
@@ -228,18 +213,16 @@ fn units_left(usage: &OwnerUsage) -> u64 {
 fn print(limits: OwnerLimits) -> u32 {
     let OwnerLimits { holds_max, units_max, cool_down_ms } = limits;
     let hash = mix2(5, u64::from(holds_max) << 32 | u64::from(units_max), u64::from(cool_down_ms));
-    (hash ^ hash >> 32) as u32
+    to_32(hash)
 }
 
 #[cfg(test)]
 mod tests {
-    use bytes::BytesMut;
-
     use super::super::EngineConfig;
     use super::super::batch::BatchBuilder;
     use super::*;
     use crate::protocol::{
-        CellHandle, CellRef, Op, OpFlags, Reader, Rules, Terms, Wish, take_outcome,
+        CellHandle, CellRef, Op, OpFlags, Reader, ReservationId, Rules, Terms, Wish, take_outcome,
     };
     use crate::world::UnixMicros;
 

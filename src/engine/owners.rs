@@ -23,7 +23,7 @@ use crate::protocol::limits::OWNER_BYTES_MAX;
 
 use super::hash::hash_bytes;
 use super::index::Index;
-use super::record::u32_at;
+use super::record::{u32_at, u64_at};
 use super::ring::NIL;
 use super::slab::{Entry, Slab};
 use super::time::HoldMillis;
@@ -83,14 +83,13 @@ impl Entry for Owner {
     fn take(bytes: &[u8]) -> Self {
         let mut name = [0; OWNER_BYTES_MAX];
         name.copy_from_slice(&bytes[..OWNER_BYTES_MAX]);
-        let due = u64::from(u32_at(bytes, 48)) | u64::from(u32_at(bytes, 52)) << 32;
         Self {
             name,
             len: u32_at(bytes, 32),
             records: u32_at(bytes, 36),
             first: u32_at(bytes, 40),
             open: u32_at(bytes, 44),
-            last_due: HoldMillis(due),
+            last_due: HoldMillis(u64_at(bytes, 48)),
         }
     }
 }

@@ -14,7 +14,7 @@ use crate::protocol::{
 };
 
 use super::cell::Closed;
-use super::hash::mix2;
+use super::hash::{mix2, to_32};
 use super::holds::HeldLine;
 use super::outcomes::Outcomes;
 use super::reserve::{Unmet, refuse_closed, refuse_stock};
@@ -276,5 +276,5 @@ fn print(parts: &Parts<'_>) -> u32 {
     let start = parts.len() as u64;
     let words = parts.iter().map(|part| u64::from(part.line) << 32 | u64::from(part.quantity));
     let hash = words.fold(start, |hash, word| mix2(0, hash, word));
-    (hash ^ hash >> 32) as u32
+    to_32(hash)
 }

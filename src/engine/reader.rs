@@ -167,29 +167,18 @@ impl CellReader {
     /// Appends the outcome of LIST_CELLS: one page. Each cell is of one moment, not the page. Cells and
     /// rows of details are only ever added at the end, so that whoever pages sees each once.
     pub fn list_cells(&self, listing: &Listing<'_>, out: &mut BytesMut) {
-        let Listing { from, count, filter, .. } = *listing;
+        let filter = listing.filter;
         let end = match filter {
             Filter::All => self.table.count(),
             Filter::Low => self.table.details.count(),
         };
-        let stop = end.min(from.saturating_add(LIST_LOOK_CELLS));
-        body(out, Code::OK, 0, |out| {
-            let head = out.len();
-            out.put_bytes(0, ListHead::BYTES);
-            let (mut cells, mut at) = (0, from);
-            while at < stop && cells < u32::from(count) {
-                let cell = match filter {
-                    Filter::All => Some(at),
-                    Filter::Low => self.table.details.cell_of(at),
-                };
-                if let Some(listed) = cell.and_then(|cell| self.listed(listing, cell)) {
-                    listed.encode(out);
-                    cells += 1;
-                }
-                at += 1;
-            }
-            let head_bytes = ListHead { next: (at < end).then_some(at), cells }.to_bytes();
-            out[head..head + ListHead::BYTES].copy_from_slice(&head_bytes);
+        put_page(listing, end, LIST_LOOK_CELLS, out, |at, out| {
+            let cell = match filter {
+                Filter::All => Some(at),
+                Filter::Low => self.table.details.cell_of(at),
+            };
+            let listed = cell.and_then(|cell| self.listed(listing, cell));
+            listed.map(|cell| cell.encode(out)).is_some()
         });
     }
 
@@ -334,6 +323,29 @@ impl StockState {
         let over = Standing::Reservation(state).is_terminal();
         (!over || self.clock.hold().0 < forget).then_some(state)
     }
+}
+
+/// Appends the outcome of a list: one page of the places up to `end`. At most `look` of them are looked at;
+/// `put` appends what is at one, or says that it is not wanted.
+pub(super) fn put_page(
+    listing: &Listing<'_>,
+    end: u32,
+    look: u32,
+    out: &mut BytesMut,
+    mut put: impl FnMut(u32, &mut BytesMut) -> bool,
+) {
+    let stop = end.min(listing.from.saturating_add(look));
+    body(out, Code::OK, 0, |out| {
+        let head = out.len();
+        out.put_bytes(0, ListHead::BYTES);
+        let (mut cells, mut at) = (0, listing.from);
+        while at < stop && cells < u32::from(listing.count) {
+            cells += u32::from(put(at, out));
+            at += 1;
+        }
+        let head_bytes = ListHead { next: (at < end).then_some(at), cells }.to_bytes();
+        out[head..head + ListHead::BYTES].copy_from_slice(&head_bytes);
+    });
 }
 
 /// How a reply names a cell that is not there: by the handle that was asked for, if it was one.

@@ -18,7 +18,7 @@ use crate::protocol::{
 use super::cell::Closed;
 use super::cell_writer::CellWriter;
 use super::cells::{CellTable, Missing};
-use super::hash::mix2;
+use super::hash::{mix2, to_32};
 use super::holds::HeldLine;
 use super::outcomes::{Outcomes, put_millis};
 use super::record::{Record, Standing};
@@ -398,5 +398,5 @@ pub(super) fn fingerprint(lines: &[HeldLine], ttl_ms: u32) -> u32 {
     let start = u64::from(ttl_ms) << 32 | lines.len() as u64;
     let words = lines.iter().map(|line| u64::from(line.cell) << 32 | u64::from(line.quantity));
     let hash = words.fold(start, |hash, word| mix2(0, hash, word));
-    (hash ^ hash >> 32) as u32
+    to_32(hash)
 }

@@ -319,9 +319,8 @@ impl Holds {
     /// What is over is no longer in the list of its owner.
     #[cold]
     fn close_owned(&mut self, handle: u32) {
-        if let Some(annex) = self.annexes.find(handle) {
-            self.annexes.close(annex);
-        }
+        let annex = self.annexes.find(handle).expect("an annexed record has an annex");
+        self.annexes.close(annex);
     }
 
     /// Takes over a state.

@@ -21,7 +21,7 @@ use crate::protocol::{
 
 use super::cell::Closed;
 use super::cells::Missing;
-use super::hash::{hash_bytes, mix2};
+use super::hash::{hash_bytes, mix2, to_32};
 use super::holds::HeldLine;
 use super::outcomes::{Outcomes, put_millis};
 use super::record::Standing;
@@ -38,6 +38,14 @@ pub(super) struct AskedFrom<'a> {
     pub late: bool,
 }
 
+/// Who asks, and how.
+#[derive(Clone, Copy)]
+struct Buyer {
+    /// If somebody in particular who is known.
+    owner: Option<u32>,
+    commit: bool,
+}
+
 /// A line with the cells that there are.
 struct Candidates {
     quantity: u32,
@@ -46,7 +54,7 @@ struct Candidates {
 }
 
 /// What the lines get.
-#[derive(Clone, Default)]
+#[derive(Default)]
 struct Taken {
     parts: Vec<HeldLine>,
     /// By cell.
@@ -107,9 +115,10 @@ impl StockState {
         }
         let Some(ttl) = ttl_checked(asked.ttl_ms) else { return out.plain(Code::TTL_RANGE, 0) };
         let rules = asked.wishes.rules();
+        let owner = self.holds.annexes.owners.find(rules.owner);
         if !rules.owner.is_empty() {
             let units = asked.wishes.iter().map(|wish| u64::from(wish.quantity)).sum();
-            if let Err(reached) = self.check_owner(rules.owner, units, asked.commit) {
+            if let Err(reached) = self.check_owner(owner, units, asked.commit) {
                 return self.refuse_owner(reached, out);
             }
         }
@@ -118,9 +127,10 @@ impl StockState {
             Err(faults) => return refuse_unknown(&faults, out),
         };
         candidates.iter().flat_map(|line| &line.cells).for_each(|cell| self.expire_due(*cell));
-        let taken = self.take_units(&candidates, rules, asked.commit, true);
+        let buyer = Buyer { owner, commit: asked.commit };
+        let taken = self.take_units(&candidates, rules, buyer, true);
         if taken.refusal(rules.mode).is_some() {
-            return self.refuse_from(&candidates, rules, asked.commit, taken, out);
+            return self.refuse_from(&candidates, rules, buyer, taken, out);
         }
         let mut scratch = std::mem::take(&mut self.scratch);
         scratch.demands.sum(taken.parts.iter().copied());
@@ -148,26 +158,28 @@ impl StockState {
         &self,
         candidates: &[Candidates],
         rules: Rules<'_>,
-        commit: bool,
-        taken: Taken,
+        buyer: Buyer,
+        mut taken: Taken,
         out: &mut Outcomes<'_>,
     ) {
-        let capped = taken.is_capped;
-        let free =
-            if capped { self.take_units(candidates, rules, commit, false) } else { taken.clone() };
-        match free.refusal(rules.mode) {
-            None => {
+        if taken.is_capped {
+            let free = self.take_units(candidates, rules, buyer, false);
+            if free.refusal(rules.mode).is_none() {
                 let shorts = taken.shorts.iter().chain(&taken.below_least);
                 let lines: BTreeSet<u16> = shorts.map(|short| short.line).collect();
                 let lines: Vec<u16> = lines.into_iter().collect();
-                refuse_bound(OwnerBound::Cell, &lines, out);
+                return refuse_bound(OwnerBound::Cell, &lines, out);
             }
-            Some(Refusal::Closed) => refuse_closed(&free.closed, out),
-            Some(Refusal::Nameless) => refuse_bound(OwnerBound::Nameless, &free.nameless, out),
+            taken = free;
+        }
+        match taken.refusal(rules.mode) {
+            Some(Refusal::Closed) => refuse_closed(&taken.closed, out),
+            Some(Refusal::Nameless) => refuse_bound(OwnerBound::Nameless, &taken.nameless, out),
             Some(Refusal::BelowLeast) => out.body(Code::MIN_QTY, 0, |out| {
-                free.below_least.iter().for_each(|short| short.encode(out));
+                taken.below_least.iter().for_each(|short| short.encode(out));
             }),
-            Some(Refusal::Short) => refuse_stock(&free.shorts, out),
+            Some(Refusal::Short) => refuse_stock(&taken.shorts, out),
+            None => unreachable!("what is not refused is granted"),
         }
     }
 
@@ -228,12 +240,11 @@ impl StockState {
         &self,
         lines: &[Candidates],
         rules: Rules<'_>,
-        commit: bool,
+        buyer: Buyer,
         capped: bool,
     ) -> Taken {
         let mut taken = Taken::default();
-        let asked_as = Closed::asked(commit, !rules.owner.is_empty());
-        let owner = self.holds.annexes.owners.find(rules.owner);
+        let asked_as = Closed::asked(buyer.commit, !rules.owner.is_empty());
         let parts_max = 1 + usize::from(rules.splits_max);
         for (line, wish) in (0..).zip(lines) {
             let mut left = Vec::with_capacity(wish.cells.len());
@@ -248,7 +259,7 @@ impl StockState {
                 let before = taken.units.get(cell).copied().unwrap_or(0);
                 let mut units = value.grantable() - before;
                 if capped
-                    && let Some(room) = self.owner_room(owner, *cell)
+                    && let Some(room) = self.owner_room(buyer.owner, *cell)
                     && room - before < units
                 {
                     units = room - before;
@@ -351,7 +362,7 @@ fn print(wishes: Wishes<'_>, ttl_ms: u32) -> u32 {
     let hash = mix2(3, rules, u64::from(ttl_ms) << 1 | u64::from(wishes.is_named()));
     let hash = mix2(3, hash, hash_bytes(3, wishes.as_bytes()));
     let hash = if owner.is_empty() { hash } else { mix2(3, hash, hash_bytes(3, owner)) };
-    (hash ^ hash >> 32) as u32
+    to_32(hash)
 }
 
 #[cfg(test)]

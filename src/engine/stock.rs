@@ -18,11 +18,12 @@ use crate::protocol::{
 
 use super::cell::Change;
 use super::cells::Missing;
-use super::hash::mix2;
+use super::hash::{mix2, to_32};
 use super::holds::{HeldLine, trace};
 use super::outcomes::Outcomes;
 use super::record::{Record, Standing};
 use super::reserve::fingerprint;
+use super::ring::NIL;
 use super::state::StockState;
 use super::time::HoldMillis;
 
@@ -299,6 +300,35 @@ impl StockState {
         true
     }
 
+    /// May a write that is about no cell be done? It is known by its `print`.
+    ///
+    /// # Errors
+    /// What to answer: it was done before, or it is refused.
+    pub(super) fn check_unseen(
+        &mut self,
+        op_id: OpId,
+        hash: u64,
+        print: u32,
+        late: bool,
+    ) -> Result<(), Code> {
+        let id = ReservationId(op_id.0);
+        if let Some(handle) = self.look_up(&id, hash) {
+            let record = self.holds.records.get(handle);
+            let is_op = record.standing() == Some(Standing::Op) && record.cell == NIL;
+            let same = is_op && record.fingerprint == print;
+            return Err(if same { Code::REPLAY } else { Code::ID_REUSED });
+        }
+        if late {
+            return Err(Code::DEADLINE_PASSED);
+        }
+        self.check_new_id(&id)
+    }
+
+    /// Remembers a write that is about no cell.
+    pub(super) fn remember_plain(&mut self, op_id: OpId, hash: u64, print: u32) {
+        self.remember_write(op_id, hash, (Standing::Op, NIL), |record| record.fingerprint = print);
+    }
+
     /// The cell of a write that names it; made if the write says so.
     pub(super) fn cell_for_write(
         &mut self,
@@ -399,7 +429,7 @@ fn print(op: &Op<'_>, flags: OpFlags) -> u32 {
     };
     let start = op.opcode() as u64;
     let hash = words.into_iter().fold(start, |hash, word| mix2(1, hash, word));
-    (hash ^ hash >> 32) as u32
+    to_32(hash)
 }
 
 fn truth(flags: OpFlags) -> u64 {

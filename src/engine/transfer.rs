@@ -15,7 +15,7 @@ use crate::protocol::{
 };
 
 use super::cell::Change;
-use super::hash::mix2;
+use super::hash::{mix2, to_32};
 use super::outcomes::Outcomes;
 use super::record::Standing;
 use super::state::StockState;
@@ -222,7 +222,7 @@ fn print(transfer: OpId, good: u32, damaged: u32) -> u32 {
     let id = u128::from_le_bytes(transfer.0);
     let hash = mix2(2, id as u64, (id >> 64) as u64);
     let hash = mix2(2, hash, u64::from(good) << 32 | u64::from(damaged));
-    (hash ^ hash >> 32) as u32
+    to_32(hash)
 }
 
 pub(super) fn put_transfer(

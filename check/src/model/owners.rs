@@ -15,16 +15,8 @@ impl Model {
         said: Vec<u8>,
         late: bool,
     ) -> Expected {
-        if let Some(known) = self.entries.get(&id) {
-            let same =
-                matches!(known, Entry::Op { cell: u32::MAX, said: before, .. } if *before == said);
-            return plain(if same { Code::REPLAY } else { Code::ID_REUSED }, 0);
-        }
-        if late {
-            return plain(Code::DEADLINE_PASSED, 0);
-        }
-        if let Err(code) = self.check_new(&id) {
-            return plain(code, 0);
+        if let Err(answer) = self.check_unseen(&id, &said, late) {
+            return answer;
         }
         if u64::from(limits.cool_down_ms) > self.config.retention_ms {
             return plain(Code::TTL_RANGE, 0);

@@ -6,7 +6,7 @@ use stockd_protocol::{
 
 use crate::history::Cell;
 
-use super::{Body, Counters, Entry, Expected, Model, born, cell_of, le, plain};
+use super::{Body, Counters, Entry, Expected, Id, Model, born, cell_of, le, plain};
 
 /// Tokens of counts live for a day.
 const COUNT_MS: u64 = 24 * 60 * 60 * 1_000;
@@ -15,6 +15,22 @@ const COUNT_MS: u64 = 24 * 60 * 60 * 1_000;
 type Refused = Expected;
 
 impl Model {
+    /// A write that is about no cell.
+    ///
+    /// # Errors
+    /// It is not done: it was before, or it is refused.
+    pub(super) fn check_unseen(&self, id: &Id, said: &[u8], late: bool) -> Result<(), Expected> {
+        match self.entries.get(id) {
+            Some(Entry::Op { cell: u32::MAX, said: before, .. }) if before == said => {
+                return Err(plain(Code::REPLAY, 0));
+            }
+            Some(_) => return Err(plain(Code::ID_REUSED, 0)),
+            None if late => return Err(plain(Code::DEADLINE_PASSED, 0)),
+            None => {}
+        }
+        self.check_new(id).map_err(|code| plain(code, 0))
+    }
+
     /// A write about one cell, remembered by its op_id.
     pub(super) fn write(&mut self, op: &Op<'_>, terms: &Terms<'_>, late: bool) -> Expected {
         let id = op.key().expect("stock writes have an id");

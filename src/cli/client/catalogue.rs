@@ -9,6 +9,9 @@ use super::super::Done;
 use super::stock::Once;
 use super::{again, consistency, explain, explain_in_doubt};
 
+/// How often somebody who follows looks again.
+const FOLLOW_INTERVAL: Duration = Duration::from_millis(500);
+
 #[derive(Subcommand)]
 pub(super) enum Request {
     /// Say what a SKU is.
@@ -153,9 +156,6 @@ async fn print_crossings(client: &Client, mut from: u64, follow: bool) -> Done {
         }
     }
 }
-
-/// How often somebody who follows looks again.
-const FOLLOW_INTERVAL: Duration = Duration::from_millis(500);
 
 async fn send<'a>(
     client: &Client,

@@ -221,21 +221,30 @@ impl Which {
     }
 }
 
+/// What both kinds of reserve take.
+macro_rules! with_how {
+    ($cart:expr, $how:expr) => {{
+        let (mut cart, how): (_, &How) = ($cart, $how);
+        if let Some(ttl) = how.ttl {
+            cart = cart.ttl(ttl);
+        }
+        if how.commit {
+            cart = cart.commit();
+        }
+        if let Some((reason, reference)) = how.note.note() {
+            cart = cart.note(reason, reference);
+        }
+        cart
+    }};
+}
+
 async fn reserve(client: &Client, warehouse: &str, sku: &str, quantity: u32, how: &How) -> Done {
-    let mut cart = match how.id {
+    let cart = match how.id {
         Some(id) => Reserve::new(id).retry(),
         None => Reserve::new(client.new_id()),
     }
     .line(warehouse, sku, quantity);
-    if let Some(ttl) = how.ttl {
-        cart = cart.ttl(ttl);
-    }
-    if how.commit {
-        cart = cart.commit();
-    }
-    if let Some((reason, reference)) = how.note.note() {
-        cart = cart.note(reason, reference);
-    }
+    let cart = with_how!(cart, how);
     let id = cart.id();
     let granted = client.reserve(&cart).await.map_err(|error| explain_in_doubt(error, id))?;
     println!("id           {id}");
@@ -283,15 +292,7 @@ impl Reserving {
         if let Some(owner) = &self.owner {
             cart = cart.owner(owner);
         }
-        if let Some(ttl) = how.ttl {
-            cart = cart.ttl(ttl);
-        }
-        if how.commit {
-            cart = cart.commit();
-        }
-        if let Some((reason, reference)) = how.note.note() {
-            cart = cart.note(reason, reference);
-        }
+        let cart = with_how!(cart, how);
         let id = cart.id();
         let sourced = client.reserve_from(&cart).await;
         let sourced = sourced.map_err(|error| explain_in_doubt(error, id))?;
