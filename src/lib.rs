@@ -15,6 +15,7 @@
 
 pub use stockd_protocol as protocol;
 
+pub mod archive;
 pub mod cli;
 pub mod engine;
 pub mod log;

@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
+use stockd::archive::ArchiveOptions;
 use stockd::engine::EngineConfig;
 use stockd::log::{LogOptions, RealStorage};
 use stockd::protocol::{
@@ -88,6 +89,7 @@ impl Node {
             snapshot_log_bytes: 1 << 30,
             follower_lag_max: 1 << 20,
             lease_reads: false,
+            archive: Some(ArchiveOptions::default()),
             draining: Arc::new(AtomicBool::new(false)),
             notice: Arc::new(move |line| {
                 eprintln!("node {id}: {line}");

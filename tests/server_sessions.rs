@@ -6,6 +6,7 @@ use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use bytes::{BufMut, BytesMut};
+use stockd::archive::ArchiveOptions;
 use stockd::engine::EngineConfig;
 use stockd::log::{LogOptions, RealStorage};
 use stockd::protocol::{
@@ -86,6 +87,7 @@ impl Node {
             snapshot_log_bytes: 64 << 20,
             follower_lag_max: 1_000,
             lease_reads: false,
+            archive: Some(ArchiveOptions::default()),
             draining: Arc::new(AtomicBool::new(false)),
             notice: Arc::new(|_| {}),
             observer: None,

@@ -10,6 +10,7 @@ use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use bytes::BytesMut;
+use stockd::archive::ArchiveOptions;
 use stockd::engine::EngineConfig;
 use stockd::log::{LogOptions, SimStorage};
 use stockd::replication::{Bootstrap, NodeInfo, Replica, ReplicaOptions, Timing};
@@ -66,6 +67,7 @@ impl Node {
             snapshot_log_bytes: 16 << 20,
             follower_lag_max: 1_000,
             lease_reads: false,
+            archive: Some(ArchiveOptions::default()),
             draining: Arc::new(AtomicBool::new(false)),
             observer: None,
             notice: Arc::new(|_| {}),

@@ -3,6 +3,7 @@
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex};
 
+use stockd::archive::ArchiveOptions;
 use stockd::engine::EngineConfig;
 use stockd::log::{LogOptions, SimStorage};
 use stockd::replication::{
@@ -83,6 +84,7 @@ pub fn options(
         snapshot_log_bytes: plan.snapshot_log_bytes,
         follower_lag_max: plan.follower_lag_max,
         lease_reads: plan.lease_reads,
+        archive: Some(ArchiveOptions::default()),
         draining: Arc::new(AtomicBool::new(false)),
         notice: Arc::new(move |line| {
             if noisy {

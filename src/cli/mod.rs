@@ -90,7 +90,7 @@ pub fn main() -> ExitCode {
     }
 }
 
-/// Reads "500ms", "30s", "5m", "2h", or seconds without a unit.
+/// Reads "500ms", "30s", "5m", "2h", "7d", or seconds without a unit.
 fn parse_duration(text: &str) -> Result<std::time::Duration, String> {
     let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
     let (number, unit) = text.split_at(digits);
@@ -99,7 +99,8 @@ fn parse_duration(text: &str) -> Result<std::time::Duration, String> {
         "" | "s" => 1_000,
         "m" => 60_000,
         "h" => 3_600_000,
-        _ => return Err(format!("'{unit}' is no unit; write ms, s, m or h, as in 5m")),
+        "d" => 86_400_000,
+        _ => return Err(format!("'{unit}' is no unit; write ms, s, m, h or d, as in 5m")),
     };
     let number: u64 =
         number.parse().map_err(|_| "write a number and a unit, as in 5m".to_owned())?;
@@ -124,6 +125,7 @@ mod tests {
         assert_eq!(millis("30"), Ok(30_000));
         assert_eq!(millis("5m"), Ok(300_000));
         assert_eq!(millis("2h"), Ok(7_200_000));
+        assert_eq!(millis("7d"), Ok(604_800_000));
         for bad in ["", "m", "5 minutes", "99999999999999999999s", "18446744073709551615h"] {
             assert!(parse_duration(bad).is_err(), "{bad}");
         }

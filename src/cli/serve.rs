@@ -11,6 +11,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use super::progress::Progress;
 use super::{Done, admin, client, parse_duration};
+use crate::archive::ArchiveOptions;
 use crate::engine::EngineConfig;
 use crate::log::{LogOptions, RealStorage, SEGMENT_BYTES_MAX, SEGMENT_BYTES_MIN_REAL};
 use crate::replication::{Bootstrap, NodeInfo, Replica, ReplicaOptions, StopReason, Timing};
@@ -70,6 +71,13 @@ pub(super) struct Serve {
     /// How long ended reservations are remembered, for retries: 30m, 1h. The same on all nodes.
     #[arg(long, value_name = "TIME", default_value = "1h", value_parser = parse_retention)]
     retention: Duration,
+    /// How long an id is answered for after its own time, from disk once it is no longer in memory: 7d, 36h;
+    /// 0s: not at all.
+    #[arg(long, value_name = "TIME", default_value = "7d", value_parser = parse_archive)]
+    archive: Duration,
+    /// Most bytes on disk for that; above it the oldest answers are dropped. Each id takes about 58.
+    #[arg(long, value_name = "BYTES", default_value_t = ArchiveOptions::default().bytes_max)]
+    archive_bytes: u64,
     /// Bytes of one log segment, a multiple of 4096.
     #[arg(long, value_name = "BYTES", default_value_t = LogOptions::default().segment_bytes,
         value_parser = clap::value_parser!(u64).range(SEGMENT_BYTES_MIN_REAL..=SEGMENT_BYTES_MAX))]
@@ -98,6 +106,17 @@ fn parse_retention(text: &str) -> Result<Duration, String> {
     match RETENTION.contains(&retention) {
         true => Ok(retention),
         false => Err("a retention is at least 1s and at most 720h".to_owned()),
+    }
+}
+
+/// Longest time for which old ids are answered for: beyond it a retry is no retry.
+const ARCHIVE_MAX: Duration = Duration::from_secs(366 * 24 * 60 * 60);
+
+fn parse_archive(text: &str) -> Result<Duration, String> {
+    let archive = parse_duration(text)?;
+    match archive <= ARCHIVE_MAX {
+        true => Ok(archive),
+        false => Err("old ids are answered for at most 366 days".to_owned()),
     }
 }
 
@@ -194,8 +213,17 @@ impl Serve {
             lease_reads: self.lease_reads,
             draining: Arc::new(AtomicBool::new(false)),
             notice: Arc::new(|line| eprintln!("stockd: {line}")),
+            archive: self.archive_options(),
             observer: None,
         }
+    }
+
+    fn archive_options(&self) -> Option<ArchiveOptions> {
+        let options = ArchiveOptions {
+            retention_ms: self.archive.as_millis() as u64,
+            bytes_max: self.archive_bytes,
+        };
+        (options.retention_ms > 0).then_some(options)
     }
 
     fn print_banner(&self, client: &str, admin: &str, replica: &Replica) {

@@ -250,10 +250,15 @@ impl Annexes {
 
     /// What was asked for in a step that was done.
     pub fn step(&self, annex: u32, opcode: Opcode, step: u32) -> Option<u32> {
-        let at = |at: u32| (at != NIL).then(|| self.steps.get(at));
-        std::iter::successors(at(self.annexes.get(annex).steps), |step| at(step.more))
+        self.steps_of(annex)
             .find(|done| done.opcode == opcode as u32 && done.step == step)
             .map(|done| done.fingerprint)
+    }
+
+    /// The steps that were done, the latest one first.
+    pub fn steps_of(&self, annex: u32) -> impl Iterator<Item = &Step> + '_ {
+        let at = |at: u32| (at != NIL).then(|| self.steps.get(at));
+        std::iter::successors(at(self.annexes.get(annex).steps), move |step| at(step.more))
     }
 
     /// How many steps were done.
@@ -263,8 +268,12 @@ impl Annexes {
 
     /// A step was done.
     pub fn add_step(&mut self, annex: u32, opcode: Opcode, step: u32, fingerprint: u32) {
+        self.put_step(annex, (opcode as u32, step, fingerprint));
+    }
+
+    /// A step was done: the number of its opcode, its own, and its fingerprint.
+    pub fn put_step(&mut self, annex: u32, (opcode, step, fingerprint): (u32, u32, u32)) {
         let more = self.annexes.get(annex).steps;
-        let opcode = opcode as u32;
         let at = self.steps.insert(Step { annex, more, step, opcode, fingerprint });
         let annex = self.annexes.get_mut(annex);
         annex.steps = at;

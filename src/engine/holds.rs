@@ -19,6 +19,7 @@
 use crate::protocol::{OwnerLimits, ReservationId, ReservationState};
 
 use super::annex::Annexes;
+use super::archived::ArchiveBatch;
 use super::cell_writer::CellWriter;
 use super::hash::hash_id;
 use super::index::Index;
@@ -47,6 +48,8 @@ pub(super) struct Holds {
     pub wheel: Wheel,
     pub forget: Ring,
     pub ids: Index,
+    /// What was forgotten, if there is an archive that takes it away.
+    pub forgotten: Option<ArchiveBatch>,
     seed: u64,
     pub active: u64,
     pub confirmed: u64,
@@ -87,7 +90,8 @@ impl Holds {
             active += u64::from(record.is(ReservationState::Active));
             confirmed += u64::from(record.is(ReservationState::Confirmed));
         }
-        Self { records, lines, annexes, wheel, forget, ids, seed, active, confirmed }
+        let forgotten = None;
+        Self { records, lines, annexes, wheel, forget, ids, forgotten, seed, active, confirmed }
     }
 
     /// The hash under which an id is looked up.
@@ -245,6 +249,7 @@ impl Holds {
     /// Gives up the id of a record that is forgotten, and that a bucket still holds: another may get it.
     #[cold]
     pub fn bury(&mut self, handle: u32, hash: u64) {
+        self.archive(handle);
         self.ids.remove(hash, handle);
         if let Some(annex) = self.annex(handle) {
             self.annexes.remove(annex);
@@ -270,6 +275,10 @@ impl Holds {
     pub fn free(&mut self, handle: u32) {
         let record = *self.records.get(handle);
         assert!(record.is_terminal() && record.linked() == 0, "only ended records are forgotten");
+        let is_ghost = record.standing() == Some(Standing::Ghost);
+        if !is_ghost {
+            self.archive(handle);
+        }
         let mut extra = record.more;
         while extra != NIL {
             let next = self.lines.get(extra).more;
@@ -280,7 +289,7 @@ impl Holds {
             let annex = self.annexes.find(handle).expect("an annexed record has an annex");
             self.annexes.remove(annex);
         }
-        if record.standing() != Some(Standing::Ghost) {
+        if !is_ghost {
             self.ids.remove(self.hash(&record.id.0), handle);
         }
         self.records.remove(handle);

@@ -32,6 +32,7 @@
 mod aliases;
 mod amend;
 mod annex;
+mod archived;
 mod audit;
 pub mod batch;
 mod catalogue;
@@ -84,6 +85,9 @@ mod scripts;
 #[cfg(test)]
 mod shared_index_tests;
 
+pub use archived::{
+    ArchiveBatch, ArchiveEntry, ArchivedRecord, ENTRY_BYTES as ARCHIVE_ENTRY_BYTES,
+};
 pub use reader::CellReader;
 pub use restore::{SnapshotError, SnapshotFault, SnapshotLoader};
 pub use snapshot::SnapshotCut;

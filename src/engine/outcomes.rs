@@ -8,17 +8,23 @@ use crate::protocol::{Code, OutcomeHeader, ReservationState, begin_outcome, fini
 pub(super) struct Outcomes<'a> {
     out: Option<&'a mut BytesMut>,
     last: Code,
+    too_old: bool,
 }
 
 impl<'a> Outcomes<'a> {
     /// Into a buffer, or nowhere.
     pub fn new(out: Option<&'a mut BytesMut>) -> Self {
-        Self { out, last: Code::OK }
+        Self { out, last: Code::OK, too_old: false }
     }
 
     /// What the last outcome said.
     pub fn last(&self) -> Code {
         self.last
+    }
+
+    /// One of them says that an id is too old.
+    pub fn too_old(&self) -> bool {
+        self.too_old
     }
 
     /// Bytes so far.
@@ -41,6 +47,7 @@ impl<'a> Outcomes<'a> {
     #[inline]
     pub fn plain(&mut self, code: Code, detail: u16) {
         self.last = code;
+        self.too_old |= code == Code::ID_TOO_OLD;
         if let Some(out) = &mut self.out {
             begin_outcome(out, OutcomeHeader { code, detail });
         }

@@ -48,6 +48,8 @@ pub struct Applied {
     pub now: UnixMicros,
     /// How many operations it held, and so how many outcomes it gave.
     pub op_count: u32,
+    /// One of them was refused with ID_TOO_OLD.
+    pub too_old: bool,
 }
 
 /// How much there is of what.
@@ -195,7 +197,8 @@ impl StockState {
         assert!(batch.ops.is_empty(), "a log entry ends with its last operation");
         self.advance();
         self.cells.publish(&self.clock, self.holds.wheel.front());
-        Applied { now: self.clock.now, op_count: batch.op_count }
+        let too_old = outcomes.too_old();
+        Applied { now: self.clock.now, op_count: batch.op_count, too_old }
     }
 
     /// Takes the place of a running state: readers of this one see `newer`, a later state of the
@@ -207,7 +210,9 @@ impl StockState {
         assert!(newer.index >= self.index, "a state is replaced by a later one");
         self.cells.overwrite(newer.cells.table());
         let cells = std::mem::replace(&mut self.cells, CellWriter::new(0));
+        let forgotten = self.holds.forgotten.take();
         *self = Self { cells, cuts: self.cuts, ..newer };
+        self.holds.forgotten = forgotten;
         self.cells.publish(&self.clock, self.holds.wheel.front());
     }
 

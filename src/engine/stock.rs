@@ -70,8 +70,9 @@ impl StockState {
         out: &mut Outcomes<'_>,
     ) {
         let found = self.cells.table().resolve(cell);
-        let same = |cell| fingerprint(&[HeldLine { line: 0, cell, quantity }], 0);
-        if self.answer_known(op_id, hash, found.ok().map(|cell| (cell, same(cell))), out) {
+        let print = |cell| fingerprint(&[HeldLine { line: 0, cell, quantity }], 0);
+        let same = found.ok().map(|cell| (Some(cell), print(cell)));
+        if self.answer_known(op_id, hash, same, out) {
             return;
         }
         if late {
@@ -91,7 +92,7 @@ impl StockState {
         // From here on the receipt succeeds.
         self.cells.update(cell, |cell| cell.on_hand += i64::from(quantity));
         self.remember_write(op_id, hash, (Standing::Op, cell), |record| {
-            record.fingerprint = same(cell);
+            record.fingerprint = print(cell);
         });
         self.put_counters(Code::OK, cell, out);
     }
@@ -109,7 +110,11 @@ impl StockState {
         let op_id = OpId(key);
         let found = self.cell_of_write(op);
         let print = print(op, flags);
-        let same = found.map(|(_, cell)| cell).ok().flatten().map(|cell| (cell, print));
+        let same = match op {
+            // The count may be forgotten by now; its token is in the print.
+            Op::CountCommit { .. } => Some((None, print)),
+            _ => found.map(|(_, cell)| cell).ok().flatten().map(|cell| (Some(cell), print)),
+        };
         if self.answer_known(op_id, hash, same, out) {
             return;
         }
@@ -287,15 +292,19 @@ impl StockState {
         &mut self,
         op_id: OpId,
         hash: u64,
-        same: Option<(u32, u32)>,
+        same: Option<(Option<u32>, u32)>,
         out: &mut Outcomes<'_>,
     ) -> bool {
         let Some(handle) = self.look_up(&ReservationId(op_id.0), hash) else { return false };
         let record = self.holds.records.get(handle);
         let is_write = matches!(record.standing(), Some(Standing::Op | Standing::Count));
-        match same.filter(|same| is_write && *same == (record.cell, record.fingerprint)) {
-            Some((cell, _)) => self.put_counters(Code::REPLAY, cell, out),
-            None => out.plain(Code::ID_REUSED, 0),
+        let is_same = is_write
+            && same.is_some_and(|(cell, print)| {
+                cell.is_none_or(|cell| cell == record.cell) && print == record.fingerprint
+            });
+        match is_same {
+            true => self.put_counters(Code::REPLAY, record.cell, out),
+            false => out.plain(Code::ID_REUSED, 0),
         }
         true
     }
@@ -419,7 +428,8 @@ fn print(op: &Op<'_>, flags: OpFlags) -> u32 {
         Op::SetPolicy { change, .. } => {
             let flag = |flag: Option<bool>| flag.map_or(0, |yes| 1 + u64::from(yes));
             let flags = [change.frozen, change.untracked, change.preorder, change.no_hold];
-            let flags = flags.into_iter().fold(0, |bits, one| bits << 2 | flag(one));
+            let owner_max = change.owner_max.map_or(0, |most| 1 + u64::from(most));
+            let flags = flags.into_iter().fold(owner_max, |bits, one| bits << 2 | flag(one));
             let number = |number: Option<i64>| number.map_or(u64::MAX, |number| number as u64);
             // No point is the number before the first.
             let point = change.reorder_point.map(|point| point.unwrap_or(-2));

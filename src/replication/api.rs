@@ -4,6 +4,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use super::lanes::Source;
+use crate::archive::ArchiveStats;
 use crate::engine::{Stats, StockState};
 use crate::protocol::{Code, ReplyPrefix, ShardId};
 use crate::world::UnixMicros;
@@ -179,6 +180,8 @@ pub struct Status {
     pub clock_skew_ms: u64,
     /// The engine's figures.
     pub stock: Stats,
+    /// What was forgotten and is still answered for.
+    pub archive: ArchiveStats,
     /// Operations that wait for their batch.
     pub ingress_ops: u64,
     /// Entries proposed and operations in them since the start.

@@ -20,6 +20,7 @@ use super::ingress::{Gate, Ingress};
 use super::leader_loss::LeaderLoss;
 use super::link::LinkContext;
 use super::network::Transfer;
+use super::old_ids::OldIds;
 use super::peer_hello::PeerHello;
 use super::state_machine::{Shared, StateMachine};
 use super::types::{MemberNode, Members, StoredMembership, TypeConfig};
@@ -58,6 +59,7 @@ pub struct Core {
     pub log: Log,
     pub ingress: Arc<Ingress>,
     pub shared: Arc<Shared>,
+    pub old_ids: OldIds,
     pub identity: Mutex<Identity>,
     pub hello: Arc<Mutex<PeerHello>>,
     pub offsets: Arc<Mutex<PeerOffsets>>,
@@ -89,7 +91,7 @@ impl Core {
         storage: Arc<dyn Storage>,
         options: ReplicaOptions,
         log: Log,
-        shared: Arc<Shared>,
+        (shared, old_ids): (Arc<Shared>, OldIds),
         identity: Identity,
         joining: bool,
     ) -> Arc<Self> {
@@ -109,6 +111,7 @@ impl Core {
             log,
             ingress: Ingress::new(),
             shared,
+            old_ids,
             identity: Mutex::new(identity),
             hello: Arc::new(Mutex::new(hello)),
             offsets: Arc::default(),

@@ -5,6 +5,8 @@ use std::{fmt, io};
 /// A node does not start. Each says what to do; none is worth a retry without doing it.
 #[derive(Debug)]
 pub enum Error {
+    /// The archive of old ids cannot be opened: which file, and why.
+    Archive(io::Error),
     /// The identity file is damaged.
     DamagedIdentity {
         /// Its path.
@@ -65,6 +67,7 @@ pub enum Error {
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
+            Self::Archive(source) => write!(f, "the archive of old ids: {source}"),
             Self::DamagedIdentity { file } => {
                 write!(f, "{file} is damaged; move the data directory away and let the node rejoin")
             }

@@ -38,6 +38,7 @@ mod link;
 mod log_store;
 mod message;
 mod network;
+mod old_ids;
 mod peer_frame;
 mod peer_hello;
 mod peer_server;
@@ -54,6 +55,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use bytes::Bytes;
 use openraft::async_runtime::watch::WatchReceiver;
 use openraft::{Config, Raft, SnapshotPolicy};
 
@@ -67,14 +69,16 @@ pub use lanes::Source;
 pub use types::batch_of;
 
 use self::core::Core;
+use crate::archive::{Archive, ArchiveOptions};
 use crate::engine::{CellReader, EngineConfig, StockState};
 use crate::log::{Log, LogOptions, Space, Storage};
-use crate::protocol::ShardId;
+use crate::protocol::{Op, ReservationId, ShardId};
 use crate::world::net::{TcpListener, TcpStream};
 use crate::world::{UnixMicros, World};
 use identity::{Identity, Rules};
 use log_store::LogStore;
 use network::Network;
+use old_ids::OldIds;
 use state_machine::StateMachine;
 
 /// How fast a cluster notices things.
@@ -130,6 +134,8 @@ pub struct ReplicaOptions {
     pub lease_reads: bool,
     /// The node takes no new writes.
     pub draining: Arc<AtomicBool>,
+    /// What becomes of what is forgotten; `None`: it is gone.
+    pub archive: Option<ArchiveOptions>,
     /// Told what an operator may want to know, a line at a time.
     pub notice: Arc<dyn Fn(&str) + Send + Sync>,
     /// Shown every state of the engine.
@@ -203,11 +209,17 @@ impl Replica {
         let log = Log::open(storage.clone(), &world, log_options, &mut |at| {
             progress("reading the log", at.bytes_done, at.bytes_total);
         })?;
+        let archive = options
+            .archive
+            .map(|options| Archive::open(storage.clone(), &world, options).map(Arc::new))
+            .transpose()
+            .map_err(Error::Archive)?;
         let (machine, shared) = StateMachine::open(
             storage.clone(),
             options.engine,
             world.clone(),
             LogStore::new(log.shard(ShardId(0))),
+            archive,
             options.observer.clone(),
             &mut |done, total| progress("loading the snapshot", done, total),
         )?;
@@ -216,7 +228,9 @@ impl Replica {
             return Err(Error::LostLog { file: storage.path("identity") });
         }
         let joining = empty && matches!(options.bootstrap, Bootstrap::Join(_));
-        let core = Core::new(world, storage, options, log.clone(), shared, identity, joining);
+        let old_ids = OldIds::start(&world, &shared).map_err(Error::Archive)?;
+        let core =
+            Core::new(world, storage, options, log.clone(), (shared, old_ids), identity, joining);
         start_raft(&core, machine, empty).await?;
         core.start_tasks(listener, failed);
         Ok(Self { core })
@@ -254,6 +268,23 @@ impl Replica {
     /// The cells, readable without a lock.
     pub fn cells(&self) -> &CellReader {
         &self.core.shared.cells
+    }
+
+    /// May the archive know more of what was read and not found?
+    pub fn is_for_archive(&self, read: &Op<'_>) -> bool {
+        let now = self.now();
+        let is_old = |id: ReservationId| id.born().is_some() && !self.cells().accepts_id(&id, now);
+        self.core.shared.archive.is_some() && old_ids::id_read(read).is_some_and(is_old)
+    }
+
+    /// Gives `done` the outcomes of `count` reads with what the archive knows of those that were not found.
+    pub fn read_archived(
+        &self,
+        (ops, count): (Bytes, u32),
+        outcomes: Bytes,
+        done: impl FnOnce(&[u8]) + Send + 'static,
+    ) {
+        self.core.old_ids.fill_in(ops, count, outcomes, done);
     }
 
     /// Looks at the state under the lock that apply takes: keep it short.
@@ -313,6 +344,7 @@ impl Replica {
             disk_full: !matches!(core.log.space(), Space::Ok),
             clock_skew_ms: core.skew().as_millis() as u64,
             stock,
+            archive: core.shared.archive.as_ref().map(|a| a.stats()).unwrap_or_default(),
             ingress_ops,
             proposed: (
                 proposed.entries.load(Ordering::Relaxed),
@@ -571,6 +603,7 @@ mod tests {
             snapshot_log_bytes: 1 << 30,
             follower_lag_max: 1_000,
             lease_reads: false,
+            archive: Some(ArchiveOptions::default()),
             draining: Arc::default(),
             notice: Arc::new(|_| ()),
             observer: None,

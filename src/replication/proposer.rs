@@ -19,10 +19,10 @@ use super::api::Refusal;
 use super::core::Core;
 use super::ingress::Routes;
 use super::lanes::ENTRY_BYTES_MAX;
-use super::types::{CommittedLeader, OnComplete, Payload, RaftLogId, TypeConfig};
+use super::types::{CommittedLeader, OnComplete, Outcomes, Payload, RaftLogId, TypeConfig};
 use crate::engine::batch::{self, BatchBuilder};
 use crate::log::{SEGMENT_BYTES_MIN_REAL, record_bytes_max};
-use crate::protocol::{Code, ShardId};
+use crate::protocol::Code;
 use crate::world::UnixMicros;
 
 /// Entries in flight. With one, the disk waits for the network and the other way round; more than
@@ -68,8 +68,8 @@ pub async fn serve(core: Arc<Core>) {
 
 /// What becomes of one entry's requests.
 struct Pending {
+    core: Arc<Core>,
     routes: Option<Routes>,
-    shard: ShardId,
     _permit: OwnedSemaphorePermit,
 }
 
@@ -78,9 +78,16 @@ impl Pending {
         let Some(routes) = self.routes else { return };
         match result {
             Ok(response) => {
-                let outcomes = response.data;
                 let index = response.log_id.index;
-                routes.answer(self.shard, index, outcomes.now, &outcomes.bytes);
+                let (shard, Outcomes { bytes, now, too_old }) = (self.core.shard, response.data);
+                match too_old {
+                    Some((ops, count)) => {
+                        self.core.old_ids.fill_in(ops, count, bytes, move |all| {
+                            routes.answer(shard, index, now, all);
+                        })
+                    }
+                    None => routes.answer(shard, index, now, &bytes),
+                }
             }
             Err(error) => routes.refuse(&refusal(error)),
         }
@@ -141,7 +148,7 @@ fn encode_batch(
 impl Proposer {
     async fn propose(&mut self, permit: OwnedSemaphorePermit) {
         let Some((payload, routes, term)) = self.next_batch() else { return };
-        let pending = Pending { routes, shard: self.core.shard, _permit: permit };
+        let pending = Pending { core: self.core.clone(), routes, _permit: permit };
         let on_complete = OnComplete::new(move |result| pending.complete(result));
         let write = self.core.raft().write(payload).with_leader(leader_of(term));
         if let Err(error) = write.responder(on_complete).await {

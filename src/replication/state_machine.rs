@@ -17,6 +17,8 @@ use super::error::Error;
 use super::log_store::LogStore;
 use super::snapshot::{self, SnapshotHandle};
 use super::types::{Entry, Outcomes, RaftLogId, SnapshotMeta, StoredMembership, TypeConfig};
+use crate::archive::{Archive, BATCH_RECORDS};
+use crate::engine::batch::HEADER_BYTES;
 use crate::engine::{CellReader, EngineConfig, SnapshotCut, StockState};
 use crate::log::Storage;
 use crate::world::World;
@@ -41,6 +43,8 @@ pub struct Applied {
 pub struct Shared {
     applied: Mutex<Applied>,
     pub cells: CellReader,
+    /// Where what is forgotten goes.
+    pub archive: Option<Arc<Archive>>,
     snapshot: Mutex<Option<Snapshot>>,
     observer: Option<Arc<dyn Observer>>,
 }
@@ -78,13 +82,17 @@ impl Shared {
     fn apply(&self, entry: &Entry, answered: bool) -> Outcomes {
         let mut applied = self.lock();
         let mut out = BytesMut::new();
-        let mut batch_bytes = None;
+        let (mut batch_bytes, mut too_old) = (None, None);
         match &entry.payload {
             EntryPayload::Blank => (),
             EntryPayload::Normal(batch) => {
                 batch_bytes = Some(batch.0.as_ref());
                 let out = answered.then_some(&mut out);
-                applied.stock.apply(entry.log_id.index, &batch.0, out);
+                let done = applied.stock.apply(entry.log_id.index, &batch.0, out);
+                too_old = done.too_old.then(|| (batch.0.slice(HEADER_BYTES..), done.op_count));
+                if applied.stock.forgotten_len() >= BATCH_RECORDS {
+                    self.archive_forgotten(&mut applied.stock);
+                }
             }
             EntryPayload::Membership(members) => {
                 applied.membership = StoredMembership::new(Some(entry.log_id), members.clone());
@@ -94,7 +102,22 @@ impl Shared {
         if let Some(observer) = &self.observer {
             observer.applied(entry.log_id.index, batch_bytes, &applied.stock);
         }
-        Outcomes { bytes: out.freeze(), now: applied.stock.now() }
+        Outcomes { bytes: out.freeze(), now: applied.stock.now(), too_old }
+    }
+
+    fn archive_forgotten(&self, stock: &mut StockState) {
+        if let Some(archive) = &self.archive {
+            archive.take_in(stock.take_forgotten(), stock.now().as_millis());
+        }
+    }
+
+    /// Waits until all that was forgotten before is in the archive's files: only then may the log that it
+    /// came from be purged.
+    async fn flush_archive(&self) -> io::Result<()> {
+        match &self.archive {
+            Some(archive) => archive.flush().await,
+            None => Ok(()),
+        }
     }
 }
 
@@ -117,20 +140,24 @@ impl StateMachine {
         config: EngineConfig,
         world: World,
         log: LogStore,
+        archive: Option<Arc<Archive>>,
         observer: Option<Arc<dyn Observer>>,
         progress: &mut dyn FnMut(u64, u64),
     ) -> Result<(Self, Arc<Shared>), Error> {
         let io = |source| Error::Io { file: storage.path("."), source };
         let newest = snapshot::newest(storage.as_ref()).map_err(io)?;
-        let (meta, stock) = match &newest {
+        let (meta, mut stock) = match &newest {
             None => (SnapshotMeta::default(), StockState::new(config)),
             Some(handle) => snapshot::load(storage.as_ref(), &handle.name, &config, progress)?,
         };
+        if archive.is_some() {
+            stock.keep_forgotten();
+        }
         let cells = stock.cells();
         let membership = meta.last_membership.clone();
         let applied = Applied { stock, last: meta.last_log_id, membership, generation: 0 };
         let (applied, snapshot) = (Mutex::new(applied), Mutex::new(None));
-        let shared = Arc::new(Shared { applied, cells, snapshot, observer });
+        let shared = Arc::new(Shared { applied, cells, archive, snapshot, observer });
         if let Some(handle) = newest {
             shared.set_snapshot(&meta, handle);
             shared.show_restored();
@@ -190,6 +217,8 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
         // Raft may have cut a tail that conflicts with the snapshot. Were the snapshot durable and the
         // cut not, a power cut would leave a log that contradicts it.
         self.log.sync().await?;
+        self.shared.archive_forgotten(&mut self.shared.lock().stock);
+        self.shared.flush_archive().await?;
         let name = snapshot::publish(self.storage.as_ref(), &data.name, meta.last_log_id)?;
         {
             let mut applied = self.shared.lock();
@@ -243,6 +272,7 @@ impl SnapshotBuilder {
                 last_log_id: applied.last,
                 last_membership: applied.membership.clone(),
             };
+            self.shared.archive_forgotten(&mut applied.stock);
             (applied.stock.begin_snapshot(), meta, applied.generation)
         };
         let result = self.write_cut(&mut cut, &meta, generation).await;
@@ -263,6 +293,7 @@ impl SnapshotBuilder {
         meta: &SnapshotMeta,
         generation: u64,
     ) -> io::Result<SnapshotHandle> {
+        self.shared.flush_archive().await?;
         let (chunks, handle) = snapshot::write(&self.world, self.storage.clone(), meta)?;
         loop {
             let chunk = {

@@ -23,7 +23,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
-use bytes::BytesMut;
+use bytes::{Bytes, BytesMut};
 
 use super::admission::records_full;
 use super::limits::{
@@ -37,7 +37,7 @@ use super::status;
 use crate::protocol::limits::REPLY_BYTES_MAX;
 use crate::protocol::{
     Code, Header, Op, OutcomeHeader, Reader, ReplyPrefix, ShardId, UnixMillis, begin_outcome,
-    finish_outcome, take_op,
+    finish_outcome, take_op, take_outcome,
 };
 use crate::replication::{ReadPoint, Refusal, ReplyTo, RequestTag};
 use crate::world::UnixMicros;
@@ -185,8 +185,13 @@ impl Reads {
 
     /// Answers what can be answered. True: something was, look again.
     pub fn poll(&mut self, cx: &mut Context<'_>, shared: &Shared, outbox: &Arc<Outbox>) -> bool {
-        let mut answering =
-            Answering { shared, outbox, scratch: &mut self.scratch, pushes: Vec::new() };
+        let mut answering = Answering {
+            shared,
+            outbox,
+            scratch: &mut self.scratch,
+            is_old: false,
+            pushes: Vec::new(),
+        };
         let mut progress = answering.answer(cx, &mut self.local);
         progress |= answering.answer(cx, &mut self.fresh);
         progress |= self.poll_barrier(cx, shared, outbox);
@@ -233,6 +238,8 @@ struct Answering<'a> {
     shared: &'a Shared,
     outbox: &'a Arc<Outbox>,
     scratch: &'a mut BytesMut,
+    /// Something was read and not found that the archive may know.
+    is_old: bool,
     /// Entries that must go through the log after all.
     pushes: Vec<usize>,
 }
@@ -281,7 +288,11 @@ impl Answering<'_> {
             if entry.sold_out && !self.refuse_sold_out(ops, now) {
                 self.pushes.push(ready.next);
             } else if entry.sold_out || self.read(ops) {
-                self.outbox.reply(entry.tag, ShardId::default(), prefix, self.scratch);
+                if std::mem::take(&mut self.is_old) {
+                    self.ask_archive(ops, entry.tag, prefix);
+                } else {
+                    self.outbox.reply(entry.tag, ShardId::default(), prefix, self.scratch);
+                }
             } else {
                 self.outbox.refuse(entry.tag, &too_large());
             }
@@ -304,6 +315,16 @@ impl Answering<'_> {
             ready.next = 0;
         }
         progress
+    }
+
+    /// What was read is in `scratch`.
+    fn ask_archive(&mut self, ops: &[u8], tag: RequestTag, prefix: ReplyPrefix) {
+        let outcomes = Bytes::copy_from_slice(self.scratch);
+        let ops = (Bytes::copy_from_slice(ops), tag.ops);
+        let outbox = Arc::clone(self.outbox);
+        self.shared.replica.read_archived(ops, outcomes, move |all| {
+            outbox.reply(tag, ShardId::default(), prefix, all);
+        });
     }
 
     fn stale_prefix(&self) -> ReplyPrefix {
@@ -333,7 +354,11 @@ impl Answering<'_> {
         let mut reader = Reader::new(ops);
         while !reader.is_empty() {
             let (op, ..) = take_op(&mut reader).expect("admission decoded it");
+            let start = self.scratch.len();
             self.read_one(&op);
+            let found = take_outcome(&mut Reader::new(&self.scratch[start..]));
+            self.is_old |= found.is_ok_and(|found| found.code == Code::NOT_FOUND)
+                && self.shared.replica.is_for_archive(&op);
             if self.scratch.len() > room {
                 return false;
             }

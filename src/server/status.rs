@@ -33,6 +33,7 @@ pub(super) fn status(shared: &Shared) -> Value {
         ("connections", shared.session_count().into()),
         ("log", log(&status)),
         ("stock", stock(&status)),
+        ("archive", archive(&status)),
         ("members", members(&status)),
     ])
 }
@@ -72,6 +73,17 @@ fn stock(status: &Status) -> Value {
         ("sweep_lag_ms", stock.sweep_lag_ms.into()),
         ("outage_given_back_ms", stock.outage_ms.into()),
         ("bytes", stock.bytes.into()),
+    ])
+}
+
+fn archive(status: &Status) -> Value {
+    let archive = &status.archive;
+    Value::Object(vec![
+        ("archived", archive.records.into()),
+        ("archive_waiting", archive.waiting.into()),
+        ("archive_bytes", archive.bytes.into()),
+        ("archive_files", archive.runs.into()),
+        ("archive_damaged", archive.damaged.into()),
     ])
 }
 

@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use bytes::BytesMut;
+use stockd::archive::ArchiveOptions;
 use stockd::engine::EngineConfig;
 use stockd::log::{LogOptions, RealStorage};
 use stockd::protocol::{
@@ -69,6 +70,7 @@ impl Node {
             snapshot_log_bytes: 1 << 30,
             follower_lag_max: 1 << 20,
             lease_reads: false,
+            archive: Some(ArchiveOptions::default()),
             draining: Arc::new(AtomicBool::new(false)),
             notice: Arc::new(move |line| println!("node {id}: {line}")),
             observer: None,

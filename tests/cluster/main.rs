@@ -13,6 +13,7 @@
 //! A failing test prints what its nodes said.
 #![expect(clippy::unwrap_used, reason = "a test panics where it fails")]
 
+mod archive;
 mod behind;
 mod buyers;
 mod clock;

@@ -1,8 +1,10 @@
 //! One run: random batches, executed by the engine, its twin and the model, and compared.
 
+use std::collections::BTreeMap;
+
 use bytes::{BufMut, BytesMut};
 use stockd::engine::batch::{self, BatchBuilder};
-use stockd::engine::{EngineConfig, SnapshotLoader, StockState};
+use stockd::engine::{ArchivedRecord, EngineConfig, SnapshotLoader, StockState};
 use stockd::protocol::limits::COUNTER_MAX;
 use stockd::protocol::{
     Bucket, CellHandle, Code, CrossingsHead, Filter, Guard, Line, LineMode, ListHead, ListedCell,
@@ -46,27 +48,34 @@ pub struct Run {
     sent: Vec<Request>,
     counts: Vec<OpId>,
     transfers: Vec<OpId>,
+    /// What the engine has forgotten.
+    archive: BTreeMap<[u8; 16], ArchivedRecord>,
     pub refused_early: u64,
-    pub codes: std::collections::BTreeMap<Code, u64>,
+    pub archived: u64,
+    pub codes: BTreeMap<Code, u64>,
 }
 
 impl Run {
     /// A run whose numbers `dice` draws. `seed` names it, and seeds the hash indexes.
     pub fn new(seed: u64, dice: Dice) -> Self {
         let config = EngineConfig { hash_seed: seed, ..CONFIG };
+        let mut state = StockState::new(config);
+        state.keep_forgotten();
         Self {
             seed,
             dice,
             model: Model::new(CONFIG),
-            state: StockState::new(config),
+            state,
             twin: None,
             ids: Vec::new(),
             holds: Vec::new(),
             sent: Vec::new(),
             counts: Vec::new(),
             transfers: Vec::new(),
+            archive: BTreeMap::new(),
             refused_early: 0,
-            codes: std::collections::BTreeMap::new(),
+            archived: 0,
+            codes: BTreeMap::new(),
         }
     }
 
@@ -519,15 +528,66 @@ impl Run {
         commands.iter().for_each(|(command, end)| encode(&mut ops, command, *end));
         let out = self.apply(stamp, commands.len() as u32, &ops);
         let mut outcomes = Reader::new(&out);
-        for (command, expected) in self.expect_all(&commands) {
+        let mut too_old = Vec::new();
+        for ((command, expected), (_, end)) in self.expect_all(&commands).iter().zip(&commands) {
             let outcome = take_outcome(&mut outcomes).unwrap();
             *self.codes.entry(outcome.code).or_default() += 1;
-            self.compare(&command, &expected, &outcome);
+            self.compare(command, expected, &outcome);
+            if outcome.code == Code::ID_TOO_OLD
+                && let Command::Client(request) = command
+            {
+                too_old.push((request.clone(), *end));
+            }
         }
         assert!(outcomes.is_empty(), "seed {}: one outcome per operation", self.seed);
+        for (request, end) in too_old {
+            self.ask_archive(&request, end);
+        }
         if let Some(refused) = refused {
             assert_eq!(refused, out, "seed {}: {commands:?} was refused too early", self.seed);
             self.refused_early += 1;
+        }
+    }
+
+    /// What the archive says of an id that is too old is what the model says of it.
+    fn ask_archive(&mut self, request: &Request, not_after: Option<UnixMillis>) {
+        let Some(expected) = self.model.answer_archived(request, not_after) else { return };
+        let mut bytes = BytesMut::new();
+        request.encode(&mut bytes, not_after);
+        let (op, terms) = take_op_and_terms(&mut Reader::new(&bytes)).unwrap();
+        let transfer = match op {
+            Op::TransferReceive { transfer, .. } => self.archive.get(&transfer.0),
+            _ => None,
+        };
+        let record = &self.archive[&op.key().unwrap()];
+        let mut out = BytesMut::new();
+        let asked = (&op, terms.flags, not_after);
+        assert!(self.state.answer_archived(record, transfer, asked, &mut out), "{request:?}");
+        self.compare(&(request, "archived"), &expected, &read_outcome(&out));
+        self.archived += 1;
+    }
+
+    /// All reads of everything that is forgotten.
+    fn compare_archive(&mut self) {
+        let ids: Vec<_> = self.model.archived().copied().collect();
+        for id in ids {
+            // The engine forgets by the bucket, a little later, or when it is asked.
+            let Some(record) = self.archive.get(&id).cloned() else { continue };
+            let reservation = ReservationId(id);
+            for read in [
+                Op::ReadReservation { id: reservation },
+                Op::ReadLines { id: reservation },
+                Op::ReadTransfer { transfer: OpId(id) },
+            ] {
+                let mut out = BytesMut::new();
+                self.state.read_archived(&record, &read, &mut out);
+                let expected = self.model.read_archived(&id, |model| match read {
+                    Op::ReadReservation { .. } => model.read_reservation(id),
+                    Op::ReadLines { .. } => model.read_lines(id),
+                    _ => model.read_transfer(OpId(id)),
+                });
+                self.compare(&(read, "archived"), &expected.unwrap(), &read_outcome(&out));
+            }
         }
     }
 
@@ -602,6 +662,14 @@ impl Run {
         assert_eq!(applied.now.0, self.model.now_micros(), "seed {}", self.seed);
         if let Some(twin) = &mut self.twin {
             twin.apply(index, &entry, None);
+        }
+        let forgotten = self.state.take_forgotten();
+        for at in 0..forgotten.len() {
+            let record = forgotten.get(at).unwrap();
+            let before = self.archive.insert(record.id().0, record.clone());
+            let same = before.as_ref().is_none_or(|before| *before == record);
+            let seed = self.seed;
+            assert!(same, "seed {seed}: {before:?} was forgotten twice, then as {record:?}");
         }
         out
     }
@@ -806,6 +874,7 @@ impl Run {
             }
         }
         self.sweep_and_compare();
+        self.compare_archive();
         let digest = self.state.digest();
         if let Some(twin) = &self.twin {
             assert_eq!(twin.digest(), digest, "seed {}: restored and original agree", self.seed);

@@ -14,8 +14,8 @@ use bytes::BytesMut;
 use stockd::engine::EngineConfig;
 use stockd_protocol::limits::{TTL_MS_DEFAULT, TTL_MS_MAX, TTL_MS_MIN};
 use stockd_protocol::{
-    CellRef, Code, Op, OpFlags, OwnerLimits, Reader, ReservationState, Transfer, TransferState,
-    UnixMillis, take_op_and_terms,
+    CellRef, Code, Op, OpFlags, OwnerLimits, Reader, ReservationState, Terms, Transfer,
+    TransferState, UnixMillis, take_op_and_terms,
 };
 
 use crate::history::{Cell, Request};
@@ -116,6 +116,8 @@ pub struct Model {
     due: BTreeSet<(u64, Id)>,
     /// What is over, by the moment at which it may be forgotten, on the hold clock.
     over: BTreeSet<(u64, Id)>,
+    /// What was forgotten, and is still answered for by an archive.
+    archive: BTreeMap<Id, Entry>,
     touched: BTreeSet<u32>,
     limits: OwnerLimits,
     /// By own name.
@@ -175,6 +177,7 @@ impl Model {
             entries: BTreeMap::new(),
             due: BTreeSet::new(),
             over: BTreeSet::new(),
+            archive: BTreeMap::new(),
             touched: BTreeSet::new(),
             limits: OwnerLimits::default(),
             items: BTreeMap::new(),
@@ -264,7 +267,11 @@ impl Model {
         }
         while let Some((_, id)) = self.over.first().copied().filter(|first| first.0 <= hold_ms) {
             self.over.pop_first();
-            self.entries.remove(&id);
+            if let Some(entry) = self.entries.remove(&id)
+                && born(&id).is_some()
+            {
+                self.archive.insert(id, entry);
+            }
         }
     }
 
@@ -335,14 +342,68 @@ impl Model {
         answer
     }
 
+    /// What an archive answers to a request whose id is forgotten; `None`: the id was never known, or is
+    /// of a time that it does not tell.
+    ///
+    /// # Panics
+    /// The answer would change something.
+    pub fn answer_archived(
+        &mut self,
+        request: &Request,
+        not_after: Option<UnixMillis>,
+    ) -> Option<Expected> {
+        let mut bytes = BytesMut::new();
+        request.encode(&mut bytes, not_after);
+        let (op, mut terms) = take_op_and_terms(&mut Reader::new(&bytes)).expect("it encodes");
+        terms.flags = terms.flags.without(OpFlags::REACQUIRE);
+        self.settle();
+        let cells = self.cells.clone();
+        let answer = self.with_archived(&op.key()?, |model| model.execute_op(&op, &terms));
+        assert!(self.cells == cells, "{request:?} changed something");
+        answer
+    }
+
+    /// What an archive shows of what is forgotten; `None`: it was never known.
+    pub fn read_archived(
+        &mut self,
+        id: &Id,
+        read: impl FnOnce(&mut Self) -> Expected,
+    ) -> Option<Expected> {
+        self.with_archived(id, read)
+    }
+
+    /// The ids of what was forgotten.
+    pub fn archived(&self) -> impl Iterator<Item = &Id> {
+        self.archive.keys()
+    }
+
+    fn with_archived(
+        &mut self,
+        id: &Id,
+        answer: impl FnOnce(&mut Self) -> Expected,
+    ) -> Option<Expected> {
+        let entry = self.archive.get(id)?.clone();
+        let count = self.entries.len();
+        let clash = self.entries.insert(*id, entry.clone());
+        assert!(clash.is_none(), "what is forgotten is not in memory");
+        let answer = answer(self);
+        assert!(self.entries.remove(id) == Some(entry), "an archived record never changes");
+        assert!(self.entries.len() == count, "an archived record leads to no other");
+        Some(answer)
+    }
+
     fn execute_one(&mut self, request: &Request, not_after: Option<UnixMillis>) -> Expected {
         let mut bytes = BytesMut::new();
         request.encode(&mut bytes, not_after);
         let (op, terms) = take_op_and_terms(&mut Reader::new(&bytes)).expect("a request encodes");
+        self.execute_op(&op, &terms)
+    }
+
+    fn execute_op(&mut self, op: &Op<'_>, terms: &Terms<'_>) -> Expected {
         self.settle();
         let now = self.now_micros;
         let late = terms.not_after.is_some_and(|end| now > end.0.saturating_mul(1_000));
-        match op {
+        match *op {
             Op::Define { cell } => match self.resolve(&cell_of(cell)) {
                 Err(_) if late => plain(Code::DEADLINE_PASSED, 0),
                 _ => match self.define(&cell_of(cell)) {
@@ -356,7 +417,7 @@ impl Model {
             Op::TransferShip { .. }
             | Op::TransferReceive { .. }
             | Op::TransferClose { .. }
-            | Op::TransferCancel { .. } => self.transfer(&op, &terms, late),
+            | Op::TransferCancel { .. } => self.transfer(op, terms, late),
             Op::Reserve { id, ttl_ms, lines } => {
                 let commit = terms.flags.contains(OpFlags::COMMIT);
                 self.reserve(id.0, ttl_ms, &lines_of(lines), (commit, late))
@@ -375,12 +436,12 @@ impl Model {
             Op::DescribeSku { op_id, .. }
             | Op::NameSku { op_id, .. }
             | Op::SetReorder { op_id, .. } => {
-                self.write_catalogue(op_id.0, &op, stock::said(&op, &terms), late)
+                self.write_catalogue(op_id.0, op, stock::said(op, terms), late)
             }
             Op::SetOwnerLimits { op_id, limits } => {
-                self.set_owner_limits(op_id.0, limits, stock::said(&op, &terms), late)
+                self.set_owner_limits(op_id.0, limits, stock::said(op, terms), late)
             }
-            op if op.opcode().is_write() => self.write(&op, &terms, late),
+            op if op.opcode().is_write() => self.write(&op, terms, late),
             _ => panic!("a log holds no reads"),
         }
     }
@@ -388,6 +449,16 @@ impl Model {
     /// Executes linked operations: all, or none. Cells that were made stay.
     pub fn chain(&mut self, requests: &[(Request, Option<UnixMillis>)]) -> Vec<Expected> {
         self.settle();
+        let archive = std::mem::take(&mut self.archive);
+        let done = self.chain_without_archive(requests);
+        self.archive.extend(archive);
+        done
+    }
+
+    fn chain_without_archive(
+        &mut self,
+        requests: &[(Request, Option<UnixMillis>)],
+    ) -> Vec<Expected> {
         let before = self.clone();
         let mut done = Vec::new();
         for (request, not_after) in requests {

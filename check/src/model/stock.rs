@@ -46,10 +46,11 @@ impl Model {
             (None, None) => None,
         };
         if let Some(known) = self.entries.get(&id) {
-            let same = here.map(|cell| (cell, said(op, terms)));
+            // What was said of a count has its token, and so its cell, which may be forgotten by now.
+            let is_here = |cell| token.is_some() || here == Some(cell);
             return match known {
-                Entry::Op { cell, said, .. } | Entry::Count { cell, said, .. }
-                    if same.as_ref() == Some(&(*cell, said.clone())) =>
+                Entry::Op { cell, said: before, .. } | Entry::Count { cell, said: before, .. }
+                    if is_here(*cell) && *before == said(op, terms) =>
                 {
                     self.counters_of(Code::REPLAY, *cell)
                 }

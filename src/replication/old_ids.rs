@@ -1,0 +1,154 @@
+//! Answers for ids that are too old: what apply has forgotten, the archive knows.
+//!
+//! ```text
+//! apply, reads ─▶ an old id that is not known among the outcomes? ─ no ─▶ reply
+//!                        └─ yes ─▶ this thread: look each up, put its answer in the place ─▶ reply
+//! ```
+//!
+//! A look-up may wait for the disk, so it has a thread of its own: neither apply nor a session waits
+//! for it. What waits here is in flight still, and bounded by what clients may have in flight.
+//!
+//! An operation that is linked is left as it is: what is asked for together is refused together.
+
+use std::io;
+use std::sync::Arc;
+
+use bytes::{Bytes, BytesMut};
+use tokio::sync::mpsc;
+
+use super::state_machine::Shared;
+use crate::archive::Archive;
+use crate::engine::ArchivedRecord;
+use crate::engine::batch::{Batch, Command};
+use crate::protocol::{Code, Op, Reader, ReservationId, take_outcome};
+use crate::world::{UnixMicros, World};
+
+type Done = Box<dyn FnOnce(&[u8]) + Send>;
+
+/// Operations whose answers wait for a look at the archive.
+struct Job {
+    ops: Bytes,
+    count: u32,
+    outcomes: Bytes,
+    done: Done,
+}
+
+/// The way to the thread that looks up old ids.
+pub struct OldIds(Option<mpsc::UnboundedSender<Job>>);
+
+impl OldIds {
+    /// Starts the thread, if there is an archive, and the task that hands its answers on: replies are given
+    /// by tasks of the node.
+    pub fn start(world: &World, shared: &Arc<Shared>) -> io::Result<Self> {
+        let Some(archive) = shared.archive.clone() else { return Ok(Self(None)) };
+        let (jobs, mut incoming) = mpsc::unbounded_channel::<Job>();
+        let (finished, mut answers) = mpsc::unbounded_channel::<(BytesMut, Done)>();
+        let shared = shared.clone();
+        let body = async move {
+            while let Some(Job { ops, count, outcomes, done }) = incoming.recv().await {
+                let answer = shared.answer_old(&archive, &ops, count, &outcomes);
+                if finished.send((answer, done)).is_err() {
+                    // The node is gone.
+                    return;
+                }
+            }
+        };
+        world.threads.spawn("old-ids", Box::pin(body))?;
+        tokio::spawn(async move {
+            while let Some((answer, done)) = answers.recv().await {
+                done(&answer);
+            }
+        });
+        Ok(Self(Some(jobs)))
+    }
+
+    /// Gives `done` the outcomes of `count` operations with what the archive says of old ids.
+    pub fn fill_in(
+        &self,
+        ops: Bytes,
+        count: u32,
+        outcomes: Bytes,
+        done: impl FnOnce(&[u8]) + Send + 'static,
+    ) {
+        let job = Job { ops, count, outcomes, done: Box::new(done) };
+        let unsent = match &self.0 {
+            Some(jobs) => jobs.send(job).err().map(|unsent| unsent.0),
+            None => Some(job),
+        };
+        if let Some(job) = unsent {
+            // There is no archive, or the node stops.
+            (job.done)(&job.outcomes);
+        }
+    }
+}
+
+impl Shared {
+    /// The record that an id had, if the engine has forgotten it.
+    fn find_old(&self, archive: &Archive, id: &ReservationId) -> Option<ArchivedRecord> {
+        // In the order in which it travels.
+        let found = self.lock().stock.find_forgotten(id);
+        found.or_else(|| archive.find(id))
+    }
+
+    /// The outcomes with the archive's answers in the places of those that know no old id.
+    fn answer_old(&self, archive: &Archive, ops: &[u8], count: u32, outcomes: &[u8]) -> BytesMut {
+        let mut batch = Batch { now: UnixMicros(0), op_count: count, ops: Reader::new(ops) };
+        let mut rest = Reader::new(outcomes);
+        let mut out = BytesMut::with_capacity(outcomes.len());
+        let mut in_chain = false;
+        for _ in 0..count {
+            let command = batch.take();
+            let before = rest.rest();
+            let outcome = take_outcome(&mut rest).expect("there is one outcome per operation");
+            let linked = in_chain || command.is_linked();
+            in_chain = command.is_linked();
+            if linked || !self.put_old(archive, &command, outcome.code, &mut out) {
+                out.extend_from_slice(&before[..before.len() - rest.rest().len()]);
+            }
+        }
+        out
+    }
+
+    /// Appends the archive's answer; `false`: it has none.
+    fn put_old(
+        &self,
+        archive: &Archive,
+        command: &Command<'_>,
+        code: Code,
+        out: &mut BytesMut,
+    ) -> bool {
+        let Command::Client(op, flags, not_after) = command else { return false };
+        let is_read = !op.opcode().is_write();
+        let id = match code {
+            Code::ID_TOO_OLD if !is_read => op.key().map(ReservationId),
+            Code::NOT_FOUND if is_read => id_read(op),
+            _ => None,
+        };
+        let Some(record) = id.and_then(|id| self.find_old(archive, &id)) else { return false };
+        let transfer = match op {
+            Op::TransferReceive { transfer, .. } => {
+                self.find_old(archive, &ReservationId(transfer.0))
+            }
+            _ => None,
+        };
+        let asked = (op, *flags, *not_after);
+        let stock = &mut self.lock().stock;
+        let answered = match is_read {
+            true => stock.read_archived(&record, op, out),
+            false => stock.answer_archived(&record, transfer.as_ref(), asked, out),
+        };
+        if !answered {
+            archive.note_damaged();
+        }
+        answered
+    }
+}
+
+/// Which reservation or transfer an operation reads.
+pub fn id_read(op: &Op<'_>) -> Option<ReservationId> {
+    match op {
+        Op::ReadReservation { id } | Op::ReadLines { id } => Some(*id),
+        Op::ReadTransfer { transfer } => Some(ReservationId(transfer.0)),
+        _ => None,
+    }
+}

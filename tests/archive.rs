@@ -1,0 +1,255 @@
+//! The archive of old ids on a disk that fails: what was flushed is found, whatever happens.
+#![expect(clippy::unwrap_used, reason = "a test panics where it fails")]
+
+use std::sync::Arc;
+
+use bytes::BytesMut;
+use stockd::archive::{Archive, ArchiveOptions};
+use stockd::engine::batch::{self, BatchBuilder};
+use stockd::engine::{ArchiveBatch, ArchivedRecord, EngineConfig, StockState};
+use stockd::log::{Fault, SimStorage, Storage, Survival};
+use stockd::protocol::{
+    CellHandle, CellRef, Code, Line, Op, OpFlags, Reader, ReservationId, take_op, take_outcome,
+};
+use stockd::world::{TaskThreads, UnixMicros, World};
+
+const START_MS: u64 = 1_700_000_000_000;
+
+fn world() -> World {
+    World { threads: Arc::new(TaskThreads), ..World::real() }
+}
+
+fn id(born_ms: u64, number: u32) -> ReservationId {
+    let mut random = [0; 10];
+    random[6..].copy_from_slice(&number.to_be_bytes());
+    ReservationId::from_parts(born_ms, random)
+}
+
+fn apply(state: &mut StockState, now_ms: u64, count: u32, ops: impl FnOnce(&mut BytesMut)) {
+    let mut entry = BytesMut::new();
+    let builder = BatchBuilder::begin(&mut entry);
+    ops(&mut entry);
+    builder.finish(&mut entry, UnixMicros(now_ms * 1_000), count);
+    let mut out = BytesMut::new();
+    state.apply(state.applied_index() + 1, &entry, Some(&mut out));
+    let mut outcomes = Reader::new(&out);
+    (0..count).for_each(|_| assert!(take_outcome(&mut outcomes).unwrap().code.is_ok()));
+}
+
+/// What an engine forgets that was asked for these: every third is a cart of three lines, given back, the
+/// others are fences.
+fn forgotten(state: &mut StockState, born_ms: u64, numbers: std::ops::Range<u32>) -> ArchiveBatch {
+    state.keep_forgotten();
+    apply(state, born_ms, 2, |out| {
+        let cell = CellRef::Name { warehouse: b"w", sku: b"s" };
+        Op::encode_define(out, b"w", b"s");
+        let op_id = stockd::protocol::OpId(id(born_ms, u32::MAX).0);
+        Op::encode_receive(out, OpFlags::default(), None, op_id, cell, 1_000_000);
+    });
+    for number in numbers {
+        let id = id(born_ms, number);
+        let none = OpFlags::default();
+        if number % 3 == 0 {
+            let line = Line { cell: CellRef::Handle(CellHandle(0)), quantity: 1 };
+            apply(state, born_ms, 1, |out| Op::encode_reserve(out, none, None, id, 0, &[line; 3]));
+        }
+        apply(state, born_ms, 1, |out| Op::encode_release(out, none, None, id));
+    }
+    let after_all = born_ms + EngineConfig::default().retention_ms + 20_000;
+    apply(state, after_all, 1, |out| batch::encode_expire(out, u32::MAX));
+    state.take_forgotten()
+}
+
+fn open(disk: &SimStorage, options: ArchiveOptions) -> Archive {
+    Archive::open(Arc::new(disk.clone()), &world(), options).unwrap()
+}
+
+/// The answer to a release of an archived id.
+fn released_again(state: &mut StockState, record: &ArchivedRecord) -> (Code, u16) {
+    let (mut asked, mut out) = (BytesMut::new(), BytesMut::new());
+    Op::encode_release(&mut asked, OpFlags::default(), None, record.id());
+    let (op, flags, not_after) = take_op(&mut Reader::new(&asked)).unwrap();
+    assert!(state.answer_archived(record, None, (&op, flags, not_after), &mut out));
+    let outcome = take_outcome(&mut Reader::new(&out)).unwrap();
+    (outcome.code, outcome.detail)
+}
+
+#[tokio::test]
+async fn what_was_flushed_is_there_after_a_power_cut() {
+    let mut state = StockState::new(EngineConfig::default());
+    let batch = forgotten(&mut state, START_MS, 0..100);
+    assert_eq!(batch.len(), 101, "and one receive");
+    for survival in [Survival::Lost, Survival::Kept, Survival::Torn(1)] {
+        let disk = SimStorage::new();
+        let archive = open(&disk, ArchiveOptions::default());
+        archive.take_in(batch.clone(), START_MS);
+        // Before it is on disk it is found in memory.
+        assert!(archive.find(&id(START_MS, 0)).is_some());
+        archive.flush().await.unwrap();
+        let disk = disk.restart(survival);
+        let archive = open(&disk, ArchiveOptions::default());
+        assert_eq!(archive.stats().records, 101);
+        for number in 0..100 {
+            let record = archive.find(&id(START_MS, number)).unwrap();
+            let detail = if number % 3 == 0 { 3 } else { 5 };
+            assert_eq!(released_again(&mut state, &record), (Code::REPLAY, detail), "{number}");
+        }
+        assert!(archive.find(&id(START_MS, 100)).is_none());
+        assert!(archive.find(&id(START_MS - 1, 0)).is_none());
+    }
+}
+
+/// Takes in batches, with a flush after each; says which were flushed, up to the first that was not.
+async fn fill(archive: &Archive, batches: &[ArchiveBatch]) -> Vec<bool> {
+    let mut flushed = Vec::new();
+    for batch in batches {
+        archive.take_in(batch.clone(), START_MS);
+        flushed.push(archive.flush().await.is_ok());
+        if flushed.last() == Some(&false) {
+            return flushed;
+        }
+    }
+    tidied(archive).await;
+    flushed
+}
+
+/// The keeper tidies up after a flush, and before the next one.
+async fn tidied(archive: &Archive) {
+    // A disk without power says no, which is all the same here.
+    let _ = archive.flush().await;
+}
+
+fn thirty_batches() -> Vec<ArchiveBatch> {
+    let batch = |at: u32| {
+        let mut state = StockState::new(EngineConfig::default());
+        forgotten(&mut state, START_MS + u64::from(at), at * 10..at * 10 + 10)
+    };
+    (0..30).map(batch).collect()
+}
+
+#[tokio::test]
+async fn small_runs_become_few() {
+    let batches = thirty_batches();
+    let disk = SimStorage::new();
+    let archive = open(&disk, ArchiveOptions::default());
+    assert!(fill(&archive, &batches).await.into_iter().all(|flushed| flushed));
+    let stats = archive.stats();
+    assert_eq!((stats.records, stats.waiting, stats.damaged), (30 * 11, 0, 0));
+    assert!(stats.runs < 10, "{stats:?}");
+    let files = disk.list().unwrap().len() as u64;
+    assert_eq!(files, stats.runs, "what was merged is gone");
+    for at in 0..30 {
+        for number in at * 10..at * 10 + 10 {
+            assert!(archive.find(&id(START_MS + u64::from(at), number)).is_some(), "{number}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_power_cut_at_every_operation_loses_nothing_that_was_flushed() {
+    let batches = thirty_batches();
+    let mut cuts = 0;
+    for operation in 1.. {
+        let disk = SimStorage::new();
+        disk.fault_at(operation, Fault::PowerCut);
+        let archive = open(&disk, ArchiveOptions::default());
+        let flushed = fill(&archive, &batches).await;
+        if !disk.is_off() {
+            break;
+        }
+        cuts += 1;
+        let disk = disk.restart(Survival::Torn(operation));
+        let archive = open(&disk, ArchiveOptions::default());
+        for (at, _) in flushed.iter().enumerate().filter(|(_, flushed)| **flushed) {
+            for number in at * 10..at * 10 + 10 {
+                let id = id(START_MS + at as u64, number as u32);
+                assert!(archive.find(&id).is_some(), "cut at {operation}: {number}");
+            }
+        }
+    }
+    assert!(cuts > 100, "{cuts}");
+}
+
+#[tokio::test]
+async fn a_full_disk_is_waited_out() {
+    let batches = thirty_batches();
+    let disk = SimStorage::new();
+    let archive = open(&disk, ArchiveOptions::default());
+    disk.set_bytes_max(Some(100));
+    archive.take_in(batches[0].clone(), START_MS);
+    let error = archive.flush().await.unwrap_err();
+    assert_eq!(error.kind(), std::io::ErrorKind::StorageFull);
+    assert!(archive.find(&id(START_MS, 1)).is_some(), "it is in memory still");
+    disk.set_bytes_max(None);
+    archive.flush().await.unwrap();
+    assert_eq!(archive.stats().records, 11);
+}
+
+#[tokio::test]
+async fn a_flipped_byte_gives_no_wrong_answer() {
+    let mut state = StockState::new(EngineConfig::default());
+    let batch = forgotten(&mut state, START_MS, 0..4);
+    let disk = SimStorage::new();
+    let archive = open(&disk, ArchiveOptions::default());
+    archive.take_in(batch.clone(), START_MS);
+    archive.flush().await.unwrap();
+    let name = disk.list().unwrap()[0].name.clone();
+    let bytes = disk.bytes_used();
+    let (mut refused, mut missing) = (0, 0);
+    for offset in 0..bytes {
+        disk.flip(&name, offset, 0x10);
+        let opened = Archive::open(Arc::new(disk.clone()), &world(), ArchiveOptions::default());
+        match opened {
+            Err(error) => {
+                refused += 1;
+                assert!(error.to_string().contains(&name), "{error}");
+            }
+            Ok(archive) => {
+                for at in 0..batch.len() {
+                    let record = batch.get(at).unwrap();
+                    let found = archive.find(&record.id());
+                    missing += u64::from(found.is_none());
+                    assert!(found.is_none_or(|found| found == record), "byte {offset}");
+                }
+            }
+        }
+        disk.flip(&name, offset, 0x10);
+    }
+    assert!(refused >= 72, "{refused}: each byte of the head");
+    assert!(missing >= 5 * 52, "{missing}: each byte of an entry but where its tail is");
+}
+
+#[tokio::test]
+async fn what_is_too_old_or_too_much_goes() {
+    let hour_ms = 60 * 60 * 1_000;
+    let options = ArchiveOptions { retention_ms: 10 * hour_ms, ..ArchiveOptions::default() };
+    let mut state = StockState::new(EngineConfig::default());
+    let (old, young) = (
+        forgotten(&mut state, START_MS, 0..10),
+        forgotten(&mut state, START_MS + 5 * hour_ms, 0..10),
+    );
+    let disk = SimStorage::new();
+    let archive = open(&disk, options);
+    archive.take_in(old, START_MS);
+    archive.flush().await.unwrap();
+    // Both sides of the boundary.
+    archive.take_in(young, START_MS + 10 * hour_ms - 1);
+    assert!(archive.find(&id(START_MS, 1)).is_some());
+    archive.take_in(ArchiveBatch::default(), START_MS + 10 * hour_ms);
+    assert!(archive.find(&id(START_MS, 1)).is_none());
+    assert!(archive.find(&id(START_MS + 5 * hour_ms, 1)).is_some());
+    archive.flush().await.unwrap();
+    tidied(&archive).await;
+    assert_eq!((archive.stats().runs, archive.stats().records), (1, 11), "the old run is gone");
+    drop(archive);
+
+    // The disk has room for one run.
+    let archive = open(&disk, ArchiveOptions { bytes_max: 1_500, ..options });
+    let third = forgotten(&mut state, START_MS + 8 * hour_ms, 0..10);
+    archive.take_in(third, START_MS + 10 * hour_ms);
+    archive.flush().await.unwrap();
+    tidied(&archive).await;
+    assert_eq!(archive.stats().runs, 1);
+    assert!(archive.find(&id(START_MS + 5 * hour_ms, 1)).is_none());
+    assert!(archive.find(&id(START_MS + 8 * hour_ms, 1)).is_some());
+}
