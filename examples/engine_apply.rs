@@ -56,10 +56,10 @@ impl Load {
         fill(self, &mut entry);
         batch.finish(&mut entry, UnixMicros(self.now_micros), count);
         self.out.clear();
-        let start = processor_nanos();
+        let start = Instant::now();
         let index = self.state.applied_index() + 1;
         self.state.apply(index, &entry, Some(&mut self.out));
-        let nanos = processor_nanos().saturating_sub(start);
+        let nanos = start.elapsed().as_nanos() as u64;
         self.entry = entry;
         nanos
     }
@@ -74,11 +74,10 @@ impl Load {
     }
 }
 
-/// This thread's time on a processor: what other processes take does not count. The kernel brings it
-/// up to date at its ticks, so that only sums over many batches mean something.
-fn processor_nanos() -> u64 {
-    let text = std::fs::read_to_string("/proc/thread-self/schedstat").unwrap_or_default();
-    text.split_whitespace().next().and_then(|word| word.parse().ok()).unwrap_or(0)
+/// The median: a batch during which another process had the processor does not count.
+fn median(nanos: &mut [u64]) -> u64 {
+    let middle = nanos.len() / 2;
+    if nanos.is_empty() { 0 } else { *nanos.select_nth_unstable(middle).1 }
 }
 
 fn resident_bytes() -> u64 {
@@ -139,8 +138,7 @@ fn main() {
     let mut recent: Vec<ReservationId> = Vec::new();
     let recent_max = (live as usize).max(1);
     let mut cursor = 0;
-    let mut ops = [0_u64; 2];
-    let mut total = [[0_u64; 3]; 2];
+    let mut spent: [[Vec<u64>; 3]; 2] = Default::default();
     let wall = Instant::now();
     let fill = live / u64::from(BATCH_OPS);
     let warm = 2 * fill + 100;
@@ -178,9 +176,8 @@ fn main() {
             })
         };
         let sweep = load.batch(1, |_, entry| batch::encode_expire(entry, BATCH_OPS * 4));
-        ops[phase] += u64::from(BATCH_OPS);
-        for (total, spent) in total[phase].iter_mut().zip([reserves, ends, sweep]) {
-            *total += spent;
+        for (all, nanos) in spent[phase].iter_mut().zip([reserves, ends, sweep]) {
+            all.push(nanos);
         }
         batches += 1;
         if batches == fill {
@@ -192,11 +189,12 @@ fn main() {
     }
     let after = resident_bytes();
     let stats = load.state.stats();
-    for (phase, name) in ["warm-up", "steady"].iter().enumerate() {
-        let each = total[phase].map(|nanos| nanos / ops[phase].max(1));
-        let [reserve, end, sweep] = each;
+    for (mut spent, name) in spent.into_iter().zip(["warm-up", "steady"]) {
+        let [reserve, end, sweep] =
+            spent.each_mut().map(|nanos| median(nanos) / u64::from(BATCH_OPS));
         println!(
-            "{name}: reserve {reserve} ns, confirm or release {end} ns, sweep {sweep} ns per reservation"
+            "{name}: reserve {reserve} ns, confirm or release {end} ns, sweep {sweep} ns per reservation \
+             (medians of batches)"
         );
     }
     println!("{stats:?}");

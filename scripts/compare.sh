@@ -43,6 +43,8 @@ if [ ! -e "$tree/Cargo.toml" ]; then
 fi
 if [ "$engine" = 1 ]; then what=(--example engine_apply); else what=(--workspace --bins); fi
 echo "building ${commit:0:7} and this tree" >&2
+# Both are measured by the same clock.
+[ "$engine" = 0 ] || cp examples/engine_apply.rs "$tree/examples/"
 (cd "$tree" && CARGO_TARGET_DIR=$kept/build cargo build --release --locked --quiet "${what[@]}")
 cargo build --release --locked --quiet "${what[@]}"
 

@@ -10,7 +10,7 @@
 //! run        all of it, and the verdict    report    printed
 //! ```
 //!
-//! `scripts/chaos.sh` builds and starts it; ARCHITECTURE.md, section 14, says what it has shown.
+//! `scripts/chaos.sh` builds and starts it; ARCHITECTURE.md, section 15, says what it has shown.
 
 mod cluster;
 mod dice;

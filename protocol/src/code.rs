@@ -58,8 +58,8 @@ codes! {
     QTY_EXCEEDS = 107, "more units than there are to move; the reply names the lines";
     /// The id was used with another body.
     ID_REUSED = 108, "this id was used with a different body; make a new id per request";
-    /// The id is older than the retention.
-    ID_TOO_OLD = 109, "the id's time is older than the retention; make a new id";
+    /// The id is older than the retention, and not in the archive.
+    ID_TOO_OLD = 109, "the id's time is too far back: it is never executed, and nobody knows any more whether it was; make a new id";
     /// The id lies in the future.
     CLOCK_SKEW = 110, "the id's time is too far in the future; check the client's clock and that ids are UUIDv7 or ULID";
     /// The expected value was another.

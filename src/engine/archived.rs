@@ -26,7 +26,7 @@ use super::batch::Command;
 use super::hash::hash_id;
 use super::holds::{HeldLine, Holds};
 use super::outcomes::Outcomes;
-use super::record::{Record, Standing, put_words, u32_at, u64_at};
+use super::record::{ExtraLine, Record, Standing, put_words, u32_at, u64_at};
 use super::ring::NIL;
 use super::slab::Entry as _;
 use super::state::StockState;
@@ -128,10 +128,11 @@ impl ArchivedRecord {
         Self { entry, tail }
     }
 
-    /// Puts it into a ledger; `None`: it is of no state that this shard could have had.
-    fn load_into(&self, state: &mut StockState, ledger: &mut Holds) -> Option<()> {
+    /// Puts it into a ledger; its handle. `None`: it is of no state that a shard with so many cells could have
+    /// had.
+    fn load_into(&self, ledger: &mut Holds, cells: u32) -> Option<u32> {
         let bytes = &self.entry.0;
-        let record = Record {
+        let mut record = Record {
             id: self.id(),
             created_ms: u64_at(bytes, 16),
             deadline: HoldMillis(u64_at(bytes, 24)),
@@ -142,7 +143,6 @@ impl ArchivedRecord {
             quantity: u32_at(bytes, 44),
             ..Record::free(NIL)
         };
-        let cells = state.cells.table().count();
         let standing = record.standing()?;
         let (is_plain, is_over) = match standing {
             Standing::Ghost => return None,
@@ -188,16 +188,15 @@ impl ArchivedRecord {
             done.push((word()?, word()?, word()?));
         }
         let annexed = record.is_annexed();
-        let mut bare = record;
-        bare.set_annexed(false);
-        let hash = ledger.hash(&record.id.0);
-        let handle = ledger.insert(&mut state.cells, bare, hash, &lines);
+        record.set_annexed(false);
+        let handle = ledger.lend(record, &lines);
         if annexed {
             let annex = ledger.make_annex(handle);
+            ledger.annexes.annexes.get_mut(annex).first_line = first_line as u16;
             ledger.annexes.set_shares(annex, units.into_iter());
             done.into_iter().rev().for_each(|step| ledger.annexes.put_step(annex, step));
         }
-        Some(())
+        Some(handle)
     }
 }
 
@@ -308,6 +307,25 @@ impl ArchiveBatch {
 }
 
 impl Holds {
+    /// Puts a record that no group and no bucket holds.
+    fn lend(&mut self, record: Record, lines: &[HeldLine]) -> u32 {
+        let handle = self.records.insert(record);
+        self.ids.insert(self.hash(&record.id.0), handle);
+        let rest = lines.get(1..).unwrap_or_default().iter().rev();
+        self.records.get_mut(handle).more = rest.fold(NIL, |more, line| {
+            let HeldLine { line, cell, quantity } = *line;
+            self.lines.insert(ExtraLine { record: handle, cell, quantity, more, next: NIL, line })
+        });
+        handle
+    }
+
+    /// Takes it away again.
+    fn end_loan(&mut self, handle: u32) {
+        // One that is open must not be freed elsewhere.
+        self.records.get_mut(handle).set_standing(Standing::Op);
+        self.free(handle);
+    }
+
     /// Notes a record that gives up its id, if there is an archive. Of an id that does not tell its age
     /// nobody asks there.
     pub(super) fn archive(&mut self, handle: u32) {
@@ -400,13 +418,20 @@ impl StockState {
         records: &[Option<&ArchivedRecord>],
         deed: impl FnOnce(&mut Self),
     ) -> Option<()> {
-        let mut ledger = Holds::new(self.config.hash_seed);
-        for record in records.iter().flatten() {
-            record.load_into(self, &mut ledger)?;
+        // An empty ledger takes long to make.
+        let new = || Box::new(Holds::new(self.config.hash_seed));
+        let mut ledger = self.ledger.take().unwrap_or_else(new);
+        let cells = self.cells.table().count();
+        let records = records.iter().flatten();
+        let loans: Vec<_> = records.map(|record| record.load_into(&mut ledger, cells)).collect();
+        let all = loans.iter().all(Option::is_some);
+        if all {
+            std::mem::swap(&mut self.holds, &mut *ledger);
+            deed(self);
+            std::mem::swap(&mut self.holds, &mut *ledger);
         }
-        let real = std::mem::replace(&mut self.holds, ledger);
-        deed(self);
-        self.holds = real;
-        Some(())
+        loans.into_iter().flatten().for_each(|loan| ledger.end_loan(loan));
+        self.ledger = Some(ledger);
+        all.then_some(())
     }
 }

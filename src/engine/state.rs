@@ -39,6 +39,8 @@ pub struct StockState {
     pub(super) scratch: Scratch,
     pub(super) cut: Option<super::snapshot::Cut>,
     pub(super) cuts: u64,
+    /// An empty ledger, for archived records.
+    pub(super) ledger: Option<Box<Holds>>,
 }
 
 /// What one log entry did.
@@ -104,6 +106,7 @@ impl StockState {
             scratch: Scratch::default(),
             cut: None,
             cuts: 0,
+            ledger: None,
         }
     }
 

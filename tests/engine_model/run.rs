@@ -567,10 +567,10 @@ impl Run {
         self.archived += 1;
     }
 
-    /// All reads of everything that is forgotten.
+    /// All reads of some of what is forgotten.
     fn compare_archive(&mut self) {
         let ids: Vec<_> = self.model.archived().copied().collect();
-        for id in ids {
+        for id in ids.iter().copied().step_by(1 + ids.len() / 64) {
             // The engine forgets by the bucket, a little later, or when it is asked.
             let Some(record) = self.archive.get(&id).cloned() else { continue };
             let reservation = ReservationId(id);
