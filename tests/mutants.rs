@@ -8,9 +8,9 @@ use std::process::Command;
 /// Fewer would be no check of the tests.
 const PATCHES_MIN: usize = 15;
 
-const LAYERS: [&str; 12] = [
-    "chaos", "cluster", "faults", "fuzz", "lib", "model", "power", "races", "replica", "sessions",
-    "sim", "snapshot",
+const LAYERS: [&str; 13] = [
+    "archive", "chaos", "cluster", "faults", "fuzz", "lib", "model", "power", "races", "replica",
+    "sessions", "sim", "snapshot",
 ];
 
 fn patches() -> Vec<PathBuf> {

@@ -20,7 +20,7 @@ use stockd_protocol::{
     take_outcome,
 };
 
-use crate::history::Request;
+use crate::history::{Answer, Request};
 use crate::model::{Body, Expected, Model};
 use crate::report::{Report, Rule};
 
@@ -43,9 +43,25 @@ pub(crate) struct Logged {
     pub code: Code,
     pub detail: u16,
     pub body: Vec<u8>,
+    /// What an archive answers in the place of ID_TOO_OLD.
+    pub archived: Option<Expected>,
 }
 
 impl Logged {
+    /// A leader may have answered so: with what the log has, or, if that is that the id is too old, with what
+    /// it finds in its archive. What that shows of cells and transfers is of a later moment.
+    pub fn may_answer(&self, answer: &Answer) -> bool {
+        let archived = self.archived.as_ref().is_some_and(|archived| {
+            let same = (archived.code, archived.detail) == (answer.code, answer.detail);
+            same && match &archived.body {
+                Body::Exact(body) => *body == answer.body,
+                Body::Received { cell, .. } => answer.body.get(..4) == Some(&cell.to_le_bytes()),
+            }
+        });
+        archived
+            || (self.code, self.detail, &self.body) == (answer.code, answer.detail, &answer.body)
+    }
+
     /// It changed something, or would have if that had not been done already by an equal one.
     pub fn is_effect(&self) -> bool {
         self.code.is_ok() && self.code != Code::REPLAY
@@ -104,6 +120,7 @@ impl Replay {
                         code: outcome.code,
                         detail: outcome.detail,
                         body: outcome.body.to_vec(),
+                        archived: None,
                     };
                     let goes_on = request.is_linked() && position + 1 < batch.op_count;
                     chain.push(((request, end), one));
@@ -140,7 +157,11 @@ impl Replay {
             [(request, end)] => vec![self.model.execute(request, *end)],
             _ => self.model.chain(&requests),
         };
-        for (((request, _), one), expected) in requests.iter().zip(outcomes).zip(all) {
+        let is_alone = requests.len() == 1;
+        for (((request, end), mut one), expected) in requests.iter().zip(outcomes).zip(all) {
+            if is_alone && one.code == Code::ID_TOO_OLD {
+                one.archived = self.model.answer_archived(request, *end);
+            }
             if !agrees(&expected, &one) {
                 let text = format!(
                     "{request:?}: the engine says {} {} {:?}, the model {expected:?}",

@@ -16,6 +16,17 @@ pub struct Ledger {
     counts: Vec<OpId>,
     transfers: Vec<OpId>,
     orders: Vec<ReservationId>,
+    /// All that was sent under an id of its own.
+    sent: Vec<Request>,
+}
+
+impl Ledger {
+    /// Something was sent.
+    pub fn note(&mut self, request: &Request) {
+        if request.once().is_some() {
+            self.sent.push(request.clone());
+        }
+    }
 }
 
 impl App {
@@ -28,6 +39,23 @@ impl App {
                 break;
             }
             self.think().await;
+        }
+    }
+
+    /// Somebody comes back to what was long ago: a retry, or a look at an order.
+    pub(super) async fn come_back(&self) {
+        let old = self.ledger(|ledger| {
+            let early = ledger.sent.len() / 2;
+            (early > 0)
+                .then(|| ledger.sent[self.dice.between(0, early as u64 - 1) as usize].clone())
+        });
+        let Some(request) = old else { return };
+        match (&request, self.dice.chance(30)) {
+            (Request::Reserve { id, .. }, true) => {
+                let stale = self.dice.chance(30);
+                self.call(Request::ReadReservation { id: *id, stale }).await;
+            }
+            _ => drop(self.call_again(request).await),
         }
     }
 

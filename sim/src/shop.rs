@@ -159,6 +159,7 @@ impl App {
     async fn work(mut self, part: u32) {
         while !self.shop.is_closed() {
             match part {
+                0 | 5 | 6 if self.dice.chance(10) => self.come_back().await,
                 0 if self.dice.chance(60) => self.manage().await,
                 5 | 6 if self.dice.chance(70) => self.order().await,
                 0 => self.supply().await,
@@ -237,6 +238,7 @@ impl App {
 
     async fn call_on(&self, request: Request, terms: Terms) -> Verdict {
         let at = self.shop.history.invoke(self.number, request.clone(), terms);
+        self.shop.ledger.lock().expect("nobody panics while looking").note(&request);
         let verdict = if self.dice.chance(3) {
             // Somebody closes the page.
             let patience = Duration::from_millis(self.dice.between(1, 400));
