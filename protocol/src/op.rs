@@ -659,10 +659,9 @@ struct Head<'a> {
 impl<'a> Head<'a> {
     #[inline]
     fn take(reader: &mut Reader<'a>) -> Result<Self, OpError> {
-        let opcode = reader.u8()?;
-        let flags = OpFlags(reader.u8()?);
-        let count = reader.u16()?;
-        let len = reader.u32()?;
+        let [opcode, flags, count @ .., a, b, c, d] = *reader.chunk::<8>()?;
+        let (flags, count) = (OpFlags(flags), u16::from_le_bytes(count));
+        let len = u32::from_le_bytes([a, b, c, d]);
         let mut rest = Reader::new(reader.bytes(len as usize)?);
         let opcode = Opcode::from_u8(opcode).ok_or(OpError::UnknownOpcode(opcode))?;
         let not_after = match flags.contains(OpFlags::NOT_AFTER) {
@@ -700,15 +699,15 @@ fn take_body<'a>(
     let named = flags.contains(OpFlags::NAMES);
     Ok(match opcode {
         Opcode::Reserve => Op::Reserve {
-            id: ReservationId(body.array()?),
+            id: ReservationId(*body.chunk()?),
             ttl_ms: body.u32()?,
             lines: Lines::take(body, count, named)?,
         },
         Opcode::Confirm => {
-            Op::Confirm { id: ReservationId(body.array()?), parts: Parts::take(body, count)? }
+            Op::Confirm { id: ReservationId(*body.chunk()?), parts: Parts::take(body, count)? }
         }
         Opcode::Release => {
-            Op::Release { id: ReservationId(body.array()?), parts: Parts::take(body, count)? }
+            Op::Release { id: ReservationId(*body.chunk()?), parts: Parts::take(body, count)? }
         }
         _ => take_rest(opcode, named, count, body)?,
     })
@@ -730,30 +729,30 @@ fn take_rest<'a>(
 ) -> Result<Op<'a>, OpError> {
     Ok(match opcode {
         Opcode::Cancel => {
-            Op::Cancel { id: ReservationId(body.array()?), parts: Parts::take(body, count)? }
+            Op::Cancel { id: ReservationId(*body.chunk()?), parts: Parts::take(body, count)? }
         }
         Opcode::Fulfil => {
-            Op::Fulfil { id: ReservationId(body.array()?), parts: Parts::take(body, count)? }
+            Op::Fulfil { id: ReservationId(*body.chunk()?), parts: Parts::take(body, count)? }
         }
-        Opcode::Extend => Op::Extend { id: ReservationId(body.array()?), ttl_ms: body.u32()? },
-        Opcode::Pin => Op::Pin { id: ReservationId(body.array()?), ttl_ms: body.u32()? },
+        Opcode::Extend => Op::Extend { id: ReservationId(*body.chunk()?), ttl_ms: body.u32()? },
+        Opcode::Pin => Op::Pin { id: ReservationId(*body.chunk()?), ttl_ms: body.u32()? },
         Opcode::Amend => {
-            let (id, step) = (ReservationId(body.array()?), body.u32()?);
+            let (id, step) = (ReservationId(*body.chunk()?), body.u32()?);
             if step == 0 {
                 return Err(OpError::Step);
             }
             Op::Amend { id, step, lines: Lines::take(body, count, named)? }
         }
         Opcode::ReserveFrom => Op::ReserveFrom {
-            id: ReservationId(body.array()?),
+            id: ReservationId(*body.chunk()?),
             ttl_ms: body.u32()?,
             wishes: Wishes::take(body, count, named)?,
         },
         Opcode::ReadCells => Op::ReadCells { cells: Refs::take(body, count, named)? },
         Opcode::ReadDetails => Op::ReadDetails { cells: Refs::take(body, count, named)? },
-        Opcode::ReadReservation => Op::ReadReservation { id: ReservationId(body.array()?) },
-        Opcode::ReadLines => Op::ReadLines { id: ReservationId(body.array()?) },
-        Opcode::ReadTransfer => Op::ReadTransfer { transfer: OpId(body.array()?) },
+        Opcode::ReadReservation => Op::ReadReservation { id: ReservationId(*body.chunk()?) },
+        Opcode::ReadLines => Op::ReadLines { id: ReservationId(*body.chunk()?) },
+        Opcode::ReadTransfer => Op::ReadTransfer { transfer: OpId(*body.chunk()?) },
         Opcode::ReadSku => {
             let after = Some(CellHandle(body.u32()?)).filter(|cell| cell.0 != u32::MAX);
             Op::ReadSku { after, sku: take_name(body, limits::SKU_BYTES_MAX)? }
@@ -780,7 +779,7 @@ fn take_stock_write<'a>(
             false => Err(OpError::NamesFlag),
         };
     }
-    let op_id = OpId(body.array()?);
+    let op_id = OpId(*body.chunk()?);
     Ok(match opcode {
         Opcode::Receive => {
             let quantity = take_quantity(body)?;
@@ -797,7 +796,7 @@ fn take_stock_write<'a>(
         }
         Opcode::CountBegin => Op::CountBegin { op_id, cell: CellRef::take(body, named)? },
         Opcode::CountCommit => {
-            let token = OpId(body.array()?);
+            let token = OpId(*body.chunk()?);
             Op::CountCommit { op_id, token, counted: in_range(body.i64()?, 0)? }
         }
         Opcode::Move => {
@@ -826,7 +825,7 @@ fn take_stock_write<'a>(
             Op::TransferShip { op_id, quantity, from, to }
         }
         Opcode::TransferReceive => {
-            let transfer = OpId(body.array()?);
+            let transfer = OpId(*body.chunk()?);
             let (good, damaged) = (body.u32()?, body.u32()?);
             match good.checked_add(damaged) {
                 None => return Err(OpError::Range),

@@ -129,9 +129,8 @@ const HEADER_BYTES: usize = 8;
 #[inline]
 pub fn begin_outcome(out: &mut BytesMut, header: OutcomeHeader) -> usize {
     let start = out.len();
-    out.put_u16_le(header.code.0);
-    out.put_u16_le(header.detail);
-    out.put_u32_le(0);
+    // Code, detail, and a length of 0, in one piece.
+    out.put_u64_le(u64::from(header.detail) << 16 | u64::from(header.code.0));
     start
 }
 

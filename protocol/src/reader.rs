@@ -37,12 +37,18 @@ impl<'a> Reader<'a> {
         Ok(head)
     }
 
+    /// Takes `N` bytes. By reference: a result with an id in it is not aligned, and moved in pieces.
+    #[inline]
+    pub fn chunk<const N: usize>(&mut self) -> Result<&'a [u8; N], Truncated> {
+        let (head, rest) = self.rest.split_first_chunk::<N>().ok_or(Truncated)?;
+        self.rest = rest;
+        Ok(head)
+    }
+
     /// Takes `N` bytes as an array.
     #[inline]
     pub fn array<const N: usize>(&mut self) -> Result<[u8; N], Truncated> {
-        let (head, rest) = self.rest.split_first_chunk::<N>().ok_or(Truncated)?;
-        self.rest = rest;
-        Ok(*head)
+        self.chunk().copied()
     }
 
     /// Takes one byte.

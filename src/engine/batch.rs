@@ -144,12 +144,22 @@ impl<'a> Batch<'a> {
     #[inline]
     pub fn take(&mut self) -> Command<'a> {
         let rest = self.ops.rest();
+        if let Ok((op, flags, not_after)) = take_op(&mut self.ops) {
+            return Command::Client(op, flags, not_after);
+        }
+        self.ops = Reader::new(rest);
+        self.take_own()
+    }
+
+    /// An operation of a leader, or none of this version.
+    fn take_own(&mut self) -> Command<'a> {
+        let rest = self.ops.rest();
         let Some((header, body)) = rest.split_first_chunk::<8>() else {
             panic!("a log entry ends inside an operation's header");
         };
         let len = u32::from_le_bytes([header[4], header[5], header[6], header[7]]) as usize;
         assert!(len <= body.len(), "a log entry ends inside an operation");
-        let bytes = self.ops.bytes(8 + len).expect("the length was just checked");
+        self.ops.bytes(8 + len).expect("the length was just checked");
         match header[0] {
             EXPIRE => match body[..len].try_into() {
                 Ok(budget) => Command::Expire(u32::from_le_bytes(budget)),
@@ -157,10 +167,7 @@ impl<'a> Batch<'a> {
             },
             LEADER_START => Command::LeaderStart,
             TICK => Command::Tick,
-            _ => match take_op(&mut Reader::new(bytes)) {
-                Ok((op, flags, not_after)) => Command::Client(op, flags, not_after),
-                Err(_) => Command::Bad,
-            },
+            _ => Command::Bad,
         }
     }
 }

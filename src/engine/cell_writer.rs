@@ -451,7 +451,7 @@ impl CellWriter {
         self.table.slots.get(cell).expect("a resolved cell has a slot")
     }
 
-    #[inline]
+    #[inline(always)]
     fn total_of(&self, slot: &Slot) -> Option<&Total> {
         slot.total().map(|number| self.table.totals.get(number).expect("a numbered total is there"))
     }

@@ -33,7 +33,7 @@ impl<T: Default> Chunked<T> {
     }
 
     /// The item, or `None` if its chunk was never made.
-    #[inline]
+    #[inline(always)]
     pub fn get(&self, index: u32) -> Option<&T> {
         let (chunk, offset) = place(index);
         let chunk = match chunk.checked_sub(DOUBLING) {
@@ -66,7 +66,7 @@ impl<T: Default> Chunked<T> {
 }
 
 /// Chunk and offset in it; chunks from [`DOUBLING`] on are of equal size.
-#[inline]
+#[inline(always)]
 fn place(index: u32) -> (usize, usize) {
     let shifted = u64::from(index) + (1 << FIRST_BITS);
     let bits = shifted.ilog2().min(LAST_BITS);

@@ -237,6 +237,7 @@ impl Holds {
     }
 
     /// Reservations that hold or promise units are counted.
+    #[inline(always)]
     pub fn count(&mut self, standing: Option<Standing>, by: i64) {
         let counter = match standing {
             Some(Standing::Reservation(ReservationState::Active)) => &mut self.active,

@@ -23,6 +23,7 @@ use super::state::StockState;
 use super::time::HoldMillis;
 
 /// What an operation asks of a reservation.
+#[derive(Clone, Copy)]
 pub(super) struct Asked<'a> {
     pub id: ReservationId,
     pub hash: u64,

@@ -75,7 +75,7 @@ pub(super) fn units_in(places: &[Place], mut units: LineShares) -> u64 {
 }
 
 /// What a cell sees of a move.
-#[inline]
+#[inline(always)]
 fn move_units(cell: &mut Cell, from: Place, to: Place, quantity: u32) {
     let quantity = i64::from(quantity);
     match from {
@@ -192,8 +192,9 @@ impl Holds {
         self.shift_alike(cells, handle, place, to, forget);
     }
 
-    /// [`Holds::shift_whole`] of a record that has no shares, and whose units are all in `from`.
-    #[inline]
+    /// [`Holds::shift_whole`] of a record that has no shares, and whose units are all in `from`. Both places
+    /// are known where it is called most.
+    #[inline(always)]
     pub fn shift_alike(
         &mut self,
         cells: &mut CellWriter,
@@ -203,10 +204,12 @@ impl Holds {
         forget: HoldMillis,
     ) {
         self.shift_lines(cells, handle, from, to);
-        self.restate(handle, to.state(), forget);
+        if from != to {
+            self.change_state(handle, (from.state(), to.state()), forget);
+        }
     }
 
-    #[inline]
+    #[inline(always)]
     fn shift_lines(&self, cells: &mut CellWriter, handle: u32, from: Place, to: Place) {
         let record = self.records.get(handle);
         cells.update(record.cell, |cell| move_units(cell, from, to, record.quantity));
@@ -324,24 +327,35 @@ impl Holds {
     }
 
     /// Takes over a state.
-    #[inline]
     fn restate(&mut self, handle: u32, state: ReservationState, forget: HoldMillis) {
-        let record = self.records.get_mut(handle);
-        let before = record.standing();
-        let after = Standing::Reservation(state);
-        if before == Some(after) {
-            return;
+        let before = self.state(handle);
+        if before != state {
+            self.change_state(handle, (before, state), forget);
         }
+    }
+
+    /// Where both states are known, little is left of it.
+    #[inline(always)]
+    fn change_state(
+        &mut self,
+        handle: u32,
+        (before, after): (ReservationState, ReservationState),
+        forget: HoldMillis,
+    ) {
+        let (before, after) = (Standing::Reservation(before), Standing::Reservation(after));
+        let record = self.records.get_mut(handle);
         record.set_standing(after);
         if after.is_terminal() {
             record.forget = record.forget.max(forget);
-            let was_open = before.is_some_and(|before| !before.is_terminal());
-            if record.is_annexed() && was_open {
+            let (annexed, linked) = (record.is_annexed(), record.linked());
+            if annexed && !before.is_terminal() {
                 self.close_owned(handle);
             }
+            if linked == 0 {
+                self.settle(handle);
+            }
         }
-        self.count(before, -1);
+        self.count(Some(before), -1);
         self.count(Some(after), 1);
-        self.settle(handle);
     }
 }

@@ -85,7 +85,7 @@ impl<T: Entry> Slab<T> {
     }
 
     /// The entry at `handle`.
-    #[inline]
+    #[inline(always)]
     pub fn get(&self, handle: u32) -> &T {
         &self.pages[handle as usize >> PAGE_BITS][handle as usize & (PAGE - 1)]
     }
@@ -96,7 +96,7 @@ impl<T: Entry> Slab<T> {
     }
 
     /// The entry at `handle`, about to change.
-    #[inline]
+    #[inline(always)]
     pub fn get_mut(&mut self, handle: u32) -> &mut T {
         if let Some(watch) = &mut self.watch {
             watch.before_change(handle, &self.pages);

@@ -3,7 +3,8 @@
 use bytes::BytesMut;
 
 use crate::protocol::{
-    CellRef, Code, Op, OpFlags, Opcode, ReservationId, ReservationState, TransferState,
+    CellRef, Code, Lines, Op, OpFlags, Opcode, Reader, ReservationId, ReservationState,
+    TransferState, UnixMillis,
 };
 use crate::world::UnixMicros;
 
@@ -17,14 +18,18 @@ use super::outcomes::Outcomes;
 use super::parts::Asked;
 use super::reader::CellReader;
 use super::reserve::{Scratch, ttl_or_default};
+use super::ring::NIL;
 use super::slab::Slab;
 use super::sourcing::AskedFrom;
 use super::time::{HoldClock, OUTAGE_MS_MAX, TICK_MS};
 use super::transfer::Asker;
 
-/// Operations that are decoded and prefetched together. Past 32 nothing is gained: the processor
-/// keeps no more misses in flight.
-const CHUNK_OPS: usize = 32;
+/// Between two steps of an operation so many others have theirs: what the next one needs is there by then.
+const AHEAD: usize = 12;
+/// The last step; what comes before fetches.
+const EXECUTE: usize = 4;
+/// Operations that are on the way.
+const QUEUE: usize = (EXECUTE * AHEAD + 1).next_power_of_two();
 
 /// The stock of one shard: cells, reservations and the log's clock. One thread writes it, by
 /// [`StockState::apply`] alone; any number read it through [`StockState::cells`].
@@ -173,28 +178,36 @@ impl StockState {
         let before = self.clock.now;
         self.clock.now = before.max(batch.now);
         let mut outage_ms = (self.clock.now.0 - before.0) / 1_000;
-        let mut left = batch.op_count as usize;
-        let mut commands = [(Command::Bad, 0); CHUNK_OPS];
-        while left > 0 {
-            let count = left.min(CHUNK_OPS);
-            left -= count;
-            for command in &mut commands[..count] {
-                *command = self.take(&mut batch);
+        let count = batch.op_count as usize;
+        let mut queue = [Queued::NONE; QUEUE];
+        for turn in 0..count + EXECUTE * AHEAD {
+            let at = |step: usize| turn.checked_sub(step * AHEAD).filter(|at| *at < count);
+            if let Some(at) = at(0) {
+                queue[at % QUEUE] = self.take(&mut batch);
             }
-            self.prefetch(&commands[..count]);
-            for (command, hash) in &commands[..count] {
-                if command.is_linked() || chain.is_some() {
-                    self.execute_linked(command, *hash, &mut chain, &mut outcomes);
-                } else {
-                    self.execute(command, *hash, outage_ms, &mut outcomes);
-                    if self.cells.has_crossed() {
-                        self.keep_crossings();
-                    }
+            if let Some(at) = at(1) {
+                self.prefetch_record(&mut queue[at % QUEUE]);
+            }
+            if let Some(at) = at(2) {
+                self.prefetch_cell(&queue[at % QUEUE]);
+            }
+            if let Some(at) = at(3).filter(|_| self.cells.has_totals()) {
+                self.prefetch_totals(&queue[at % QUEUE]);
+            }
+            let Some(at) = at(EXECUTE) else { continue };
+            let queued = &queue[at % QUEUE];
+            if queued.is_linked || chain.is_some() {
+                let (command, hash) = (queued.command(), queued.hash);
+                self.execute_linked(&command, hash, &mut chain, &mut outcomes);
+            } else {
+                self.execute_queued(queued, outage_ms, &mut outcomes);
+                if self.cells.has_crossed() {
+                    self.keep_crossings();
                 }
-                // Only a batch's first operation can start a leader: nothing may have been judged
-                // by the clock before the outage was given back.
-                outage_ms = 0;
             }
+            // Only a batch's first operation can start a leader: nothing may have been judged
+            // by the clock before the outage was given back.
+            outage_ms = 0;
         }
         self.end_chain(&mut chain);
         assert!(batch.ops.is_empty(), "a log entry ends with its last operation");
@@ -221,61 +234,91 @@ impl StockState {
 
     /// Decodes an operation and starts fetching what it will look up.
     #[inline]
-    fn take<'a>(&self, batch: &mut Batch<'a>) -> (Command<'a>, u64) {
+    fn take<'a>(&self, batch: &mut Batch<'a>) -> Queued<'a> {
+        let bytes = batch.ops.rest();
         let command = batch.take();
-        let Command::Client(op, ..) = command else { return (command, 0) };
-        let Some(id) = op.key() else { return (command, 0) };
+        let Command::Client(op, flags, not_after) = command else {
+            return Queued { bytes, ..Queued::NONE };
+        };
+        let is_linked = flags.contains(OpFlags::LINKED);
+        let Some(id) = op.key() else { return Queued { bytes, is_linked, ..Queued::NONE } };
         let hash = self.holds.hash(&id);
         self.holds.prefetch_id(hash);
-        if let Op::Reserve { lines, ttl_ms, .. } = op
-            && !lines.is_named()
-        {
-            let tick = self.clock.deadline_after(ttl_or_default(ttl_ms)).tick();
-            for line in lines.iter() {
-                if let CellRef::Handle(cell) = line.cell {
-                    self.cells.prefetch(cell.0);
-                    self.holds.wheel.prefetch(cell.0, tick);
-                }
-            }
-        }
-        (command, hash)
-    }
-
-    /// Starts fetching the records that the operations are likely about, then their cells.
-    #[inline]
-    fn prefetch(&self, commands: &[(Command<'_>, u64)]) {
-        let mut likely = [u32::MAX; CHUNK_OPS];
-        for ((_, hash), likely) in commands.iter().zip(&mut likely) {
-            if *hash != 0
-                && let Some(record) = self.holds.likely(*hash)
-            {
-                self.holds.records.prefetch(record);
-                *likely = record;
-            }
-        }
-        for record in likely.iter().filter(|record| **record != u32::MAX) {
-            self.cells.prefetch(self.holds.records.get(*record).cell);
-        }
-        if !self.cells.has_totals() {
-            return;
-        }
-        for (command, _) in commands {
-            if let Command::Client(Op::Reserve { lines, .. }, ..) = command
-                && !lines.is_named()
-            {
-                for line in lines.iter() {
-                    if let CellRef::Handle(cell) = line.cell {
-                        self.cells.prefetch_total(cell.0);
+        let late = self.is_late(not_after);
+        let deed = match op {
+            Op::Reserve { id, ttl_ms, lines } => {
+                if !lines.is_named() {
+                    let tick = self.clock.deadline_after(ttl_or_default(ttl_ms)).tick();
+                    for line in lines.iter() {
+                        if let CellRef::Handle(cell) = line.cell {
+                            self.cells.prefetch(cell.0);
+                            self.holds.wheel.prefetch(cell.0, tick);
+                        }
                     }
                 }
+                let commit = flags.contains(OpFlags::COMMIT);
+                Deed::Reserve { id, ttl_ms, lines, end: (commit, late) }
             }
+            Op::Confirm { id, parts } => Deed::Confirm(Asked { id, hash, parts, flags, late }),
+            Op::Release { id, parts } => Deed::Release(Asked { id, hash, parts, flags, late }),
+            _ => Deed::Other,
+        };
+        Queued { deed, bytes, hash, record: NIL, is_linked }
+    }
+
+    /// Starts fetching the record that the operation is likely about.
+    #[inline]
+    fn prefetch_record(&self, queued: &mut Queued<'_>) {
+        if queued.hash != 0
+            && let Some(record) = self.holds.likely(queued.hash)
+        {
+            self.holds.records.prefetch(record);
+            queued.record = record;
         }
-        for record in likely.iter().filter(|record| **record != u32::MAX) {
-            self.cells.prefetch_total(self.holds.records.get(*record).cell);
+    }
+
+    /// Starts fetching the cell of that record, if it has not been freed since.
+    #[inline]
+    fn prefetch_cell(&self, queued: &Queued<'_>) {
+        if queued.record != NIL {
+            self.cells.prefetch(self.holds.records.get(queued.record).cell);
+        }
+    }
+
+    /// Starts fetching the totals that the cells are in.
+    fn prefetch_totals(&self, queued: &Queued<'_>) {
+        if queued.record != NIL {
+            self.cells.prefetch_total(self.holds.records.get(queued.record).cell);
+        }
+        if let Deed::Reserve { lines, .. } = &queued.deed
+            && !lines.is_named()
+        {
+            for line in lines.iter() {
+                if let CellRef::Handle(cell) = line.cell {
+                    self.cells.prefetch_total(cell.0);
+                }
+            }
         }
     }
 
     #[inline]
+    fn execute_queued(&mut self, queued: &Queued<'_>, outage_ms: u64, out: &mut Outcomes<'_>) {
+        match &queued.deed {
+            Deed::Reserve { id, ttl_ms, lines, end } => {
+                self.reserve(*id, queued.hash, *ttl_ms, *lines, *end, out);
+            }
+            Deed::Confirm(asked) => self.confirm(asked, out),
+            Deed::Release(asked) => self.release(asked, out),
+            Deed::Other => self.execute(&queued.command(), queued.hash, outage_ms, out),
+        }
+    }
+
+    /// The moment after which the operation may not take effect any more is over.
+    #[inline]
+    fn is_late(&self, not_after: Option<UnixMillis>) -> bool {
+        not_after.is_some_and(|end| self.clock.now.0 > end.0.saturating_mul(1_000))
+    }
+
     pub(super) fn execute(
         &mut self,
         command: &Command<'_>,
@@ -296,7 +339,7 @@ impl StockState {
             }
             Command::Tick => return out.plain(Code::OK, 0),
         };
-        let late = not_after.is_some_and(|end| self.clock.now.0 > end.0.saturating_mul(1_000));
+        let late = self.is_late(*not_after);
         match *op {
             Op::Reserve { id, ttl_ms, lines } => {
                 let commit = flags.contains(OpFlags::COMMIT);
@@ -444,6 +487,45 @@ impl StockState {
             self.holds.bury(handle, hash);
         }
         (!forgotten).then_some(handle)
+    }
+}
+
+/// An operation that waits for what it looks up to be there.
+#[derive(Clone, Copy)]
+struct Queued<'a> {
+    deed: Deed<'a>,
+    /// It, and what follows it.
+    bytes: &'a [u8],
+    /// Of its id; 0: it has none.
+    hash: u64,
+    /// Its record, likely.
+    record: u32,
+    is_linked: bool,
+}
+
+/// What is sold and given back, taken apart. Most other operations are longer, and would make each of these
+/// be copied as if it were as long: they are decoded again when it is their turn.
+#[derive(Clone, Copy)]
+enum Deed<'a> {
+    /// `end`: at once; too late.
+    Reserve {
+        id: ReservationId,
+        ttl_ms: u32,
+        lines: Lines<'a>,
+        end: (bool, bool),
+    },
+    Confirm(Asked<'a>),
+    Release(Asked<'a>),
+    Other,
+}
+
+impl<'a> Queued<'a> {
+    const NONE: Self =
+        Self { deed: Deed::Other, bytes: &[], hash: 0, record: NIL, is_linked: false };
+
+    fn command(&self) -> Command<'a> {
+        let mut one = Batch { now: UnixMicros(0), op_count: 1, ops: Reader::new(self.bytes) };
+        one.take()
     }
 }
 
