@@ -24,6 +24,7 @@ mod harness;
 mod leader;
 mod membership;
 mod node;
+mod owners;
 mod partition;
 mod proxy;
 mod single;
