@@ -25,7 +25,7 @@ use super::time::{HoldClock, OUTAGE_MS_MAX, TICK_MS};
 use super::transfer::Asker;
 
 /// Between two steps of an operation so many others have theirs: what the next one needs is there by then.
-const AHEAD: usize = 12;
+const AHEAD: usize = 5;
 /// The last step; what comes before fetches.
 const EXECUTE: usize = 4;
 /// Operations that are on the way.
@@ -189,7 +189,7 @@ impl StockState {
                 self.prefetch_record(&mut queue[at % QUEUE]);
             }
             if let Some(at) = at(2) {
-                self.prefetch_cell(&queue[at % QUEUE]);
+                self.prefetch_cells(&queue[at % QUEUE]);
             }
             if let Some(at) = at(3).filter(|_| self.cells.has_totals()) {
                 self.prefetch_totals(&queue[at % QUEUE]);
@@ -247,15 +247,6 @@ impl StockState {
         let late = self.is_late(not_after);
         let deed = match op {
             Op::Reserve { id, ttl_ms, lines } => {
-                if !lines.is_named() {
-                    let tick = self.clock.deadline_after(ttl_or_default(ttl_ms)).tick();
-                    for line in lines.iter() {
-                        if let CellRef::Handle(cell) = line.cell {
-                            self.cells.prefetch(cell.0);
-                            self.holds.wheel.prefetch(cell.0, tick);
-                        }
-                    }
-                }
                 let commit = flags.contains(OpFlags::COMMIT);
                 Deed::Reserve { id, ttl_ms, lines, end: (commit, late) }
             }
@@ -277,11 +268,23 @@ impl StockState {
         }
     }
 
-    /// Starts fetching the cell of that record, if it has not been freed since.
+    /// Starts fetching the cell of that record, if it has not been freed since, or those that are asked for:
+    /// not earlier, since a cart has many.
     #[inline]
-    fn prefetch_cell(&self, queued: &Queued<'_>) {
+    fn prefetch_cells(&self, queued: &Queued<'_>) {
         if queued.record != NIL {
             self.cells.prefetch(self.holds.records.get(queued.record).cell);
+        }
+        if let Deed::Reserve { lines, ttl_ms, .. } = &queued.deed
+            && !lines.is_named()
+        {
+            let tick = self.clock.deadline_after(ttl_or_default(*ttl_ms)).tick();
+            for line in lines.iter() {
+                if let CellRef::Handle(cell) = line.cell {
+                    self.cells.prefetch(cell.0);
+                    self.holds.wheel.prefetch(cell.0, tick);
+                }
+            }
         }
     }
 
