@@ -20,12 +20,15 @@
 
 use bytes::BytesMut;
 
-use crate::protocol::{LineShares, Op, OpFlags, OpId, ReservationId, UnixMillis};
+use crate::protocol::{
+    Code, LineShares, Op, OpFlags, OpId, Reader, ReservationId, UnixMillis, take_outcome,
+};
 
 use super::batch::Command;
 use super::hash::hash_id;
 use super::holds::{HeldLine, Holds};
 use super::outcomes::Outcomes;
+use super::reader::Age;
 use super::record::{ExtraLine, Record, Standing, put_words, u32_at, u64_at};
 use super::ring::NIL;
 use super::slab::Entry as _;
@@ -392,6 +395,23 @@ impl StockState {
         let standing = self.holds.records.get(handle).standing();
         let is_transfer = matches!(standing, Some(Standing::Transfer(_)));
         is_transfer.then(|| ArchivedRecord::of(&self.holds, handle))
+    }
+
+    /// Appends what a read shows of what is forgotten, and has not been swept yet; `false`: there is none.
+    pub fn read_unswept(&self, op: &Op<'_>, out: &mut BytesMut) -> bool {
+        let start = out.len();
+        match op {
+            Op::ReadReservation { id } => self.show_reservation(*id, Age::Any, out),
+            Op::ReadLines { id } => self.show_lines(*id, Age::Any, out),
+            Op::ReadTransfer { transfer } => self.show_transfer(*transfer, Age::Any, out),
+            _ => {}
+        }
+        let outcome = take_outcome(&mut Reader::new(&out[start..]));
+        let found = outcome.is_ok_and(|outcome| outcome.code != Code::NOT_FOUND);
+        if !found {
+            out.truncate(start);
+        }
+        found
     }
 
     /// Appends what a READ_RESERVATION, READ_LINES or READ_TRANSFER shows of an archived record. `false`: it

@@ -225,8 +225,12 @@ impl StockState {
     /// reads as expired, and one that is over long enough as not found, whether or not the sweep
     /// has come by.
     pub fn read_reservation(&self, id: ReservationId, out: &mut BytesMut) {
+        self.show_reservation(id, Age::Remembered, out);
+    }
+
+    pub(super) fn show_reservation(&self, id: ReservationId, age: Age, out: &mut BytesMut) {
         let found = self.holds.find(&id, self.holds.hash(&id.0));
-        let found = found.and_then(|handle| Some((handle, self.present_state(handle)?)));
+        let found = found.and_then(|handle| Some((handle, self.present_state(handle, age)?)));
         let Some((handle, state)) = found else {
             begin_outcome(out, OutcomeHeader { code: Code::NOT_FOUND, detail: 0 });
             return;
@@ -253,8 +257,12 @@ impl StockState {
 
     /// Appends the outcome of READ_LINES.
     pub fn read_lines(&self, id: ReservationId, out: &mut BytesMut) {
+        self.show_lines(id, Age::Remembered, out);
+    }
+
+    pub(super) fn show_lines(&self, id: ReservationId, age: Age, out: &mut BytesMut) {
         let found = self.holds.find(&id, self.holds.hash(&id.0));
-        let present = found.and_then(|handle| Some((handle, self.present_state(handle)?)));
+        let present = found.and_then(|handle| Some((handle, self.present_state(handle, age)?)));
         let Some((handle, state)) = present else {
             return body(out, Code::NOT_FOUND, 0, |_| ());
         };
@@ -276,12 +284,18 @@ impl StockState {
 
     /// Appends the outcome of READ_TRANSFER.
     pub fn read_transfer(&self, transfer: OpId, out: &mut BytesMut) {
+        self.show_transfer(transfer, Age::Remembered, out);
+    }
+
+    pub(super) fn show_transfer(&self, transfer: OpId, age: Age, out: &mut BytesMut) {
         let id = ReservationId(transfer.0);
         let found = self.holds.find(&id, self.holds.hash(&id.0));
         let record = found.map(|handle| self.holds.records.get(handle));
         match record.and_then(|record| Some((record, record.standing()?))) {
             Some((record, standing @ Standing::Transfer(state)))
-                if !standing.is_terminal() || self.clock.hold() < record.forget =>
+                if !standing.is_terminal()
+                    || age == Age::Any
+                    || self.clock.hold() < record.forget =>
             {
                 put_transfer(Code::OK, state, &record.transfer(), &mut Outcomes::new(Some(out)));
             }
@@ -308,7 +322,7 @@ impl StockState {
     }
 
     /// The state as a look-up would leave it; `None`: forgotten, or not a reservation.
-    fn present_state(&self, handle: u32) -> Option<ReservationState> {
+    fn present_state(&self, handle: u32, age: Age) -> Option<ReservationState> {
         let record = self.holds.records.get(handle);
         let Some(Standing::Reservation(state)) = record.standing() else { return None };
         let (state, forget) = match self.is_unnoticed(handle) {
@@ -321,8 +335,17 @@ impl StockState {
             false => (state, record.forget.0),
         };
         let over = Standing::Reservation(state).is_terminal();
-        (!over || self.clock.hold().0 < forget).then_some(state)
+        (!over || age == Age::Any || self.clock.hold().0 < forget).then_some(state)
     }
+}
+
+/// What a read shows of what is over.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Age {
+    /// What is remembered still.
+    Remembered,
+    /// Also what is forgotten, and waits to be swept.
+    Any,
 }
 
 /// Appends the outcome of a list: one page of the places up to `end`. At most `look` of them are looked at;

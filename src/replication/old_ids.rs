@@ -124,6 +124,10 @@ impl Shared {
             Code::NOT_FOUND if is_read => id_read(op),
             _ => None,
         };
+        // What is forgotten stays in memory until it is swept; a write that meets it sweeps it.
+        if is_read && id.is_some() && self.lock().stock.read_unswept(op, out) {
+            return true;
+        }
         let Some(record) = id.and_then(|id| self.find_old(archive, &id)) else { return false };
         let transfer = match op {
             Op::TransferReceive { transfer, .. } => {

@@ -8,9 +8,9 @@ use stockd::engine::{ArchivedRecord, EngineConfig, SnapshotLoader, StockState};
 use stockd::protocol::limits::COUNTER_MAX;
 use stockd::protocol::{
     Bucket, CellHandle, Code, CrossingsHead, Filter, Guard, Line, LineMode, ListHead, ListedCell,
-    Listing, Naming, Note, Op, OpFlags, OpId, Opcode, Outcome, OwnerLimits, Part, Parts,
-    PolicyChange, Reader, ReservationId, Rules, Sourcing, Terms, UnixMillis, Wish,
-    take_op_and_terms, take_outcome,
+    Listing, Naming, Note, Op, OpFlags, OpId, Opcode, Outcome, OutcomeHeader, OwnerLimits, Part,
+    Parts, PolicyChange, Reader, ReservationId, Rules, Sourcing, Terms, UnixMillis, Wish,
+    begin_outcome, take_op_and_terms, take_outcome,
 };
 use stockd::world::UnixMicros;
 use stockd_check::history::Sent;
@@ -572,7 +572,7 @@ impl Run {
         let ids: Vec<_> = self.model.archived().copied().collect();
         for id in ids.iter().copied().step_by(1 + ids.len() / 64) {
             // The engine forgets by the bucket, a little later, or when it is asked.
-            let Some(record) = self.archive.get(&id).cloned() else { continue };
+            let record = self.archive.get(&id).cloned();
             let reservation = ReservationId(id);
             for read in [
                 Op::ReadReservation { id: reservation },
@@ -580,7 +580,13 @@ impl Run {
                 Op::ReadTransfer { transfer: OpId(id) },
             ] {
                 let mut out = BytesMut::new();
-                self.state.read_archived(&record, &read, &mut out);
+                let shown = match &record {
+                    Some(record) => self.state.read_archived(record, &read, &mut out),
+                    None => self.state.read_unswept(&read, &mut out),
+                };
+                if !shown {
+                    begin_outcome(&mut out, OutcomeHeader { code: Code::NOT_FOUND, detail: 0 });
+                }
                 let expected = self.model.read_archived(&id, |model| match read {
                     Op::ReadReservation { .. } => model.read_reservation(id),
                     Op::ReadLines { .. } => model.read_lines(id),
