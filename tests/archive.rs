@@ -8,8 +8,10 @@ use stockd::archive::{Archive, ArchiveOptions};
 use stockd::engine::batch::{self, BatchBuilder};
 use stockd::engine::{ArchiveBatch, ArchivedRecord, EngineConfig, StockState};
 use stockd::log::{Fault, SimStorage, Storage, Survival};
+use stockd::protocol::limits::LINES_MAX;
 use stockd::protocol::{
-    CellHandle, CellRef, Code, Line, Op, OpFlags, Reader, ReservationId, take_op, take_outcome,
+    CellHandle, CellRef, Code, Line, Op, OpFlags, OpId, Reader, ReservationId, Terms, take_op,
+    take_outcome,
 };
 use stockd::world::{TaskThreads, UnixMicros, World};
 
@@ -43,7 +45,7 @@ fn forgotten(state: &mut StockState, born_ms: u64, numbers: std::ops::Range<u32>
     apply(state, born_ms, 2, |out| {
         let cell = CellRef::Name { warehouse: b"w", sku: b"s" };
         Op::encode_define(out, b"w", b"s");
-        let op_id = stockd::protocol::OpId(id(born_ms, u32::MAX).0);
+        let op_id = OpId(id(born_ms, u32::MAX).0);
         Op::encode_receive(out, OpFlags::default(), None, op_id, cell, 1_000_000);
     });
     for number in numbers {
@@ -125,6 +127,91 @@ fn thirty_batches() -> Vec<ArchiveBatch> {
         forgotten(&mut state, START_MS + u64::from(at), at * 10..at * 10 + 10)
     };
     (0..30).map(batch).collect()
+}
+
+/// A cart of two cells that was given back, and a transfer from the second cell to the first, as an engine
+/// forgets them.
+fn cart_and_transfer() -> ArchiveBatch {
+    let mut state = StockState::new(EngineConfig::default());
+    state.keep_forgotten();
+    let (none, cell) = (OpFlags::default(), |handle| CellRef::Handle(CellHandle(handle)));
+    apply(&mut state, START_MS, 6, |out| {
+        Op::encode_define(out, b"v", b"s");
+        Op::encode_define(out, b"w", b"s");
+        let (first, second) = (OpId(id(START_MS, 10).0), OpId(id(START_MS, 11).0));
+        Op::encode_receive(out, none, None, first, cell(0), 5);
+        Op::encode_receive(out, none, None, second, cell(1), 5);
+        let lines = [0, 1].map(|handle| Line { cell: cell(handle), quantity: 1 });
+        Op::encode_reserve(out, none, None, id(START_MS, 0), 0, &lines);
+        Op::encode_release(out, none, None, id(START_MS, 0));
+    });
+    let transfer = OpId(id(START_MS, 1).0);
+    apply(&mut state, START_MS, 2, |out| {
+        let ship = Op::TransferShip { op_id: transfer, quantity: 2, from: cell(1), to: cell(0) };
+        ship.encode(out, &Terms::default());
+        Op::TransferCancel { transfer }.encode(out, &Terms::default());
+    });
+    let after_all = START_MS + EngineConfig::default().retention_ms + 20_000;
+    apply(&mut state, after_all, 1, |out| batch::encode_expire(out, u32::MAX));
+    state.take_forgotten()
+}
+
+#[test]
+fn a_record_of_more_cells_than_there_are_is_no_answer() {
+    let batch = cart_and_transfer();
+    let numbered = |number| {
+        let records = (0..batch.len()).map(|at| batch.get(at).unwrap());
+        records.into_iter().find(|record| record.id() == id(START_MS, number)).unwrap()
+    };
+    let (cart, transfer) = (numbered(0), numbered(1));
+    for cells in 0..=2 {
+        let mut state = StockState::new(EngineConfig::default());
+        for warehouse in [b"v", b"w"].into_iter().take(cells) {
+            apply(&mut state, START_MS, 1, |out| Op::encode_define(out, warehouse, b"s"));
+        }
+        let reads = [
+            (&cart, Op::ReadLines { id: cart.id() }),
+            (&transfer, Op::ReadTransfer { transfer: OpId(transfer.id().0) }),
+        ];
+        for (record, read) in reads {
+            let mut out = BytesMut::new();
+            assert_eq!(state.read_archived(record, &read, &mut out), cells == 2, "{read:?}");
+            assert_eq!(out.is_empty(), cells < 2);
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_few_large_carts_are_written_before_they_fill_the_memory() {
+    let mut state = StockState::new(EngineConfig::default());
+    state.keep_forgotten();
+    let line = Line { cell: CellRef::Name { warehouse: b"w", sku: b"s" }, quantity: 1 };
+    let lines = [line; LINES_MAX as usize];
+    for number in 0..16 {
+        let (id, op_id) = (id(START_MS, number), OpId(id(START_MS, 100 + number).0));
+        apply(&mut state, START_MS, 3, |out| {
+            Op::encode_receive(out, OpFlags::DEFINE, None, op_id, line.cell, 10_000);
+            Op::encode_reserve(out, OpFlags::default(), None, id, 0, &lines);
+            Op::encode_release(out, OpFlags::default(), None, id);
+        });
+    }
+    let after_all = START_MS + EngineConfig::default().retention_ms + 20_000;
+    apply(&mut state, after_all, 1, |out| batch::encode_expire(out, u32::MAX));
+    let batch = state.take_forgotten();
+    assert_eq!(batch.len(), 32);
+    let archive = open(&SimStorage::new(), ArchiveOptions::default());
+    let mut taken_in = 0;
+    // Nobody asks for a flush.
+    while archive.stats().runs == 0 {
+        archive.take_in(batch.clone(), START_MS);
+        taken_in += batch.bytes();
+        assert!(taken_in < 64 << 20, "it is not written");
+        tokio::task::yield_now().await;
+    }
+    assert!(taken_in >= 16 << 20, "{taken_in}");
+    for number in 0..16 {
+        assert!(archive.find(&id(START_MS, number)).is_some());
+    }
 }
 
 #[tokio::test]

@@ -145,6 +145,7 @@ fn help_is_no_error_and_wrong_usage_is_two() {
         &["serve", "--node-id", "0"],
         &["serve", "--retention", "0s"],
         &["serve", "--retention", "18446744073709551615ms"],
+        &["serve", "--archive", "400d"],
         &["serve", "--grace-ms", "18446744073709551615"],
         &["serve", "--segment-bytes", "1048576"],
         &["client", "reserve", "BER"],

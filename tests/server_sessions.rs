@@ -10,9 +10,9 @@ use stockd::archive::ArchiveOptions;
 use stockd::engine::EngineConfig;
 use stockd::log::{LogOptions, RealStorage};
 use stockd::protocol::{
-    CellRef, Code, ErrorReply, Frame, Header, Hello, HelloReply, Kind, Line, MAGIC, Op, OpFlags,
-    OpId, Reader, ReplyPrefix, ReservationId, ShardId, begin_frame, finish_frame, limits,
-    take_frame, take_outcome,
+    CellHandle, CellRef, Code, ErrorReply, Frame, Header, Hello, HelloReply, Kind, Line, MAGIC, Op,
+    OpFlags, OpId, Reader, ReplyPrefix, ReservationId, ShardId, Terms, begin_frame, finish_frame,
+    limits, take_frame, take_outcome,
 };
 use stockd::replication::{Bootstrap, NodeInfo, Replica, ReplicaOptions, Role, Timing};
 use stockd::server::{Limits, Listeners, Server};
@@ -35,13 +35,34 @@ fn free_address() -> String {
     std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string()
 }
 
+/// What a node is started with.
+struct Setup {
+    id: u64,
+    bootstrap: Bootstrap,
+    limits: Limits,
+    reservations_max: u64,
+    engine: EngineConfig,
+}
+
+impl Default for Setup {
+    fn default() -> Self {
+        Self {
+            id: 1,
+            bootstrap: Bootstrap::Single,
+            limits: Limits::default(),
+            reservations_max: 1_000_000,
+            engine: EngineConfig::default(),
+        }
+    }
+}
+
 impl Node {
     async fn start(limits: Limits) -> Self {
-        Self::start_bounded(limits, 1_000_000).await
+        Self::start_first(Setup { limits, ..Setup::default() }).await
     }
 
-    async fn start_bounded(limits: Limits, reservations_max: u64) -> Self {
-        let node = Self::start_as(1, Bootstrap::Single, limits, reservations_max).await;
+    async fn start_first(setup: Setup) -> Self {
+        let node = Self::start_as(setup).await;
         while node.replica.read_barrier().await.is_err() {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
@@ -56,7 +77,7 @@ impl Node {
     /// Node 2 of this node's cluster, when it votes.
     async fn joined(&self) -> Self {
         let bootstrap = Bootstrap::Join(vec![self.peer.clone()]);
-        let node = Self::start_as(2, bootstrap, Limits::default(), 1_000_000).await;
+        let node = Self::start_as(Setup { id: 2, bootstrap, ..Setup::default() }).await;
         until(|| self.replica.status().members.iter().filter(|member| member.voter).count() == 2)
             .await;
         until(|| node.replica.leadership().role == Role::Follower).await;
@@ -64,12 +85,8 @@ impl Node {
         node
     }
 
-    async fn start_as(
-        id: u64,
-        bootstrap: Bootstrap,
-        limits: Limits,
-        reservations_max: u64,
-    ) -> Self {
+    async fn start_as(setup: Setup) -> Self {
+        let Setup { id, bootstrap, limits, reservations_max, engine } = setup;
         let directory = tempfile::tempdir().unwrap();
         let any = "127.0.0.1:0".parse().unwrap();
         let listeners = Listeners::bind(any, any).await.unwrap();
@@ -80,7 +97,7 @@ impl Node {
             node: NodeInfo { id, client_address: client.clone(), peer_address: peer.clone() },
             peer_listen: peer.clone(),
             bootstrap,
-            engine: EngineConfig::default(),
+            engine,
             log: LogOptions { segment_bytes: 8 << 20, ..LogOptions::default() },
             timing: Timing::default(),
             reservations_max,
@@ -480,9 +497,70 @@ async fn bytes_over_the_bound_in_flight_are_busy() {
     node.stop().await;
 }
 
+/// A node that has forgotten a cart of the most lines, and the read that its archive answers.
+async fn forgotten_cart(limits: Limits) -> (Node, BytesMut) {
+    let engine = EngineConfig { retention_ms: 2_000, ..EngineConfig::default() };
+    let node = Node::start_first(Setup { engine, limits, ..Setup::default() }).await;
+    let mut wire = node.greeted().await;
+    let lines = vec![Line { cell: cell(), quantity: 1 }; usize::from(limits::LINES_MAX)];
+    let cart = id(9);
+    let reserve = |out: &mut _| {
+        Op::encode_reserve(out, OpFlags::default(), None, cart, 60_000, &lines);
+    };
+    let release = |out: &mut _| Op::encode_release(out, OpFlags::default(), None, cart);
+    wire.send(&frame(1, Kind::Op, |out| receive(out, 1, 10_000))).await;
+    assert_eq!(wire.codes().await.1, [Code::OK]);
+    wire.send(&frame(2, Kind::Op, reserve)).await;
+    assert_eq!(wire.codes().await.1, [Code::OK]);
+    wire.send(&frame(3, Kind::Op, release)).await;
+    assert_eq!(wire.codes().await.1, [Code::OK]);
+    let is_known = || {
+        let mut out = BytesMut::new();
+        node.replica.with_state(|state| state.read_lines(cart, &mut out));
+        take_outcome(&mut Reader::new(&out)).unwrap().code.is_ok()
+    };
+    until(|| !is_known()).await;
+    let mut read = BytesMut::new();
+    Op::ReadLines { id: cart }.encode(&mut read, &Terms::default());
+    (node, read)
+}
+
+#[tokio::test]
+async fn a_reply_that_the_archive_makes_too_large_is_refused() {
+    let (node, read) = forgotten_cart(Limits::default()).await;
+    let mut wire = node.greeted().await;
+    for (count, expected) in [(50, vec![Code::OK; 50]), (500, vec![Code::TOO_LARGE])] {
+        wire.send(&batch(1, count, |out| out.extend_from_slice(&read.repeat(count as usize))))
+            .await;
+        assert_eq!(wire.codes().await.1, expected);
+    }
+    node.stop().await;
+}
+
+#[tokio::test]
+async fn bytes_that_wait_for_the_archive_are_bounded() {
+    let (node, old) =
+        forgotten_cart(Limits { read_bytes_all_max: 1_000, ..Limits::default() }).await;
+    let mut wire = node.greeted().await;
+    let ops = |out: &mut BytesMut| {
+        out.extend_from_slice(&old);
+        Op::encode_read_cells(out, OpFlags::default(), &[CellRef::Handle(CellHandle(0)); 50]);
+    };
+    // What the first has read so far is over the bound; the request of neither is.
+    let mut burst = batch(1, 2, ops);
+    burst.extend_from_slice(&batch(2, 2, ops));
+    for _ in 0..2 {
+        wire.send(&burst).await;
+        let mut answers = [wire.codes().await, wire.codes().await];
+        answers.sort_by_key(|(id, _)| *id);
+        assert_eq!(answers, [(1, vec![Code::OK; 2]), (2, vec![Code::BUSY])]);
+    }
+    node.stop().await;
+}
+
 #[tokio::test]
 async fn a_full_memory_takes_no_new_ids_and_serves_the_old_ones() {
-    let node = Node::start_bounded(Limits::default(), 2).await;
+    let node = Node::start_first(Setup { reservations_max: 2, ..Setup::default() }).await;
     let mut wire = node.greeted().await;
     let held = id(2);
     let line = Line { cell: cell(), quantity: 1 };

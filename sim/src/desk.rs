@@ -72,7 +72,7 @@ impl App {
         *self.dice.pick(&Bucket::ALL)
     }
 
-    fn ledger<T>(&self, look: impl FnOnce(&mut Ledger) -> T) -> T {
+    pub(super) fn ledger<T>(&self, look: impl FnOnce(&mut Ledger) -> T) -> T {
         look(&mut self.shop.ledger.lock().expect("nobody panics while looking"))
     }
 

@@ -238,7 +238,7 @@ impl App {
 
     async fn call_on(&self, request: Request, terms: Terms) -> Verdict {
         let at = self.shop.history.invoke(self.number, request.clone(), terms);
-        self.shop.ledger.lock().expect("nobody panics while looking").note(&request);
+        self.ledger(|ledger| ledger.note(&request));
         let verdict = if self.dice.chance(3) {
             // Somebody closes the page.
             let patience = Duration::from_millis(self.dice.between(1, 400));

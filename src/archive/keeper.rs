@@ -6,15 +6,14 @@ use std::time::Duration;
 
 use super::Inner;
 use super::run::{Run, RunWriter, name_of};
-use crate::engine::ArchiveBatch;
+use crate::engine::{ArchiveBatch, ArchiveEntry};
 
-/// The table in memory is written when it has so many records: 15 MB.
-const TABLE_RECORDS: usize = 1 << 18;
+/// What is in memory is written when it has so many bytes: about 290,000 reservations of one line.
+const TABLE_BYTES: u64 = 16 << 20;
 /// So many neighbours of about one size become one run.
 const MERGE_RUNS: usize = 4;
-/// No run is merged beyond so many records, 230 MB: a merge takes a few seconds, and what is too old goes
-/// by the run.
-const RUN_RECORDS_MAX: u64 = 1 << 22;
+/// No run is merged beyond so many bytes: a merge takes two seconds, and what is too old goes by the run.
+const RUN_BYTES_MAX: u64 = 256 << 20;
 /// A merge looks after so many records of a run whether it shall stop.
 const STOP_LOOK_RECORDS: u64 = 1 << 14;
 /// How long a keeper whose disk is full waits.
@@ -36,7 +35,7 @@ pub(super) async fn keep(archive: Arc<Inner>) {
             return;
         }
         archive.sort_fresh();
-        let full = archive.lock().waiting() >= TABLE_RECORDS;
+        let full = archive.lock().bytes_waiting() >= TABLE_BYTES;
         let written = match full || !flushes.is_empty() {
             true => archive.write_table().await,
             false => Ok(()),
@@ -60,21 +59,16 @@ impl Inner {
             let tables = self.lock();
             (tables.fresh.clone(), tables.sorted.clone())
         };
-        let mut batch = ArchiveBatch::default();
-        fresh.iter().for_each(|fresh| batch.append(fresh));
-        batch.sort();
-        sorted.push(Arc::new(batch));
+        if fresh.is_empty() {
+            return;
+        }
+        sorted.push(joined(&fresh));
         while let [.., before, last] = &sorted[..]
             && before.len() < last.len() * 2
         {
-            let mut joined = ArchiveBatch::default();
-            joined.append(before);
-            joined.append(last);
-            joined.sort();
-            sorted.truncate(sorted.len() - 2);
-            sorted.push(Arc::new(joined));
+            let both = joined(&sorted.split_off(sorted.len() - 2));
+            sorted.push(both);
         }
-        sorted.retain(|batch| !batch.is_empty());
         let mut tables = self.lock();
         tables.fresh.drain(..fresh.len());
         tables.sorted = sorted;
@@ -86,13 +80,10 @@ impl Inner {
         if sorted.is_empty() {
             return Ok(());
         }
-        let mut table = ArchiveBatch::default();
-        sorted.iter().for_each(|batch| table.append(batch));
-        table.sort();
+        let table = joined(&sorted);
         let mut writer = self.writer(table.len() as u64)?;
         for entry in table.entries() {
-            let tail = entry.tail_at().map_or(&[][..], |at| &table.tails()[at as usize..]);
-            writer.add(*entry, tail).await?;
+            self.add(&mut writer, *entry, table.tail_of(entry)).await?;
         }
         let run = writer.finish(self.next_number())?;
         let mut tables = self.lock();
@@ -118,8 +109,8 @@ impl Inner {
                 let run = &runs[which];
                 let entry = run.entry(at[which]);
                 at[which] += 1;
-                if !self.is_expired(id.millis()) && !writer.add(entry, run.tail_of(&entry)).await? {
-                    self.note_damaged();
+                if !self.is_expired(id.millis()) {
+                    self.add(&mut writer, entry, run.tail_of(&entry)).await?;
                 }
                 let looks_up = at[which].is_multiple_of(STOP_LOOK_RECORDS);
                 if looks_up && self.lock().stopping {
@@ -135,6 +126,18 @@ impl Inner {
 
     fn writer(&self, count: u64) -> io::Result<RunWriter<'_>> {
         RunWriter::new(self.storage.as_ref(), count, self.world.random.next_u64())
+    }
+
+    async fn add(
+        &self,
+        writer: &mut RunWriter<'_>,
+        entry: ArchiveEntry,
+        tail: &[u8],
+    ) -> io::Result<()> {
+        if !writer.add(entry, tail).await? {
+            self.note_damaged();
+        }
+        Ok(())
     }
 
     fn next_number(&self) -> u64 {
@@ -161,13 +164,17 @@ impl Inner {
 
     /// Neighbours of about one size, as many as are merged, that are small enough together.
     fn mergeable(&self) -> Option<Vec<Arc<Run>>> {
-        let class = |run: &Arc<Run>| run.count.max(1).ilog(MERGE_RUNS as u64);
+        let class = |run: &Arc<Run>| run.bytes.max(1).ilog(MERGE_RUNS as u64);
         let fits = |runs: &&[Arc<Run>]| {
-            let records: u64 = runs.iter().map(|run| run.count).sum();
+            let bytes: u64 = runs.iter().map(|run| run.bytes).sum();
             let (smallest, largest) = (runs.iter().map(class).min(), runs.iter().map(class).max());
             let is_alike = smallest.zip(largest).is_some_and(|(small, large)| large - small <= 1);
-            records <= RUN_RECORDS_MAX && is_alike
+            bytes <= RUN_BYTES_MAX && is_alike
         };
         self.lock().runs.windows(MERGE_RUNS).rev().find(fits).map(<[_]>::to_vec)
     }
+}
+
+fn joined(batches: &[Arc<ArchiveBatch>]) -> Arc<ArchiveBatch> {
+    Arc::new(ArchiveBatch::joined(batches.iter().map(Arc::as_ref)))
 }

@@ -97,8 +97,12 @@ impl Tables {
         self.runs.sort_by_key(|run| run.newest_ms);
     }
 
-    fn waiting(&self) -> usize {
-        self.fresh.iter().chain(&self.sorted).map(|batch| batch.len()).sum()
+    fn waiting(&self) -> impl Iterator<Item = &Arc<ArchiveBatch>> {
+        self.fresh.iter().chain(&self.sorted)
+    }
+
+    fn bytes_waiting(&self) -> u64 {
+        self.waiting().map(|batch| batch.bytes() as u64).sum()
     }
 }
 
@@ -197,7 +201,7 @@ impl Archive {
     pub fn stats(&self) -> ArchiveStats {
         let tables = self.0.lock();
         ArchiveStats {
-            waiting: tables.waiting() as u64,
+            waiting: tables.waiting().map(|batch| batch.len() as u64).sum(),
             records: tables.runs.iter().map(|run| run.count).sum(),
             bytes: tables.runs.iter().map(|run| run.bytes).sum(),
             runs: tables.runs.len() as u64,

@@ -39,7 +39,6 @@ use super::time::HoldMillis;
 pub const ENTRY_BYTES: usize = 56;
 /// Bytes of an entry that the checksum covers.
 const CHECKED_BYTES: usize = 48;
-const TAIL_HEAD_BYTES: usize = 16;
 /// No hold clock comes so far; far enough from the end for sums.
 const NEVER: HoldMillis = HoldMillis(1 << 62);
 
@@ -147,13 +146,14 @@ impl ArchivedRecord {
             ..Record::free(NIL)
         };
         let standing = record.standing()?;
-        let (is_plain, is_over) = match standing {
-            Standing::Ghost => return None,
-            Standing::Reservation(_) => (false, standing.is_terminal()),
-            Standing::Transfer(_) => (record.transfer().from.0 < cells, true),
-            Standing::Count | Standing::Op => (true, true),
+        let could_be = match standing {
+            Standing::Ghost => false,
+            // Its lines are looked at below.
+            Standing::Reservation(_) => standing.is_terminal(),
+            Standing::Transfer(_) => record.transfer().from.0 < cells && record.cell < cells,
+            Standing::Count | Standing::Op => record.cell == NIL || record.cell < cells,
         };
-        if !is_over || is_plain && record.cell != NIL && record.cell >= cells {
+        if !could_be {
             return None;
         }
         let mut words = self.tail.get(4..).unwrap_or_default().chunks_exact(4);
@@ -227,7 +227,6 @@ fn tail_of(holds: &Holds, handle: u32) -> Vec<u8> {
     let mut tail = Vec::with_capacity(4 + words.len() * 4);
     tail.extend_from_slice(&(words.len() as u32 * 4).to_le_bytes());
     words.iter().for_each(|word| tail.extend_from_slice(&word.to_le_bytes()));
-    debug_assert!(tail.len() >= TAIL_HEAD_BYTES, "what has a tail has a line");
     tail
 }
 
@@ -266,46 +265,38 @@ impl ArchiveBatch {
         &self.entries
     }
 
-    /// The tails of the entries.
-    pub fn tails(&self) -> &[u8] {
-        &self.tails
+    /// The bytes from the entry's tail on; none if it has none.
+    pub fn tail_of(&self, entry: &ArchiveEntry) -> &[u8] {
+        entry.tail_at().map_or(&[][..], |at| &self.tails[at as usize..])
     }
 
-    /// Adds an entry, whose tail is at the start of `tail`, if it has one.
-    pub fn push(&mut self, mut entry: ArchiveEntry, tail: &[u8]) {
-        if entry.tail_at().is_some() {
-            // A batch is written long before its tails are 4 GiB.
-            entry.set_tail_at(Some(self.tails.len() as u32));
-            self.tails.extend_from_slice(tail);
+    /// All of several, sorted by id. What is sorted in parts takes little. Whoever joins keeps them so small
+    /// that their tails are under 4 GiB.
+    pub fn joined<'a>(batches: impl IntoIterator<Item = &'a Self>) -> Self {
+        let mut all = Self::default();
+        for batch in batches {
+            let tails = all.tails.len() as u32;
+            all.tails.extend_from_slice(&batch.tails);
+            all.entries.extend(batch.entries.iter().map(|entry| {
+                let mut entry = *entry;
+                entry.set_tail_at(entry.tail_at().map(|at| tails + at));
+                entry
+            }));
         }
-        self.entries.push(entry);
-    }
-
-    /// Adds all of another one.
-    pub fn append(&mut self, other: &Self) {
-        let tails = self.tails.len() as u32;
-        self.tails.extend_from_slice(&other.tails);
-        self.entries.extend(other.entries.iter().map(|entry| {
-            let mut entry = *entry;
-            entry.set_tail_at(entry.tail_at().map(|at| tails + at));
-            entry
-        }));
-    }
-
-    /// Sorts by id. What is sorted in parts takes little.
-    pub fn sort(&mut self) {
-        self.entries.sort_by_key(ArchiveEntry::id);
+        all.entries.sort_by_key(ArchiveEntry::id);
+        all
     }
 
     /// The record at a place, if its checksum is right.
     pub fn get(&self, at: usize) -> Option<ArchivedRecord> {
         let entry = *self.entries.get(at)?;
-        let tail = entry.tail_at().map_or(&[][..], |at| &self.tails[at as usize..]);
-        ArchivedRecord::checked(entry, tail)
+        ArchivedRecord::checked(entry, self.tail_of(&entry))
     }
 
-    fn note(&mut self, record: &ArchivedRecord) {
-        self.push(record.entry, &record.tail);
+    fn push(&mut self, record: &ArchivedRecord) {
+        let entry = record.entry_with_tail_at(self.tails.len() as u64);
+        self.entries.push(entry.expect("a batch is taken away long before its tails are 4 GiB"));
+        self.tails.extend_from_slice(&record.tail);
     }
 }
 
@@ -335,7 +326,7 @@ impl Holds {
         if let Some(mut batch) = self.forgotten.take() {
             let record = self.records.get(handle);
             if record.id.born().is_some() {
-                batch.note(&ArchivedRecord::of(self, handle));
+                batch.push(&ArchivedRecord::of(self, handle));
             }
             self.forgotten = Some(batch);
         }

@@ -116,7 +116,40 @@ pub enum Command<'a> {
     Tick,
 }
 
-impl Command<'_> {
+impl<'a> Command<'a> {
+    /// Takes an operation off the front of those of a batch.
+    ///
+    /// # Panics
+    /// They end inside it.
+    #[inline]
+    pub fn take(ops: &mut Reader<'a>) -> Self {
+        let rest = ops.rest();
+        if let Ok((op, flags, not_after)) = take_op(ops) {
+            return Self::Client(op, flags, not_after);
+        }
+        *ops = Reader::new(rest);
+        Self::take_own(ops)
+    }
+
+    /// An operation of a leader, or none of this version.
+    fn take_own(ops: &mut Reader<'a>) -> Self {
+        let Some((header, body)) = ops.rest().split_first_chunk::<8>() else {
+            panic!("a log entry ends inside an operation's header");
+        };
+        let len = u32::from_le_bytes([header[4], header[5], header[6], header[7]]) as usize;
+        assert!(len <= body.len(), "a log entry ends inside an operation");
+        ops.bytes(8 + len).expect("the length was just checked");
+        match header[0] {
+            EXPIRE => match body[..len].try_into() {
+                Ok(budget) => Self::Expire(u32::from_le_bytes(budget)),
+                Err(_) => Self::Bad,
+            },
+            LEADER_START => Self::LeaderStart,
+            TICK => Self::Tick,
+            _ => Self::Bad,
+        }
+    }
+
     /// The next operation is linked to it.
     #[inline]
     pub const fn is_linked(&self) -> bool {
@@ -143,32 +176,7 @@ impl<'a> Batch<'a> {
     /// The payload ends inside it.
     #[inline]
     pub fn take(&mut self) -> Command<'a> {
-        let rest = self.ops.rest();
-        if let Ok((op, flags, not_after)) = take_op(&mut self.ops) {
-            return Command::Client(op, flags, not_after);
-        }
-        self.ops = Reader::new(rest);
-        self.take_own()
-    }
-
-    /// An operation of a leader, or none of this version.
-    fn take_own(&mut self) -> Command<'a> {
-        let rest = self.ops.rest();
-        let Some((header, body)) = rest.split_first_chunk::<8>() else {
-            panic!("a log entry ends inside an operation's header");
-        };
-        let len = u32::from_le_bytes([header[4], header[5], header[6], header[7]]) as usize;
-        assert!(len <= body.len(), "a log entry ends inside an operation");
-        self.ops.bytes(8 + len).expect("the length was just checked");
-        match header[0] {
-            EXPIRE => match body[..len].try_into() {
-                Ok(budget) => Command::Expire(u32::from_le_bytes(budget)),
-                Err(_) => Command::Bad,
-            },
-            LEADER_START => Command::LeaderStart,
-            TICK => Command::Tick,
-            _ => Command::Bad,
-        }
+        Command::take(&mut self.ops)
     }
 }
 

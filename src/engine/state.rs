@@ -244,16 +244,7 @@ impl StockState {
         let Some(id) = op.key() else { return Queued { bytes, is_linked, ..Queued::NONE } };
         let hash = self.holds.hash(&id);
         self.holds.prefetch_id(hash);
-        let late = self.is_late(not_after);
-        let deed = match op {
-            Op::Reserve { id, ttl_ms, lines } => {
-                let commit = flags.contains(OpFlags::COMMIT);
-                Deed::Reserve { id, ttl_ms, lines, end: (commit, late) }
-            }
-            Op::Confirm { id, parts } => Deed::Confirm(Asked { id, hash, parts, flags, late }),
-            Op::Release { id, parts } => Deed::Release(Asked { id, hash, parts, flags, late }),
-            _ => Deed::Other,
-        };
+        let deed = Deed::of(&op, hash, flags, self.is_late(not_after));
         Queued { deed, bytes, hash, record: NIL, is_linked }
     }
 
@@ -306,14 +297,23 @@ impl StockState {
 
     #[inline]
     fn execute_queued(&mut self, queued: &Queued<'_>, outage_ms: u64, out: &mut Outcomes<'_>) {
-        match &queued.deed {
+        if !self.execute_deed(&queued.deed, queued.hash, out) {
+            self.execute(&queued.command(), queued.hash, outage_ms, out);
+        }
+    }
+
+    /// Sells or gives back; `false`: it is something else.
+    #[inline]
+    fn execute_deed(&mut self, deed: &Deed<'_>, hash: u64, out: &mut Outcomes<'_>) -> bool {
+        match deed {
             Deed::Reserve { id, ttl_ms, lines, end } => {
-                self.reserve(*id, queued.hash, *ttl_ms, *lines, *end, out);
+                self.reserve(*id, hash, *ttl_ms, *lines, *end, out);
             }
             Deed::Confirm(asked) => self.confirm(asked, out),
             Deed::Release(asked) => self.release(asked, out),
-            Deed::Other => self.execute(&queued.command(), queued.hash, outage_ms, out),
+            Deed::Other => return false,
         }
+        true
     }
 
     /// The moment after which the operation may not take effect any more is over.
@@ -343,18 +343,8 @@ impl StockState {
             Command::Tick => return out.plain(Code::OK, 0),
         };
         let late = self.is_late(*not_after);
-        match *op {
-            Op::Reserve { id, ttl_ms, lines } => {
-                let commit = flags.contains(OpFlags::COMMIT);
-                self.reserve(id, hash, ttl_ms, lines, (commit, late), out);
-            }
-            Op::Confirm { id, parts } => {
-                self.confirm(&Asked { id, hash, parts, flags, late }, out);
-            }
-            Op::Release { id, parts } => {
-                self.release(&Asked { id, hash, parts, flags, late }, out);
-            }
-            _ => self.execute_rest(op, hash, flags, late, out),
+        if !self.execute_deed(&Deed::of(op, hash, flags, late), hash, out) {
+            self.execute_rest(op, hash, flags, late, out);
         }
     }
 
@@ -522,13 +512,27 @@ enum Deed<'a> {
     Other,
 }
 
+impl<'a> Deed<'a> {
+    #[inline]
+    fn of(op: &Op<'a>, hash: u64, flags: OpFlags, late: bool) -> Self {
+        match *op {
+            Op::Reserve { id, ttl_ms, lines } => {
+                let commit = flags.contains(OpFlags::COMMIT);
+                Self::Reserve { id, ttl_ms, lines, end: (commit, late) }
+            }
+            Op::Confirm { id, parts } => Self::Confirm(Asked { id, hash, parts, flags, late }),
+            Op::Release { id, parts } => Self::Release(Asked { id, hash, parts, flags, late }),
+            _ => Self::Other,
+        }
+    }
+}
+
 impl<'a> Queued<'a> {
     const NONE: Self =
         Self { deed: Deed::Other, bytes: &[], hash: 0, record: NIL, is_linked: false };
 
     fn command(&self) -> Command<'a> {
-        let mut one = Batch { now: UnixMicros(0), op_count: 1, ops: Reader::new(self.bytes) };
-        one.take()
+        Command::take(&mut Reader::new(self.bytes))
     }
 }
 

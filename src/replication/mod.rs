@@ -272,8 +272,8 @@ impl Replica {
 
     /// May the archive know more of what was read and not found?
     pub fn is_for_archive(&self, read: &Op<'_>) -> bool {
-        let now = self.now();
-        let is_old = |id: ReservationId| id.born().is_some() && !self.cells().accepts_id(&id, now);
+        let is_old =
+            |id: ReservationId| id.born().is_some() && !self.cells().accepts_id(&id, self.now());
         self.core.shared.archive.is_some() && old_ids::id_read(read).is_some_and(is_old)
     }
 

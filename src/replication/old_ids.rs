@@ -19,9 +19,10 @@ use tokio::sync::mpsc;
 use super::state_machine::Shared;
 use crate::archive::Archive;
 use crate::engine::ArchivedRecord;
-use crate::engine::batch::{Batch, Command};
+use crate::engine::batch::Command;
+use crate::protocol::limits::REPLY_BYTES_MAX;
 use crate::protocol::{Code, Op, Reader, ReservationId, take_outcome};
-use crate::world::{UnixMicros, World};
+use crate::world::World;
 
 type Done = Box<dyn FnOnce(&[u8]) + Send>;
 
@@ -90,19 +91,20 @@ impl Shared {
         found.or_else(|| archive.find(id))
     }
 
-    /// The outcomes with the archive's answers in the places of those that know no old id.
+    /// The outcomes with the archive's answers in the places of those that know no old id. When they are more
+    /// than a reply may have, no more are looked up.
     fn answer_old(&self, archive: &Archive, ops: &[u8], count: u32, outcomes: &[u8]) -> BytesMut {
-        let mut batch = Batch { now: UnixMicros(0), op_count: count, ops: Reader::new(ops) };
-        let mut rest = Reader::new(outcomes);
+        let (mut ops, mut rest) = (Reader::new(ops), Reader::new(outcomes));
         let mut out = BytesMut::with_capacity(outcomes.len());
         let mut in_chain = false;
         for _ in 0..count {
-            let command = batch.take();
+            let command = Command::take(&mut ops);
             let before = rest.rest();
             let outcome = take_outcome(&mut rest).expect("there is one outcome per operation");
             let linked = in_chain || command.is_linked();
             in_chain = command.is_linked();
-            if linked || !self.put_old(archive, &command, outcome.code, &mut out) {
+            let full = out.len() > REPLY_BYTES_MAX as usize;
+            if full || linked || !self.put_old(archive, &command, outcome.code, &mut out) {
                 out.extend_from_slice(&before[..before.len() - rest.rest().len()]);
             }
         }

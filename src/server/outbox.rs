@@ -144,6 +144,13 @@ impl Outbox {
         self.request_bytes_owed.fetch_sub(request_bytes, Ordering::Relaxed);
     }
 
+    /// Bytes of a read are held elsewhere.
+    pub fn hold_reads(self: &Arc<Self>, bytes: usize) -> HeldReads {
+        let bytes = bytes as u64;
+        self.owe_reads(Owed { frames: 0, request_bytes: bytes });
+        HeldReads { outbox: Arc::clone(self), bytes }
+    }
+
     /// Bytes of reads that are answered.
     pub fn release_read_bytes(&self, request_bytes: u64) {
         self.release_bytes(request_bytes);
@@ -270,6 +277,24 @@ impl ReplyTo for Outbox {
 
     fn source(&self) -> &Source {
         &self.source
+    }
+}
+
+/// Bytes of reads that somebody holds. They count until this is dropped.
+pub(super) struct HeldReads {
+    outbox: Arc<Outbox>,
+    bytes: u64,
+}
+
+impl HeldReads {
+    pub const fn outbox(&self) -> &Arc<Outbox> {
+        &self.outbox
+    }
+}
+
+impl Drop for HeldReads {
+    fn drop(&mut self) {
+        self.outbox.release_read_bytes(self.bytes);
     }
 }
 

@@ -48,6 +48,9 @@ const MANY_CELLS: usize = LARGE_READ_CELLS as usize / 2;
 /// A cell in the reply to READ_CELLS; one of a SKU has its warehouse's name instead of its handle.
 const CELL_REPLY_BYTES: usize = 40;
 
+/// More do not fit a reply: a header, the prefix and the count go before them.
+const OUTCOMES_BYTES_MAX: usize = REPLY_BYTES_MAX as usize - Header::BYTES - ReplyPrefix::BYTES - 4;
+
 /// What a request that is no plain write waits for.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Want {
@@ -317,13 +320,22 @@ impl Answering<'_> {
         progress
     }
 
-    /// What was read is in `scratch`.
+    /// Has what was not found looked for in the archive. What was found is in `scratch`.
     fn ask_archive(&mut self, ops: &[u8], tag: RequestTag, prefix: ReplyPrefix) {
+        let waiting = metrics::read(&self.shared.metrics.read_bytes_waiting);
+        if waiting > self.shared.limits.read_bytes_all_max {
+            let message = "too many reads wait for an answer";
+            return self.outbox.refuse(tag, &Refusal::busy(BUSY_RETRY_MS, message));
+        }
+        let held = self.outbox.hold_reads(ops.len() + self.scratch.len());
         let outcomes = Bytes::copy_from_slice(self.scratch);
         let ops = (Bytes::copy_from_slice(ops), tag.ops);
-        let outbox = Arc::clone(self.outbox);
         self.shared.replica.read_archived(ops, outcomes, move |all| {
-            outbox.reply(tag, ShardId::default(), prefix, all);
+            let outbox = held.outbox();
+            match all.len() > OUTCOMES_BYTES_MAX {
+                true => outbox.refuse(tag, &too_large()),
+                false => outbox.reply(tag, ShardId::default(), prefix, all),
+            }
         });
     }
 
@@ -350,16 +362,16 @@ impl Answering<'_> {
 
     /// Appends the outcomes of reads, or says that they do not fit a reply.
     fn read(&mut self, ops: &[u8]) -> bool {
-        let room = REPLY_BYTES_MAX as usize - Header::BYTES - ReplyPrefix::BYTES - 4;
         let mut reader = Reader::new(ops);
         while !reader.is_empty() {
             let (op, ..) = take_op(&mut reader).expect("admission decoded it");
             let start = self.scratch.len();
             self.read_one(&op);
-            let found = take_outcome(&mut Reader::new(&self.scratch[start..]));
-            self.is_old |= found.is_ok_and(|found| found.code == Code::NOT_FOUND)
-                && self.shared.replica.is_for_archive(&op);
-            if self.scratch.len() > room {
+            self.is_old |= self.shared.replica.is_for_archive(&op) && {
+                let outcome = take_outcome(&mut Reader::new(&self.scratch[start..]));
+                outcome.is_ok_and(|outcome| outcome.code == Code::NOT_FOUND)
+            };
+            if self.scratch.len() > OUTCOMES_BYTES_MAX {
                 return false;
             }
         }

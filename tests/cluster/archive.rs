@@ -52,9 +52,7 @@ impl Done {
         self.look(client, Consistency::Linearizable).await;
         assert_eq!(on_hand(client).await, 10 - 3 - 1);
     }
-}
 
-impl Done {
     async fn look(&self, client: &Client, consistency: Consistency) {
         let read = client.read_reservation(self.shipped.id(), consistency).await.unwrap();
         let read = read.expect("it is answered for").value;

@@ -358,7 +358,7 @@ impl Model {
         terms.flags = terms.flags.without(OpFlags::REACQUIRE);
         self.settle();
         let cells = self.cells.clone();
-        let answer = self.with_archived(&op.key()?, |model| model.execute_op(&op, &terms));
+        let answer = self.read_archived(&op.key()?, |model| model.execute_op(&op, &terms));
         assert!(self.cells == cells, "{request:?} changed something");
         answer
     }
@@ -369,27 +369,19 @@ impl Model {
         id: &Id,
         read: impl FnOnce(&mut Self) -> Expected,
     ) -> Option<Expected> {
-        self.with_archived(id, read)
+        let entry = self.archive.get(id)?.clone();
+        let count = self.entries.len();
+        let clash = self.entries.insert(*id, entry.clone());
+        assert!(clash.is_none(), "what is forgotten is not in memory");
+        let answer = read(self);
+        assert!(self.entries.remove(id) == Some(entry), "an archived record never changes");
+        assert!(self.entries.len() == count, "an archived record leads to no other");
+        Some(answer)
     }
 
     /// The ids of what was forgotten.
     pub fn archived(&self) -> impl Iterator<Item = &Id> {
         self.archive.keys()
-    }
-
-    fn with_archived(
-        &mut self,
-        id: &Id,
-        answer: impl FnOnce(&mut Self) -> Expected,
-    ) -> Option<Expected> {
-        let entry = self.archive.get(id)?.clone();
-        let count = self.entries.len();
-        let clash = self.entries.insert(*id, entry.clone());
-        assert!(clash.is_none(), "what is forgotten is not in memory");
-        let answer = answer(self);
-        assert!(self.entries.remove(id) == Some(entry), "an archived record never changes");
-        assert!(self.entries.len() == count, "an archived record leads to no other");
-        Some(answer)
     }
 
     fn execute_one(&mut self, request: &Request, not_after: Option<UnixMillis>) -> Expected {
