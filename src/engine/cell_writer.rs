@@ -292,16 +292,12 @@ impl CellWriter {
     /// The cell of two names, made if need be.
     pub fn define(&mut self, warehouse: &[u8], sku: &[u8]) -> u32 {
         let warehouse = WarehouseId(self.table.warehouses.add(warehouse));
-        let sku = match self.table.sku(sku) {
-            Some(sku) => sku,
-            None => SkuId(self.table.skus.add(sku)),
-        };
-        match self.table.find(warehouse, sku) {
-            Some(cell) => cell,
-            None => {
-                self.push(warehouse, sku, Cell { earliest_due: Tick::NEVER, ..Cell::default() })
-            }
+        let known = self.table.sku(sku);
+        if let Some(cell) = known.and_then(|sku| self.table.find(warehouse, sku)) {
+            return cell;
         }
+        let sku = known.unwrap_or_else(|| SkuId(self.table.skus.push(sku)));
+        self.push(warehouse, sku, Cell { earliest_due: Tick::NEVER, ..Cell::default() })
     }
 
     /// Appends a cell that is not there yet.

@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use super::chunked::Chunked;
 use super::hash::hash_bytes;
+use super::prefetch::prefetch;
 use super::shared_index::SharedIndex;
 
 /// A warehouse's number: the n-th warehouse named in the log, from 0.
@@ -79,6 +80,14 @@ impl Names {
         self.index.find(hash_bytes(self.seed, name), |number| self.name(number) == Some(name))
     }
 
+    /// Starts fetching the place where a search for the name begins.
+    #[inline]
+    pub fn prefetch(&self, name: &[u8]) {
+        if let Some(slot) = self.index.home(hash_bytes(self.seed, name)) {
+            prefetch(slot);
+        }
+    }
+
     /// The name with this number.
     pub fn name(&self, number: u32) -> Option<&[u8]> {
         self.names.get(number)?.get().map(Name::bytes)
@@ -86,9 +95,11 @@ impl Names {
 
     /// The number of a name, added if need be. Only the writer calls this.
     pub fn add(&self, name: &[u8]) -> u32 {
-        if let Some(number) = self.find(name) {
-            return number;
-        }
+        self.find(name).unwrap_or_else(|| self.push(name))
+    }
+
+    /// The number of a name that is not there yet. Only the writer calls this.
+    pub fn push(&self, name: &[u8]) -> u32 {
         let number = self.count.load(Ordering::Relaxed);
         let fresh = self.names.make(number).set(Name::new(name)).is_ok();
         assert!(fresh, "a name's number is used once");

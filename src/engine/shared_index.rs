@@ -3,8 +3,9 @@
 //!
 //! Slots are `hash's low half << 32 | handle + 1`, as in [`Index`](super::index::Index). Each of 64
 //! partitions grows by a quarter of a doubling in place, under a seqlock: a search that found nothing
-//! while entries were laid out anew is done again. So no memory is held for readers of an older layout,
-//! and 5/8 to 3/4 of the slots are in use.
+//! while entries were laid out anew is done again. So no memory is held for readers of an older layout.
+//! Hashes fill all partitions alike, so each grows at a fill of its own, from 3/4 down to 3/5: one after the
+//! other, and never all in the same moment, which would hold up everybody for milliseconds.
 //!
 //! `races/` includes this very file with loom's atomics.
 
@@ -15,6 +16,9 @@ use super::seqlock::Sequence;
 
 const PARTITIONS: usize = 64;
 const SLOTS_MIN: u32 = 16;
+/// Of 1,024 slots so many are in use when the first partition grows, and so many fewer when the last one does.
+const FULL: u32 = 768;
+const FULL_SPREAD: u32 = 154;
 /// The first piece, and four for each doubling up to 2²⁹ slots.
 pub(super) const PIECES: usize = 1 + 4 * 25;
 
@@ -29,12 +33,16 @@ pub struct Partition {
     /// Slots in use by the present layout.
     slots: AtomicU32,
     count: AtomicU32,
+    /// Of 1,024 slots, how many may be in use.
+    full: u32,
     pieces: [OnceLock<Box<[AtomicU64]>>; PIECES],
 }
 
 impl SharedIndex {
     pub fn new() -> Self {
-        Self { partitions: (0..PARTITIONS).map(|_| Partition::default()).collect() }
+        let full = |number| FULL - FULL_SPREAD * number / PARTITIONS as u32;
+        let partition = |number| Partition { full: full(number), ..Partition::default() };
+        Self { partitions: (0..PARTITIONS as u32).map(partition).collect() }
     }
 
     /// The handle under `hash` that `is_it` accepts.
@@ -46,6 +54,13 @@ impl SharedIndex {
     /// Adds an entry that is not there yet. Only the writer calls this.
     pub fn insert(&self, hash: u64, handle: u32) {
         self.partition(hash).insert(hash as u32, handle);
+    }
+
+    /// The slot where a search for `hash` begins, if this thread sees it.
+    #[inline]
+    pub fn home(&self, hash: u64) -> Option<&AtomicU64> {
+        let partition = self.partition(hash);
+        partition.slot(home(hash as u32, partition.slots.load(Ordering::Relaxed)))
     }
 
     fn partition(&self, hash: u64) -> &Partition {
@@ -66,6 +81,7 @@ impl Default for Partition {
             layout: Sequence::default(),
             slots: AtomicU32::new(SLOTS_MIN),
             count: AtomicU32::new(0),
+            full: FULL,
             pieces: [const { OnceLock::new() }; PIECES],
         };
         new.make(0, SLOTS_MIN);
@@ -85,7 +101,8 @@ impl Partition {
     pub fn insert(&self, low: u32, handle: u32) {
         let count = self.count.load(Ordering::Relaxed) + 1;
         self.count.store(count, Ordering::Relaxed);
-        if u64::from(count) * 4 > u64::from(self.slots.load(Ordering::Relaxed)) * 3 {
+        let slots = self.slots.load(Ordering::Relaxed);
+        if u64::from(count) * 1_024 > u64::from(slots) * u64::from(self.full) {
             self.grow();
         }
         self.put(u64::from(low) << 32 | u64::from(handle + 1));

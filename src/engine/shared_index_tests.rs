@@ -70,3 +70,18 @@ fn the_shared_index_finds_what_was_inserted() {
         assert_eq!(index.find(hash, |found| found == handle), Some(handle));
     }
 }
+
+#[test]
+fn partitions_grow_one_after_the_other() {
+    const COUNT: u32 = if cfg!(miri) { 0 } else { 1 << 20 };
+    let index = SharedIndex::new();
+    let (mut looked_at, mut bytes) = (0, index.bytes());
+    for handle in 0..COUNT {
+        index.insert(mix2(7, u64::from(handle), 0), handle);
+        if handle > looked_at + looked_at / 100 {
+            let grown = index.bytes() as f64 / bytes as f64;
+            assert!(handle < COUNT / 4 || grown < 1.03, "{grown} with {handle} entries");
+            (looked_at, bytes) = (handle, index.bytes());
+        }
+    }
+}

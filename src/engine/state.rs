@@ -89,14 +89,6 @@ pub struct Stats {
     pub bytes: u64,
 }
 
-impl Stats {
-    /// The memory of reservations, in records: what admission bounds. A cart counts for more than a
-    /// reservation of one line, or a thousand lines would pass as one.
-    pub fn load(&self) -> u64 {
-        self.records + self.lines.div_ceil(2)
-    }
-}
-
 impl StockState {
     /// Nothing in stock, before the first log entry.
     pub fn new(config: EngineConfig) -> Self {
@@ -152,7 +144,7 @@ impl StockState {
             confirmed: self.holds.confirmed,
             ended: records - self.holds.active - self.holds.confirmed,
             records,
-            lines: u64::from(self.holds.lines.in_use()) + self.holds.annexes.load(),
+            lines: self.lines(),
             cells: u64::from(table.count()),
             warehouses: u64::from(table.warehouses.count()),
             skus: u64::from(table.skus.count()),
@@ -161,6 +153,16 @@ impl StockState {
             outage_ms: self.clock.shift_ms,
             bytes: table.bytes() + self.holds.bytes() + self.catalogue.bytes(),
         }
+    }
+
+    /// The memory of reservations, in records: what admission bounds. A cart counts for more than a
+    /// reservation of one line, or a thousand lines would pass as one.
+    pub fn load(&self) -> u64 {
+        u64::from(self.holds.records.in_use()) + self.lines().div_ceil(2)
+    }
+
+    fn lines(&self) -> u64 {
+        u64::from(self.holds.lines.in_use()) + self.holds.annexes.load()
     }
 
     /// Applies one log entry. Outcomes are appended to `out`, one per operation and in their order,
@@ -245,7 +247,19 @@ impl StockState {
         let hash = self.holds.hash(&id);
         self.holds.prefetch_id(hash);
         let deed = Deed::of(&op, hash, flags, self.is_late(not_after));
+        if let Deed::Other = deed {
+            self.prefetch_name(&op);
+        }
         Queued { deed, bytes, hash, record: NIL, is_linked }
+    }
+
+    /// Starts fetching the place of a name that a feed or a load of many cells looks up.
+    fn prefetch_name(&self, op: &Op<'_>) {
+        if let Op::Receive { cell, .. } | Op::Set { cell, .. } = op
+            && let CellRef::Name { sku, .. } = cell
+        {
+            self.cells.table().skus.prefetch(sku);
+        }
     }
 
     /// Starts fetching the record that the operation is likely about.
@@ -572,7 +586,7 @@ mod tests {
             Op::encode_reserve(&mut entry, OpFlags::default(), None, id, 0, &vec![line; lines]);
             batch.finish(&mut entry, UnixMicros(0), 1);
             state.apply(index, &entry, None);
-            assert_eq!(state.stats().load(), load, "{lines} lines");
+            assert_eq!(state.load(), load, "{lines} lines");
         }
     }
 }

@@ -161,7 +161,7 @@ pub async fn look_after(core: Arc<Core>) {
                 Gate::Shut(refusal) => core.note(format_args!("no writes: {}", refusal.message)),
             }
         }
-        let load = core.shared.lock().stock.stats().load();
+        let load = core.shared.lock().stock.load();
         let full = load >= core.options.reservations_max;
         core.records_full.store(full, Ordering::Relaxed);
         core.ingress.poke();

@@ -1,7 +1,7 @@
 //! How far a load has come, in a file beside the one that is loaded.
 //!
 //! ```text
-//! stockd-load 1 crc=1a2b3c4d bytes=4096 as=receive seed=0011223344
+//! stockd-load 1 crc=1a2b3c4d bytes=4096 as=receive rows=50 seed=0011223344
 //! begin 0 1700000000000     chunk 0 is about to be sent, or soon; its ids are of that millisecond
 //! bad 17 OVERFLOW (121)     a row of it was refused
 //! done 0                    all of it was answered
@@ -15,9 +15,11 @@ use std::fs::{File, OpenOptions};
 use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 
+use super::CHUNK_ROWS;
+
 /// Chunks that are written down as begun with one sync: the log of a server on the same disk waits for
 /// each.
-const BEGUN_TOGETHER: u64 = 32;
+const BEGUN_TOGETHER: u64 = 128;
 
 /// What a load is of: another file, or another way to load it, is another load.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -25,6 +27,14 @@ pub(super) struct What {
     pub crc: u32,
     pub bytes: u64,
     pub how: String,
+}
+
+impl What {
+    /// A journal's first line, up to the seed.
+    fn head(&self) -> String {
+        let Self { crc, bytes, how } = self;
+        format!("stockd-load 1 crc={crc:08x} bytes={bytes} as={how} rows={CHUNK_ROWS} seed=")
+    }
 }
 
 /// See the module.
@@ -60,9 +70,7 @@ impl Journal {
         if whole.is_empty() {
             journal.file.set_len(0).map_err(|error| journal.explain(&error))?;
             let seed: String = seed.iter().map(|byte| format!("{byte:02x}")).collect();
-            let What { crc, bytes, how } = what;
-            let head = format!("stockd-load 1 crc={crc:08x} bytes={bytes} as={how} seed={seed}");
-            journal.write(&head)?;
+            journal.write(&format!("{}{seed}", what.head()))?;
             return Ok(journal);
         }
         if whole.len() < text.len() {
@@ -75,10 +83,6 @@ impl Journal {
     fn read(&mut self, text: &str, what: &What) -> Result<(), String> {
         let mut lines = text.lines();
         let head = lines.next().unwrap_or_default();
-        let expected = format!(
-            "stockd-load 1 crc={:08x} bytes={} as={} seed=",
-            what.crc, what.bytes, what.how
-        );
         let other = || {
             format!(
                 "{} is of another file, or of another way to load it; remove it to load this one from \
@@ -86,7 +90,7 @@ impl Journal {
                 self.path.display()
             )
         };
-        let seed = head.strip_prefix(&expected).ok_or_else(other)?;
+        let seed = head.strip_prefix(&what.head()).ok_or_else(other)?;
         let byte = |at: usize| u8::from_str_radix(seed.get(at * 2..at * 2 + 2)?, 16).ok();
         let bytes: Option<Vec<u8>> = (0..5).map(byte).collect();
         self.seed = bytes.and_then(|bytes| bytes.try_into().ok()).ok_or_else(other)?;

@@ -1,9 +1,13 @@
 //! `stockd load`: the stock of a file into a cluster, while sales go on.
 //!
 //! ```text
-//! file ─▶ rows ─▶ chunks of 150 ─▶ batches, one in flight ─▶ answers
-//!          └ bad lines, by number        └ journal: begun, done ─┘
+//! file ─▶ rows ─▶ chunks of 50 ─▶ rounds of what is due, one in flight ─▶ answers
+//!          └ bad lines, by number            └ journal: begun, done ───────┘
 //! ```
+//!
+//! A round has as many chunks as have come due at the load's rate since the one before: small ones while
+//! answers come fast, larger ones while they do not. So sales notice a steady stream, not all the speed
+//! that a fast machine has.
 //!
 //! A load that was killed goes on where it was when it is started again, and counts no row twice
 //! (journal.rs).
@@ -19,21 +23,26 @@ use std::time::Duration;
 
 use clap::{Args, ValueEnum};
 use stockd_client::{Batch, CellRef, Client, Code, Error, OpId, Options, Outcome, StockWrite};
-use tokio::task::JoinSet;
 
 use super::Done;
 use super::client::{CLIENT_ADDRESS, connect};
 use super::progress::Progress;
-use crate::world::{Clock, RealClock};
+use crate::world::{Clock, Pace, RealClock};
 use journal::{Journal, What};
 pub(super) use rows::Format;
 use rows::{Line, Row, Rows};
 
-/// Rows of a chunk: small enough that sales are not held up behind it.
-const CHUNK_ROWS: usize = 150;
+/// Rows of a chunk, which is begun and done as a whole.
+const CHUNK_ROWS: usize = 50;
 
-/// Chunks in flight: a load takes what sales leave it.
-const IN_FLIGHT: usize = 1;
+/// Most chunks of a round. More rows than a server takes for a short request would wait behind all sales.
+const ROUND_CHUNKS_MAX: u64 = 6;
+
+/// Rows in a second: a million take nine seconds, and sales keep most of a processor.
+const RATE: u64 = 120_000;
+
+/// So much of the time in which the cluster did not answer is made up for, by larger rounds.
+const MADE_UP: Duration = Duration::from_millis(100);
 
 /// How long a cluster may be away before the load stops.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -66,6 +75,9 @@ pub(super) struct Load {
     /// Set: the number of this message of the cells' feed; cells that have seen a later one are left alone.
     #[arg(long, value_parser = clap::value_parser!(u64).range(1..), required_if_eq("how", "set"))]
     feed: Option<u64>,
+    /// Most rows in a second. While nobody buys, more can do no harm.
+    #[arg(long, default_value_t = RATE, value_parser = clap::value_parser!(u64).range(1..=100_000_000))]
+    rate: u64,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -85,10 +97,16 @@ struct Tally {
     shown: Vec<(u64, String)>,
 }
 
-/// Some rows that are sent together.
+/// Rows that are begun and done together; the numbers of the lines that are in the round's batch.
 struct Chunk {
     number: u64,
     lines: Vec<u64>,
+}
+
+/// Chunks that are sent together.
+#[derive(Default)]
+struct Round {
+    chunks: Vec<Chunk>,
     batch: Batch,
 }
 
@@ -112,7 +130,7 @@ impl Load {
         let what = self.fingerprint(how, &mut progress)?;
         let options =
             Options { client_name: "stockd-load".to_owned(), ..Options::new(&self.nodes) };
-        let client = Arc::new(connect(options).await?);
+        let client = connect(options).await?;
         let seed = client.new_op_id().0;
         let seed = [seed[11], seed[12], seed[13], seed[14], seed[15]];
         let mut journal = Journal::open(journal::path_of(&self.file), &what, seed)?;
@@ -120,7 +138,11 @@ impl Load {
             println!("{} was loaded before; its journal says so", self.file.display());
             return Ok(());
         }
-        let tally = self.send_all(&client, &mut journal, format, &what, &mut progress).await;
+        let pace = Rounds::new(self.rate, clock);
+        let tally = self.send_all(&client, &mut journal, format, pace, |bytes| {
+            progress.update("loading", bytes, what.bytes);
+        });
+        let tally = tally.await;
         progress.finish();
         let tally = tally?;
         journal.end()?;
@@ -151,42 +173,42 @@ impl Load {
 
     async fn send_all(
         &self,
-        client: &Arc<Client>,
+        client: &Client,
         journal: &mut Journal,
         format: Format,
-        what: &What,
-        progress: &mut Progress,
+        mut pace: Rounds,
+        mut progress: impl FnMut(u64),
     ) -> Result<Tally, String> {
         let mut rows = Rows::new(BufReader::with_capacity(1 << 18, self.open()?), format);
         let mut tally = Tally::default();
         for (line, why) in std::mem::take(&mut journal.bad) {
             tally.refused(line, why);
         }
-        let mut in_flight = JoinSet::new();
-        for number in 0.. {
-            let lines = chunk_of(&mut rows)?;
-            let is_last = lines.is_empty();
-            if journal.is_done(number) {
-                tally.before += count_good(lines, &mut tally);
-            } else if !is_last {
-                let chunk = self.chunk(client, journal, number, lines, &mut tally)?;
-                in_flight.spawn(send(client.clone(), chunk));
+        let mut number = 0;
+        let mut is_last = false;
+        while !is_last {
+            let mut round = Round::default();
+            let chunks_max = pace.next().await;
+            while !is_last && (round.chunks.len() as u64) < chunks_max {
+                let lines = chunk_of(&mut rows)?;
+                is_last = lines.is_empty();
+                if journal.is_done(number) {
+                    tally.before += count_good(lines, &mut tally);
+                } else if !is_last {
+                    let chunk =
+                        self.chunk(client, journal, number, lines, &mut tally, &mut round.batch)?;
+                    round.chunks.push(chunk);
+                }
+                number += 1;
             }
-            while in_flight.len() >= IN_FLIGHT || is_last && !in_flight.is_empty() {
-                let Some(sent) = in_flight.join_next().await else { break };
-                let (chunk, results) =
-                    sent.map_err(|error| format!("a task of the load ended: {error}"))??;
-                self.settle(&chunk, results, journal, &mut tally)?;
-            }
-            progress.update("loading", rows.bytes, what.bytes);
-            if is_last {
-                break;
-            }
+            let results = send(client, &round.batch).await?;
+            self.settle(&round, results, journal, &mut tally)?;
+            progress(rows.bytes);
         }
         Ok(tally)
     }
 
-    /// Writes down that a chunk begins, and makes its batch.
+    /// Writes down that a chunk begins, and adds it to a batch.
     fn chunk(
         &self,
         client: &Client,
@@ -194,6 +216,7 @@ impl Load {
         number: u64,
         lines: Vec<Line>,
         tally: &mut Tally,
+        batch: &mut Batch,
     ) -> Result<Chunk, String> {
         let born_ms = match journal.born_ms(number) {
             Some(born_ms) => born_ms,
@@ -203,7 +226,7 @@ impl Load {
                 born_ms
             }
         };
-        let mut chunk = Chunk { number, lines: Vec::new(), batch: Batch::new() };
+        let mut chunk = Chunk { number, lines: Vec::new() };
         for (at, line) in lines.into_iter().enumerate() {
             let row = match line.row {
                 Ok(row) => row,
@@ -214,7 +237,7 @@ impl Load {
             };
             let place = number * CHUNK_ROWS as u64 + at as u64;
             let op_id = op_id(born_ms, journal.seed, place);
-            match self.add(&mut chunk.batch, op_id, &row) {
+            match self.add(batch, op_id, &row) {
                 Ok(()) => chunk.lines.push(line.number),
                 Err(why) => tally.refused(line.number, why),
             }
@@ -239,35 +262,69 @@ impl Load {
         added.map_err(|invalid| invalid.to_string())
     }
 
-    /// Takes the answers of a chunk.
+    /// Takes the answers of a round.
     fn settle(
         &self,
-        chunk: &Chunk,
+        round: &Round,
         results: Vec<Result<Outcome, stockd_client::Refusal>>,
         journal: &mut Journal,
         tally: &mut Tally,
     ) -> Result<(), String> {
-        let mut bad = Vec::new();
-        for (line, result) in chunk.lines.iter().zip(results) {
-            match result {
-                Ok(Outcome::Received(received)) if received.replay => tally.before += 1,
-                Ok(Outcome::Written(written)) if written.replay => tally.before += 1,
-                Ok(_) => tally.loaded += 1,
-                Err(refusal) if refusal.code == Code::ID_TOO_OLD => {
-                    return Err(format!(
-                        "lines {} to {} were sent so long ago that the cluster cannot tell whether they \
-                         were loaded; look at their cells, then load the rest from a file of its own",
-                        chunk.lines.first().unwrap_or(line),
-                        chunk.lines.last().unwrap_or(line),
-                    ));
+        let mut results = results.into_iter();
+        for chunk in &round.chunks {
+            let mut bad = Vec::new();
+            for (line, result) in chunk.lines.iter().zip(&mut results) {
+                match result {
+                    Ok(Outcome::Received(received)) if received.replay => tally.before += 1,
+                    Ok(Outcome::Written(written)) if written.replay => tally.before += 1,
+                    Ok(_) => tally.loaded += 1,
+                    Err(refusal) if refusal.code == Code::ID_TOO_OLD => {
+                        return Err(format!(
+                            "lines {} to {} were sent so long ago that the cluster cannot tell whether \
+                             they were loaded; look at their cells, then load the rest from a file of \
+                             its own",
+                            chunk.lines.first().unwrap_or(line),
+                            chunk.lines.last().unwrap_or(line),
+                        ));
+                    }
+                    Err(refusal) => bad.push((*line, refusal.to_string())),
                 }
-                Err(refusal) => bad.push((*line, refusal.to_string())),
             }
+            for (line, why) in &bad {
+                tally.refused(*line, why.clone());
+            }
+            journal.done(chunk.number, &bad)?;
         }
-        for (line, why) in &bad {
-            tally.refused(*line, why.clone());
+        Ok(())
+    }
+}
+
+/// Says how large the next round may be.
+struct Rounds {
+    clock: Arc<dyn Clock>,
+    rate: u64,
+    pace: Pace,
+}
+
+impl Rounds {
+    fn new(rate: u64, clock: Arc<dyn Clock>) -> Self {
+        Self { clock, rate, pace: Pace::new(rate, MADE_UP) }
+    }
+
+    /// Chunks that are due, at least one: waits for it.
+    async fn next(&mut self) -> u64 {
+        let free_at = self.pace.free_at();
+        while let Some(early) = free_at.checked_sub(self.clock.monotonic())
+            && !early.is_zero()
+        {
+            tokio::time::sleep(early).await;
         }
-        journal.done(chunk.number, &bad)
+        let now = self.clock.monotonic();
+        let rows = (now - free_at).min(MADE_UP).as_nanos() * u128::from(self.rate) / 1_000_000_000;
+        let chunks = 1 + rows / CHUNK_ROWS as u128;
+        let chunks = chunks.min(u128::from(ROUND_CHUNKS_MAX)) as u64;
+        self.pace.book(now, chunks * CHUNK_ROWS as u64);
+        chunks
     }
 }
 
@@ -302,19 +359,19 @@ fn count_good(lines: Vec<Line>, tally: &mut Tally) -> u64 {
     good
 }
 
-/// Sends a chunk until it is answered.
+/// Sends a batch until it is answered.
 async fn send(
-    client: Arc<Client>,
-    chunk: Chunk,
-) -> Result<(Chunk, Vec<Result<Outcome, stockd_client::Refusal>>), String> {
-    if chunk.lines.is_empty() {
-        return Ok((chunk, Vec::new()));
+    client: &Client,
+    batch: &Batch,
+) -> Result<Vec<Result<Outcome, stockd_client::Refusal>>, String> {
+    if batch.is_empty() {
+        return Ok(Vec::new());
     }
     let until = tokio::time::Instant::now() + PATIENCE;
     loop {
         // The same ids each time: what was executed before comes back as replay.
-        match client.batch(chunk.batch.clone()).await {
-            Ok(results) => return Ok((chunk, results)),
+        match client.batch(batch.clone()).await {
+            Ok(results) => return Ok(results),
             Err(error @ (Error::Invalid(_) | Error::Refused(_))) => return Err(error.to_string()),
             Err(error) if tokio::time::Instant::now() > until => {
                 return Err(format!("{error}; run the same command again to go on"));
