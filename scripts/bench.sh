@@ -10,7 +10,7 @@
 set -u
 source "$(dirname "$0")/../bench/nodes.sh"
 
-ALL=batch1,pipe1,single1,batch3,pipe3,hotbatch1,hotpipe1,soldout1,zipf1,cart1,storm1,kill3,restart1,memory1
+ALL=batch1,pipe1,single1,batch3,pipe3,hotbatch1,hotpipe1,soldout1,zipf1,cart1,storm1,bulk1,kill3,restart1,memory1
 rows=$ALL seconds=10 times=3
 while [ $# -gt 0 ]; do
   case $1 in
@@ -41,6 +41,7 @@ arguments() {
     cart?) echo "cart --connections 16 --depth 2 --ops-per-frame 100 $s" ;;
     storm?) echo "expiry-storm --advance 1000000 --rate 100000 --connections 16 --depth 100 $s" ;;
     restart? | memory?) echo "uniform --connections 16 --depth 2 --ops-per-frame 1000 --warmup 0 --seconds 120" ;;
+    bulk?) echo "zipf --connections 16 --depth 16 --ops-per-frame 1 --seconds 7" ;;
     kill?) echo "" ;;
     *) fail "no row is called $1; there are $ALL" ;;
   esac
@@ -120,6 +121,36 @@ kill_row() {
     "$(sort "$WORK/kill.verdict" | uniq -c | sed 's/^ *//; s/ /× /' | paste -sd';')" scripts/flash-sale.sh
 }
 
+# bulk_row: 1 M rows of a file are loaded beside sales; their p99 with that to that without.
+bulk_row() {
+  local i begun bench with without
+  local -a words
+  read -ra words <<<"$(arguments "$1")"
+  seq 0 999999 | awk 'BEGIN { print "warehouse,sku,quantity" }
+    { printf "L%d,row-%07d,%d\n", $1 % 8, $1, 1 + $1 % 50 }' >"$WORK/rows.csv"
+  for i in $(seq "$times"); do
+    nodes_start 1
+    bench "$WORK/calm.json" "${words[@]}"
+    timeout 900 "$BENCH" "${words[@]}" --addr "$(addresses)" --json "$WORK/beside.json" >"$WORK/table" 2>&1 &
+    bench=$!
+    SCRIPT_PIDS=$bench
+    until_true 60 "the sales to begin" grep -q ' load ' "$WORK/table"
+    rm -f "$WORK/rows.csv.load"
+    begun=$(date +%s%N)
+    "$STOCKD" load "$WORK/rows.csv" --node "$(addresses)" >"$WORK/load" 2>&1 ||
+      { cat "$WORK/load" >&2; fail "the rows were not loaded"; }
+    elapsed_ms "$begun" >>"$WORK/bulk.ms"
+    wait "$bench" || { cat "$WORK/table" >&2; failed=1; }
+    SCRIPT_PIDS=
+    with=$(number p99 "$WORK/beside.json") without=$(number p99 "$WORK/calm.json")
+    awk -v a="$with" -v b="$without" 'BEGIN { printf "%.2f\n", a / b }' >>"$WORK/bulk.ratio"
+    nodes_stop
+  done
+  print_row "$1" "$(median <"$WORK/bulk.ms") ms for 1 M rows" \
+    "p99 of the sales with that / without $(median <"$WORK/bulk.ratio")" \
+    "stockd load rows.csv beside stockd-bench ${words[*]}"
+}
+
 # restart_row: 1 M cells and 1 M live reservations, kill -9, time to the first answered reservation.
 restart_row() {
   local i begun
@@ -167,6 +198,7 @@ echo "| row | median of $times | also | command |"
 echo "|---|---|---|---|"
 for row in "${list[@]}"; do
   case $row in
+    bulk?) bulk_row "$row" ;;
     kill?) kill_row "$row" ;;
     restart?) restart_row "$row" ;;
     memory?) memory_row "$row" ;;
