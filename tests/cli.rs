@@ -148,6 +148,7 @@ fn help_is_no_error_and_wrong_usage_is_two() {
         &["serve", "--archive", "400d"],
         &["serve", "--grace-ms", "18446744073709551615"],
         &["serve", "--segment-bytes", "1048576"],
+        &["load", "stock.csv", "--rate", "0"],
         &["client", "reserve", "BER"],
         &["client", "confirm", "no-id"],
         &["client", "set", "BER", "mug", "8"],

@@ -8,7 +8,7 @@ use super::Inner;
 use super::run::{Run, RunWriter, name_of};
 use crate::engine::{ArchiveBatch, ArchiveEntry};
 
-/// What is in memory is written when it has so many bytes: about 290,000 reservations of one line.
+/// What is in memory is written when it has so many bytes: about 300,000 reservations of one line.
 const TABLE_BYTES: u64 = 16 << 20;
 /// So many neighbours of about one size become one run.
 const MERGE_RUNS: usize = 4;

@@ -192,6 +192,11 @@ pub(super) fn records_full() -> Refusal {
     Refusal::busy(FULL_RETRY_MS, "the reservations in memory have reached --max-reservations")
 }
 
+/// The reads that wait have as many bytes as they may.
+pub(super) fn reads_full() -> Refusal {
+    Refusal::busy(BUSY_RETRY_MS, "too many reads wait for an answer")
+}
+
 /// The admission of one burst.
 pub(super) struct Burst<'a> {
     shared: &'a Shared,
@@ -318,7 +323,7 @@ impl<'a> Burst<'a> {
         } else if metrics::read(&self.shared.metrics.bytes_unsent) > unsent_bytes_max {
             (BUSY_RETRY_MS, "too many replies wait for clients to read them")
         } else if route != Route::Log && read_bytes + request_bytes > limits.read_bytes_all_max {
-            (BUSY_RETRY_MS, "too many reads wait for an answer")
+            return Some(reads_full());
         } else if route == Route::Log && self.shared.replica.records_full() && self.fills(ops) {
             return Some(records_full());
         } else if route == Route::Log && self.makes_cells_over_limit(ops) {

@@ -13,7 +13,7 @@ pub struct Limits {
     /// counted apart, so that an operator always gets in.
     pub connections_max: u32,
     /// Most cells in memory; operations that make more are answered BUSY. A cell with a name of its
-    /// own takes about 123 bytes and cells are never removed.
+    /// own takes about 124 bytes and cells are never removed.
     pub cells_max: u32,
     /// Most connections that have not said hello. More wait in the listen queue of the operating
     /// system: strangers cost it, not us, and a storm of reconnecting clients loses nobody.

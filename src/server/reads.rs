@@ -25,7 +25,7 @@ use std::task::{Context, Poll};
 
 use bytes::{Bytes, BytesMut};
 
-use super::admission::records_full;
+use super::admission::{reads_full, records_full};
 use super::limits::{
     ANSWER_BYTES_PER_ROUND, BUSY_RETRY_MS, LARGE_READ_CELLS, SPARE_BYTES_MAX, emptied,
 };
@@ -324,8 +324,7 @@ impl Answering<'_> {
     fn ask_archive(&mut self, ops: &[u8], tag: RequestTag, prefix: ReplyPrefix) {
         let waiting = metrics::read(&self.shared.metrics.read_bytes_waiting);
         if waiting > self.shared.limits.read_bytes_all_max {
-            let message = "too many reads wait for an answer";
-            return self.outbox.refuse(tag, &Refusal::busy(BUSY_RETRY_MS, message));
+            return self.outbox.refuse(tag, &reads_full());
         }
         let held = self.outbox.hold_reads(ops.len() + self.scratch.len());
         let outcomes = Bytes::copy_from_slice(self.scratch);

@@ -25,6 +25,13 @@ impl Pace {
         self.free_at
     }
 
+    /// Units that have come due and are not booked, as many as come in the slack at most.
+    pub fn due(&self, now: Duration) -> u64 {
+        let idle = now.saturating_sub(self.free_at).min(self.slack);
+        let units = idle.as_nanos() * u128::from(self.per_second) / 1_000_000_000;
+        units.min(u64::MAX.into()) as u64
+    }
+
     /// Books `units` behind what has been booked.
     pub fn book(&mut self, now: Duration, units: u64) {
         let begin = self.free_at.max(now.saturating_sub(self.slack));
@@ -53,6 +60,15 @@ mod tests {
         assert_eq!(booked(&mut pace, ms(50), 5), ms(65));
         assert_eq!(booked(&mut pace, ms(64), 1), ms(66));
         assert_eq!(booked(&mut pace, ms(90), 1), ms(91));
+    }
+
+    #[test]
+    fn what_is_due_is_what_may_be_booked_now() {
+        let mut pace = Pace::new(1_000, ms(8));
+        assert_eq!(booked(&mut pace, ms(50), 10), ms(52));
+        let due = [40, 52, 53, 60, 61].map(|now| pace.due(ms(now)));
+        assert_eq!(due, [0, 0, 1, 8, 8]);
+        assert_eq!(booked(&mut pace, ms(61), 8), ms(61));
     }
 
     #[test]

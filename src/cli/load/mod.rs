@@ -35,7 +35,8 @@ use rows::{Line, Row, Rows};
 /// Rows of a chunk, which is begun and done as a whole.
 const CHUNK_ROWS: usize = 50;
 
-/// Most chunks of a round. More rows than a server takes for a short request would wait behind all sales.
+/// Most chunks of a round. All sales of an entry wait for its rows, and beyond 512 of them the server would let
+/// the rows wait for the sales.
 const ROUND_CHUNKS_MAX: u64 = 6;
 
 /// Rows in a second: a million take nine seconds, and sales keep most of a processor.
@@ -138,8 +139,8 @@ impl Load {
             println!("{} was loaded before; its journal says so", self.file.display());
             return Ok(());
         }
-        let pace = Rounds::new(self.rate, clock);
-        let tally = self.send_all(&client, &mut journal, format, pace, |bytes| {
+        let rounds = Rounds { clock, pace: Pace::new(self.rate, MADE_UP) };
+        let tally = self.send_all(&client, &mut journal, format, rounds, |bytes| {
             progress.update("loading", bytes, what.bytes);
         });
         let tally = tally.await;
@@ -176,7 +177,7 @@ impl Load {
         client: &Client,
         journal: &mut Journal,
         format: Format,
-        mut pace: Rounds,
+        mut rounds: Rounds,
         mut progress: impl FnMut(u64),
     ) -> Result<Tally, String> {
         let mut rows = Rows::new(BufReader::with_capacity(1 << 18, self.open()?), format);
@@ -188,7 +189,7 @@ impl Load {
         let mut is_last = false;
         while !is_last {
             let mut round = Round::default();
-            let chunks_max = pace.next().await;
+            let chunks_max = rounds.next().await;
             while !is_last && (round.chunks.len() as u64) < chunks_max {
                 let lines = chunk_of(&mut rows)?;
                 is_last = lines.is_empty();
@@ -200,10 +201,10 @@ impl Load {
                     round.chunks.push(chunk);
                 }
                 number += 1;
+                progress(rows.bytes);
             }
             let results = send(client, &round.batch).await?;
             self.settle(&round, results, journal, &mut tally)?;
-            progress(rows.bytes);
         }
         Ok(tally)
     }
@@ -302,27 +303,19 @@ impl Load {
 /// Says how large the next round may be.
 struct Rounds {
     clock: Arc<dyn Clock>,
-    rate: u64,
     pace: Pace,
 }
 
 impl Rounds {
-    fn new(rate: u64, clock: Arc<dyn Clock>) -> Self {
-        Self { clock, rate, pace: Pace::new(rate, MADE_UP) }
-    }
-
     /// Chunks that are due, at least one: waits for it.
     async fn next(&mut self) -> u64 {
-        let free_at = self.pace.free_at();
-        while let Some(early) = free_at.checked_sub(self.clock.monotonic())
-            && !early.is_zero()
-        {
+        let early = self.pace.free_at().saturating_sub(self.clock.monotonic());
+        if !early.is_zero() {
             tokio::time::sleep(early).await;
         }
         let now = self.clock.monotonic();
-        let rows = (now - free_at).min(MADE_UP).as_nanos() * u128::from(self.rate) / 1_000_000_000;
-        let chunks = 1 + rows / CHUNK_ROWS as u128;
-        let chunks = chunks.min(u128::from(ROUND_CHUNKS_MAX)) as u64;
+        let chunks = 1 + self.pace.due(now) / CHUNK_ROWS as u64;
+        let chunks = chunks.min(ROUND_CHUNKS_MAX);
         self.pace.book(now, chunks * CHUNK_ROWS as u64);
         chunks
     }
