@@ -121,7 +121,8 @@ kill_row() {
     "$(sort "$WORK/kill.verdict" | uniq -c | sed 's/^ *//; s/ /× /' | paste -sd';')" scripts/flash-sale.sh
 }
 
-# bulk_row: 1 M rows of a file are loaded beside sales; their p99 with that to that without.
+# bulk_row: 1 M rows of a file are loaded beside sales; their p99 with that to that without. Each on a node of
+# its own: on one that has seen the sales of a run before, sales are a little slower without any load.
 bulk_row() {
   local i begun bench with without
   local -a words
@@ -131,6 +132,8 @@ bulk_row() {
   for i in $(seq "$times"); do
     nodes_start 1
     bench "$WORK/calm.json" "${words[@]}"
+    nodes_stop
+    nodes_start 1
     timeout 900 "$BENCH" "${words[@]}" --addr "$(addresses)" --json "$WORK/beside.json" >"$WORK/table" 2>&1 &
     bench=$!
     SCRIPT_PIDS=$bench

@@ -296,7 +296,11 @@ impl CellWriter {
         if let Some(cell) = known.and_then(|sku| self.table.find(warehouse, sku)) {
             return cell;
         }
-        let sku = known.unwrap_or_else(|| SkuId(self.table.skus.push(sku)));
+        let sku = known.unwrap_or_else(|| {
+            // Where the cell will be found: on its way while the name is added.
+            self.table.prefetch(warehouse, SkuId(self.table.skus.count()));
+            SkuId(self.table.skus.push(sku))
+        });
         self.push(warehouse, sku, Cell { earliest_due: Tick::NEVER, ..Cell::default() })
     }
 

@@ -31,6 +31,7 @@ use super::details::DetailTable;
 use super::hash::{Digest, mix2};
 use super::names::{Names, SkuId, WarehouseId};
 use super::points::Points;
+use super::prefetch::prefetch;
 use super::ring::NIL;
 use super::seqlock::Sequence;
 use super::shared_index::SharedIndex;
@@ -194,6 +195,13 @@ impl CellTable {
     pub fn find(&self, warehouse: WarehouseId, sku: SkuId) -> Option<u32> {
         let hash = self.hash(warehouse, sku);
         self.pairs.find(hash, |cell| self.key(cell) == Some((warehouse, sku)))
+    }
+
+    /// Starts fetching the place where a search for the pair begins.
+    pub fn prefetch(&self, warehouse: WarehouseId, sku: SkuId) {
+        if let Some(slot) = self.pairs.home(self.hash(warehouse, sku)) {
+            prefetch(slot);
+        }
     }
 
     pub fn hash(&self, warehouse: WarehouseId, sku: SkuId) -> u64 {

@@ -2,10 +2,10 @@
 //! locks.
 //!
 //! Slots are `hash's low half << 32 | handle + 1`, as in [`Index`](super::index::Index). Each of 64
-//! partitions grows by a quarter of a doubling in place, under a seqlock: a search that found nothing
+//! partitions grows by half of a doubling in place, under a seqlock: a search that found nothing
 //! while entries were laid out anew is done again. So no memory is held for readers of an older layout.
-//! Hashes fill all partitions alike, so each grows at a fill of its own, from 3/4 down to 3/5: one after the
-//! other, and never all in the same moment, which would hold up everybody for milliseconds.
+//! Hashes fill all partitions alike, so each grows at a fill of its own, from 3/4 down to 17/32: one after
+//! the other, and never all in the same moment, which would hold up everybody for milliseconds.
 //!
 //! `races/` includes this very file with loom's atomics.
 
@@ -18,9 +18,9 @@ const PARTITIONS: usize = 64;
 const SLOTS_MIN: u32 = 16;
 /// Of 1,024 slots so many are in use when the first partition grows, and so many fewer when the last one does.
 const FULL: u32 = 768;
-const FULL_SPREAD: u32 = 154;
-/// The first piece, and four for each doubling up to 2²⁹ slots.
-pub(super) const PIECES: usize = 1 + 4 * 25;
+const FULL_SPREAD: u32 = 224;
+/// The first piece, and two for each doubling up to 2²⁹ slots.
+pub(super) const PIECES: usize = 1 + 2 * 25;
 
 /// See the module.
 pub struct SharedIndex {
@@ -60,7 +60,8 @@ impl SharedIndex {
     #[inline]
     pub fn home(&self, hash: u64) -> Option<&AtomicU64> {
         let partition = self.partition(hash);
-        partition.slot(home(hash as u32, partition.slots.load(Ordering::Relaxed)))
+        let (piece, offset) = piece_of(home(hash as u32, partition.slots.load(Ordering::Relaxed)));
+        partition.pieces[piece].get()?.get(offset)
     }
 
     fn partition(&self, hash: u64) -> &Partition {
@@ -112,29 +113,25 @@ impl Partition {
         self.pieces[piece].get_or_init(|| (0..slots).map(|_| AtomicU64::new(0)).collect());
     }
 
-    /// The slot, or `None` if this thread does not see its piece yet.
-    #[inline]
-    fn slot(&self, at: u32) -> Option<&AtomicU64> {
-        let (piece, offset) = piece_of(at);
-        self.pieces[piece].get()?.get(offset)
-    }
-
     #[inline]
     fn find_now(&self, low: u32, is_it: &mut impl FnMut(u32) -> bool) -> Option<u32> {
-        let slots = self.slots.load(Ordering::Relaxed);
-        let mut at = home(low, slots);
+        // Acquire: the pieces of a layout were made before it was told.
+        let slots = self.slots.load(Ordering::Acquire);
+        let (mut piece, mut offset) = piece_of(home(low, slots));
         // While entries are being moved there may be no empty slot in sight.
-        for _ in 0..slots {
-            // Acquire: what the writer stored about the handle before it published the slot.
-            let slot = self.slot(at)?.load(Ordering::Acquire);
-            if slot == 0 {
-                return None;
+        for _ in 0..=PIECES {
+            for slot in self.pieces[piece].get()?.get(offset..)? {
+                // Acquire: what the writer stored about the handle before it published the slot.
+                let slot = slot.load(Ordering::Acquire);
+                if slot == 0 {
+                    return None;
+                }
+                let handle = slot as u32 - 1;
+                if (slot >> 32) as u32 == low && is_it(handle) {
+                    return Some(handle);
+                }
             }
-            let handle = slot as u32 - 1;
-            if (slot >> 32) as u32 == low && is_it(handle) {
-                return Some(handle);
-            }
-            at = if at + 1 == slots { 0 } else { at + 1 };
+            (piece, offset) = (piece_after(piece, slots), 0);
         }
         None
     }
@@ -143,14 +140,15 @@ impl Partition {
     /// there is one.
     fn put(&self, entry: u64) {
         let slots = self.slots.load(Ordering::Relaxed);
-        let mut at = home((entry >> 32) as u32, slots);
+        let (mut piece, mut offset) = piece_of(home((entry >> 32) as u32, slots));
         loop {
-            let slot = self.slot(at).expect("the writer made all pieces of the layout");
-            if slot.load(Ordering::Relaxed) == 0 {
+            let made = self.pieces[piece].get().expect("the writer made all pieces of the layout");
+            let empty = made[offset..].iter().find(|slot| slot.load(Ordering::Relaxed) == 0);
+            if let Some(slot) = empty {
                 // Release: a reader that sees the slot sees what was stored about its handle.
                 return slot.store(entry, Ordering::Release);
             }
-            at = if at + 1 == slots { 0 } else { at + 1 };
+            (piece, offset) = (piece_after(piece, slots), 0);
         }
     }
 
@@ -159,17 +157,17 @@ impl Partition {
         let slots = self.slots.load(Ordering::Relaxed);
         let (piece, offset) = piece_of(slots);
         assert!(offset == 0, "a layout ends where a piece does");
-        let more = 1 << (slots.ilog2() - 2);
+        let more = 1 << (slots.ilog2() - 1);
         self.make(piece, more);
-        let old = (0..slots).filter_map(|at| self.slot(at));
-        let entries: Vec<u64> = old
-            .clone()
-            .map(|slot| slot.load(Ordering::Relaxed))
-            .filter(|slot| *slot != 0)
-            .collect();
+        let old = self.pieces[..piece].iter().filter_map(OnceLock::get).flatten();
+        // They lie in the order of their homes, nearly, and so they will again: memory is walked, not jumped
+        // about in.
+        let mut entries = Vec::with_capacity(self.count.load(Ordering::Relaxed) as usize);
+        let all = old.clone().map(|slot| slot.load(Ordering::Relaxed));
+        entries.extend(all.filter(|slot| *slot != 0));
         self.layout.write(|| {
             old.for_each(|slot| slot.store(0, Ordering::Relaxed));
-            self.slots.store(slots + more, Ordering::Relaxed);
+            self.slots.store(slots + more, Ordering::Release);
             entries.into_iter().for_each(|entry| self.put(entry));
         });
     }
@@ -181,14 +179,20 @@ fn home(low: u32, slots: u32) -> u32 {
     ((u64::from(low) * u64::from(slots)) >> 32) as u32
 }
 
-/// Pieces begin at 0, 16, 20, 24, 28, 32, 40, 48, 56, 64, 80, …
+/// The piece that a search goes on in after `piece`.
+#[inline]
+fn piece_after(piece: usize, slots: u32) -> usize {
+    if piece + 1 == piece_of(slots).0 { 0 } else { piece + 1 }
+}
+
+/// Pieces begin at 0, 16, 24, 32, 48, 64, 96, …
 #[inline]
 pub(super) fn piece_of(at: u32) -> (usize, usize) {
     if at < SLOTS_MIN {
         return (0, at as usize);
     }
     let bits = at.ilog2();
-    let quarter = at >> (bits - 2) & 3;
-    let piece = 1 + 4 * (bits - SLOTS_MIN.ilog2()) + quarter;
-    (piece as usize, (at & ((1 << (bits - 2)) - 1)) as usize)
+    let half = at >> (bits - 1) & 1;
+    let piece = 1 + 2 * (bits - SLOTS_MIN.ilog2()) + half;
+    (piece as usize, (at & ((1 << (bits - 1)) - 1)) as usize)
 }

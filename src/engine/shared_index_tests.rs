@@ -11,7 +11,7 @@ fn pieces_follow_each_other() {
     for at in 1..100_000 {
         let (piece, offset) = piece_of(at);
         let follows = (piece, offset) == (before.0, before.1 + 1)
-            || (piece == before.0 + 1 && offset == 0 && at % 4 == 0);
+            || (piece == before.0 + 1 && offset == 0 && at % 8 == 0);
         assert!(follows, "{at}: {before:?} {piece} {offset}");
         before = (piece, offset);
     }
@@ -52,7 +52,7 @@ fn readers_find_every_entry_while_the_index_grows() {
     });
     let grown = (index.bytes() - SharedIndex::new().bytes()) / size_of::<u64>() as u64;
     let slots = 16 + grown as u32;
-    assert!((ENTRIES * 4 / 3..=ENTRIES * 8 / 5).contains(&slots), "{slots} slots");
+    assert!((ENTRIES * 4 / 3..=ENTRIES * 2).contains(&slots), "{slots} slots");
 }
 
 #[test]
@@ -80,7 +80,7 @@ fn partitions_grow_one_after_the_other() {
         index.insert(mix2(7, u64::from(handle), 0), handle);
         if handle > looked_at + looked_at / 100 {
             let grown = index.bytes() as f64 / bytes as f64;
-            assert!(handle < COUNT / 4 || grown < 1.03, "{grown} with {handle} entries");
+            assert!(handle < COUNT / 4 || grown < 1.04, "{grown} with {handle} entries");
             (looked_at, bytes) = (handle, index.bytes());
         }
     }
