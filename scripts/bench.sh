@@ -150,7 +150,7 @@ bulk_row() {
     nodes_stop
   done
   print_row "$1" "$(median <"$WORK/bulk.ms") ms for 1 M rows" \
-    "p99 of the sales with that / without $(median <"$WORK/bulk.ratio")" \
+    "p99 of the sales with that / without $(median <"$WORK/bulk.ratio") ($(sort -n "$WORK/bulk.ratio" | paste -sd' '))" \
     "stockd load rows.csv beside stockd-bench ${words[*]}"
 }
 

@@ -49,8 +49,8 @@ const SHARD_FIXED_BYTES: usize = 56;
 const NAME_PREFIX: &str = "segment-";
 const NAME_SUFFIX: &str = ".log";
 
-/// Zeros are written in pieces of this size, so that a commit never waits behind a whole segment.
-pub(super) const ZERO_CHUNK_BYTES: usize = 1 << 20;
+/// The first segment's zeros are written in pieces of this size.
+const ZERO_CHUNK_BYTES: usize = 1 << 20;
 
 /// Segments have numbers below this one.
 const NUMBERS_END: u64 = 1 << 32;
