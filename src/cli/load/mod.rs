@@ -39,8 +39,8 @@ const CHUNK_ROWS: usize = 50;
 /// the rows wait for the sales.
 const ROUND_CHUNKS_MAX: u64 = 6;
 
-/// Rows in a second: a million take nine seconds, and sales keep most of a processor.
-const RATE: u64 = 120_000;
+/// Rows in a second: a million take eight to nine, and sales keep most of a processor.
+const RATE: u64 = 130_000;
 
 /// So much of the time in which the cluster did not answer is made up for, by larger rounds.
 const MADE_UP: Duration = Duration::from_millis(100);
