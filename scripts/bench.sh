@@ -41,7 +41,7 @@ arguments() {
     cart?) echo "cart --connections 16 --depth 2 --ops-per-frame 100 $s" ;;
     storm?) echo "expiry-storm --advance 1000000 --rate 100000 --connections 16 --depth 100 $s" ;;
     restart? | memory?) echo "uniform --connections 16 --depth 2 --ops-per-frame 1000 --warmup 0 --seconds 120" ;;
-    bulk?) echo "zipf --connections 16 --depth 16 --ops-per-frame 1 --seconds 7" ;;
+    bulk?) echo "zipf --connections 16 --depth 16 --ops-per-frame 1 --seconds 10" ;;
     kill?) echo "" ;;
     *) fail "no row is called $1; there are $ALL" ;;
   esac
@@ -131,6 +131,7 @@ bulk_row() {
     { printf "L%d,row-%07d,%d\n", $1 % 8, $1, 1 + $1 % 50 }' >"$WORK/rows.csv"
   for i in $(seq "$times"); do
     nodes_start 1
+    rm -f "$WORK/calm.json" "$WORK/beside.json"
     bench "$WORK/calm.json" "${words[@]}"
     nodes_stop
     nodes_start 1
@@ -147,10 +148,12 @@ bulk_row() {
     SCRIPT_PIDS=
     with=$(number p99 "$WORK/beside.json") without=$(number p99 "$WORK/calm.json")
     awk -v a="$with" -v b="$without" 'BEGIN { printf "%.2f\n", a / b }' >>"$WORK/bulk.ratio"
+    number ops_per_second "$WORK/beside.json" >>"$WORK/bulk.with"
+    number ops_per_second "$WORK/calm.json" >>"$WORK/bulk.without"
     nodes_stop
   done
   print_row "$1" "$(median <"$WORK/bulk.ms") ms for 1 M rows" \
-    "p99 of the sales with that / without $(median <"$WORK/bulk.ratio") ($(sort -n "$WORK/bulk.ratio" | paste -sd' '))" \
+    "p99 of the sales with that / without $(median <"$WORK/bulk.ratio") ($(sort -n "$WORK/bulk.ratio" | paste -sd' ')); $(whole "$(median <"$WORK/bulk.with")") sales/s with it, $(whole "$(median <"$WORK/bulk.without")") without" \
     "stockd load rows.csv beside stockd-bench ${words[*]}"
 }
 

@@ -332,11 +332,11 @@ fn a_load_that_is_killed_goes_on_and_counts_no_row_twice() {
     let mut node = Node::new();
     node.start();
     let file = node.data.join("stock.csv");
-    let mut text = String::from("quantity,warehouse,sku\n");
+    let mut text = String::from("quantity,warehouse,sku\n5000000001,W0,mug\n");
     for row in 0..ROWS {
         text += &format!("1,W{},mug\n", row % 50);
     }
-    text += "many,W0,mug\n1,,mug\n5000000000,W0,mug\n";
+    text += "many,W0,mug\n1,,mug\n5000000000,W0,mug\n1,W0,mug\r1,W0,mug\n";
     std::fs::write(&file, text).unwrap();
     let file = file.to_str().unwrap().to_owned();
     let load = ["load", &file, "--node", &node.client];
@@ -345,6 +345,7 @@ fn a_load_that_is_killed_goes_on_and_counts_no_row_twice() {
         let text = std::fs::read_to_string(&journal).unwrap_or_default();
         text.lines().filter(|line| line.starts_with("done ")).count()
     };
+    let bad_lines = || std::fs::read_to_string(format!("{file}.bad")).unwrap();
     // Killed as soon as something is done, again and again.
     for killed in 1..=3 {
         let command = Command::new(env!("CARGO_BIN_EXE_stockd"));
@@ -356,23 +357,47 @@ fn a_load_that_is_killed_goes_on_and_counts_no_row_twice() {
         }
         loader.kill().unwrap();
         loader.wait().unwrap();
-        assert!(chunks_done() < 801, "kill {killed} came too late to prove anything");
+        assert!(chunks_done() < 2_400, "kill {killed} came too late to prove anything");
     }
     // A crash may have cut the last line short.
     let text = std::fs::read_to_string(&journal).unwrap();
     std::fs::write(&journal, format!("{text}beg")).unwrap();
     let said = stockd(&load);
     assert_eq!(said.code, 1, "{}", said.err);
-    for line in ["line 120002: \"many\" is no number", "line 120003:", "line 120004:", "3 rows"] {
-        assert!(said.err.contains(line), "{line}: {}", said.err);
+    let bad = [
+        "line 2: ",
+        "line 120003: \"many\" is no number",
+        "line 120004:",
+        "line 120005:",
+        "line 120006:",
+    ];
+    for line in bad {
+        assert!(said.err.contains(line) && bad_lines().contains(line), "{line}: {}", said.err);
     }
+    assert!(said.err.contains("5 rows were not loaded"), "{}", said.err);
     let (loaded, before) = (field(&said, "loaded"), field(&said, "before"));
     let before = before.split_whitespace().next().unwrap();
     let number = |text: &str| text.parse::<u64>().unwrap();
     assert_eq!(number(loaded) + number(before), ROWS);
     assert_eq!(on_hand(&node, "mug"), ROWS);
-    // All of it again does nothing; nor does another file under the journal of this one.
-    assert!(stockd(&load).out.contains("was loaded before"));
+    // All of it again does nothing, and says the same of its bad lines.
+    let again = stockd(&load);
+    assert_eq!((again.code, field(&again, "loaded"), field(&again, "bad")), (1, "0", "5"));
+    assert_eq!(
+        bad_lines(),
+        said.err.lines().take(5).map(|line| format!("{line}\n")).collect::<String>()
+    );
+    // Nobody else loads this file meanwhile, nor is it loaded to another cluster, nor another file under the
+    // journal of this one.
+    let held = std::fs::File::open(&journal).unwrap();
+    held.lock().unwrap();
+    let second = stockd(&load);
+    assert!(second.code == 1 && second.err.contains("another process is at it"), "{}", second.err);
+    drop(held);
+    let mut twin = Node::new();
+    twin.start();
+    let elsewhere = stockd(&["load", &file, "--node", &twin.client]);
+    assert!(elsewhere.code == 1 && elsewhere.err.contains("another cluster"), "{}", elsewhere.err);
     std::fs::write(&file, "quantity,warehouse,sku\n1,W0,mug\n").unwrap();
     let other = stockd(&load);
     assert!(other.code == 1 && other.err.contains("remove it"), "{}", other.err);
@@ -400,6 +425,9 @@ fn a_load_can_say_what_is_there() {
     assert_eq!((field(&read, "reserved"), field(&read, "available")), ("2", "3"));
     let without = stockd(&["load", file, "--node", &node.client, "--as", "set"]);
     assert_eq!(without.code, 2, "{}", without.err);
+    let added = stockd(&["load", file, "--node", &node.client, "--feed", "4"]);
+    assert!(added.code == 1 && added.err.contains("--as set"), "{}", added.err);
+    assert_eq!(on_hand(&node, "mug"), 12);
 }
 
 #[test]
@@ -476,10 +504,20 @@ fn an_export_that_cannot_go_on_says_what_to_do() {
     let file = path("other.csv");
     std::fs::write(format!("{file}.export"), "{").unwrap();
     fails(&file, "remove it to begin anew");
-    let asked = r#"{"format":"Csv","warehouse":"","sku":"","low":false}"#;
-    let state = format!(r#"{{"asked":{asked},"next":1,"bytes":99,"rows":1}}"#);
-    std::fs::write(format!("{file}.export"), state).unwrap();
+    let begun = |cluster: u64| {
+        let of = format!(
+            r#"{{"cluster":{cluster},"format":"Csv","warehouse":"","sku":"","low":false}}"#
+        );
+        let state = format!(r#"{{"asked":{of},"next":1,"bytes":99,"rows":1}}"#);
+        std::fs::write(format!("{file}.export"), state).unwrap();
+    };
+    let journal = std::fs::read_to_string(format!("{stock}.load")).unwrap();
+    let cluster = journal.split_whitespace().find_map(|word| word.strip_prefix("cluster="));
+    let cluster = u64::from_str_radix(cluster.unwrap(), 16).unwrap();
+    begun(cluster);
     fails(&file, "remove both");
+    begun(cluster ^ 1);
+    fails(&file, "of something else");
     std::fs::remove_file(format!("{file}.export")).unwrap();
     assert_eq!(export(&file).code, 0);
 }

@@ -11,8 +11,8 @@ use stockd::engine::EngineConfig;
 use stockd::log::{LogOptions, RealStorage};
 use stockd::protocol::{
     CellHandle, CellRef, Code, ErrorReply, Frame, Header, Hello, HelloReply, Kind, Line, MAGIC, Op,
-    OpFlags, OpId, Reader, ReplyPrefix, ReservationId, ShardId, Terms, begin_frame, finish_frame,
-    limits, take_frame, take_outcome,
+    OpFlags, OpId, Opcode, Part, Reader, ReplyPrefix, ReservationId, ShardId, Terms, begin_frame,
+    finish_frame, limits, take_frame, take_outcome,
 };
 use stockd::replication::{Bootstrap, NodeInfo, Replica, ReplicaOptions, Role, Timing};
 use stockd::server::{Limits, Listeners, Server};
@@ -584,6 +584,38 @@ async fn a_full_memory_takes_no_new_ids_and_serves_the_old_ones() {
     assert_eq!(wire.codes().await, (6, vec![Code::REPLAY]));
     wire.send(&frame(7, Kind::Op, release(held))).await;
     assert_eq!(wire.codes().await, (7, vec![Code::OK]));
+    node.stop().await;
+}
+
+#[tokio::test]
+async fn stock_writes_leave_room_for_sales_and_steps_do_not_fill_a_full_memory() {
+    let node = Node::start_first(Setup { reservations_max: 4, ..Setup::default() }).await;
+    let mut wire = node.greeted().await;
+    for seed in 1..=3 {
+        wire.send(&frame(1, Kind::Op, |out| receive(out, seed, 5))).await;
+        assert_eq!(wire.codes().await, (1, vec![Code::OK]));
+    }
+    until(|| node.replica.records_tight()).await;
+    wire.send(&frame(2, Kind::Op, |out| receive(out, 4, 5))).await;
+    assert_eq!(wire.codes().await, (2, vec![Code::BUSY]));
+    let held = id(5);
+    let line = Line { cell: cell(), quantity: 2 };
+    let reserve = |out: &mut _| {
+        Op::encode_reserve(out, OpFlags::default(), None, held, 60_000, &[line]);
+    };
+    wire.send(&frame(3, Kind::Op, reserve)).await;
+    assert_eq!(wire.codes().await, (3, vec![Code::OK]));
+
+    until(|| node.replica.records_full()).await;
+    let one = [Part { line: 0, quantity: 1 }];
+    let in_part = |out: &mut _| {
+        Op::encode_parts(out, Opcode::Confirm, &Terms::default(), held, 1, &one);
+    };
+    let whole = |out: &mut _| Op::encode_confirm(out, OpFlags::default(), None, held);
+    wire.send(&frame(4, Kind::Op, in_part)).await;
+    assert_eq!(wire.codes().await, (4, vec![Code::BUSY]));
+    wire.send(&frame(5, Kind::Op, whole)).await;
+    assert_eq!(wire.codes().await, (5, vec![Code::OK]));
     node.stop().await;
 }
 

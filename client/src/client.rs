@@ -132,6 +132,11 @@ impl Client {
             .map(|link| link.address().to_owned())
     }
 
+    /// The cluster's id as the node said that this client is connected to; 0 if that node has joined none yet.
+    pub fn cluster_id(&self) -> Option<u64> {
+        self.lock().link.as_ref().map(|link| link.cluster_id())
+    }
+
     /// Makes a cell, or learns the handle of one that is there.
     ///
     /// # Errors

@@ -52,6 +52,7 @@ pub(crate) enum Fate {
 
 pub(crate) struct Link {
     address: String,
+    cluster_id: u64,
     frame_bytes_max: u32,
     when_full: WhenFull,
     reply_timeout: Duration,
@@ -93,6 +94,7 @@ impl Link {
         let in_flight_max = options.frames_in_flight_max.min(server_max).max(1);
         let link = Arc::new(Self {
             address,
+            cluster_id: connection.greeting().cluster_id,
             frame_bytes_max: connection.greeting().frame_bytes_max,
             when_full: options.when_full,
             reply_timeout: options.reply_timeout,
@@ -104,6 +106,11 @@ impl Link {
         let task = tokio::spawn(link.clone().serve(connection));
         link.task.set(task.abort_handle()).expect("set once, here");
         link
+    }
+
+    /// The id of the cluster that it leads to.
+    pub(crate) fn cluster_id(&self) -> u64 {
+        self.cluster_id
     }
 
     /// Where it leads.

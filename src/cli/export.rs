@@ -19,10 +19,10 @@ use csv_core::{WriteResult, Writer};
 use serde::{Deserialize, Serialize};
 use stockd_client::{Client, Consistency, Error, ListCells, NamedCell, Options};
 
-use super::Done;
-use super::client::{CLIENT_ADDRESS, connect};
+use super::client::{CLIENT_ADDRESS, cluster_of, connect};
 use super::load::Format;
 use super::progress::Progress;
+use super::{Done, lock_alone};
 use crate::world::{Clock, RealClock};
 
 /// How long a cluster may be away before the export stops.
@@ -77,6 +77,7 @@ struct State {
 /// What tells this export from others.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 struct Asked {
+    cluster: u64,
     format: String,
     warehouse: String,
     sku: String,
@@ -97,15 +98,16 @@ impl Export {
         if self.file.try_exists().map_err(|error| said(&self.file, &error))? {
             return Err(format!("{} is there already; take another name", self.file.display()));
         }
+        let options =
+            Options { client_name: "stockd-export".to_owned(), ..Options::new(&self.nodes) };
+        let client = connect(options).await?;
         let asked = Asked {
+            cluster: cluster_of(&client)?,
             format: format!("{format:?}"),
             warehouse: self.warehouse.clone(),
             sku: self.sku.clone(),
             low: self.low,
         };
-        let options =
-            Options { client_name: "stockd-export".to_owned(), ..Options::new(&self.nodes) };
-        let client = connect(options).await?;
         let mut part = Part::open(&self.file, asked)?;
         let clock: Arc<dyn Clock> = Arc::new(RealClock::new());
         let mut progress = Progress::new(clock);
@@ -190,6 +192,9 @@ impl Part {
             PathBuf::from(name)
         };
         let (part, state_path) = (beside(".part"), beside(".export"));
+        let file = OpenOptions::new().append(true).create(true).open(&part);
+        let file = file.map_err(|error| said(&part, &error))?;
+        lock_alone(&file, &part)?;
         let state = match fs::read(&state_path) {
             Ok(text) => serde_json::from_slice::<State>(&text).map_err(|error| {
                 format!("{}: {error}; remove it to begin anew", state_path.display())
@@ -205,8 +210,6 @@ impl Part {
                 state_path.display()
             ));
         }
-        let file = OpenOptions::new().append(true).create(true).open(&part);
-        let file = file.map_err(|error| said(&part, &error))?;
         let there = file.metadata().map_err(|error| said(&part, &error))?.len();
         if there < state.bytes {
             return Err(format!(

@@ -20,6 +20,8 @@ mod log;
 mod progress;
 mod serve;
 
+use std::fs::{File, TryLockError};
+use std::path::Path;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
@@ -69,6 +71,14 @@ enum Command {
 
 /// What a command ends with: `Err` is printed to stderr and becomes exit code 1.
 type Done = Result<(), String>;
+
+/// Keeps other processes of this kind from the file, until it is closed.
+fn lock_alone(file: &File, path: &Path) -> Done {
+    file.try_lock().map_err(|error| match error {
+        TryLockError::WouldBlock => format!("{}: another process is at it", path.display()),
+        TryLockError::Error(error) => format!("{}: {error}", path.display()),
+    })
+}
 
 /// Entry point of the binary.
 pub fn main() -> ExitCode {

@@ -117,7 +117,8 @@ async fn make(shared: &Shared, number: u64) -> Result<Segment, Failed> {
             file.sync_data().map_err(sync)?;
         }
         let remaining = shared.counters.remaining_bytes.load(Ordering::Relaxed);
-        if offset < bytes && offset >= 2 * bytes.saturating_sub(remaining) {
+        let is_early = offset >= 2 * bytes.saturating_sub(remaining);
+        if offset < bytes && is_early && !shared.closing.load(Ordering::Acquire) {
             tokio::time::sleep(PACE).await;
         }
     }

@@ -70,8 +70,10 @@ pub struct Core {
     pub proposed: Proposed,
     pub read_waiters: super::reads::ReadWaiters,
     pub leader_loss: LeaderLoss,
-    /// The records of reservations have reached their limit.
+    /// The records in memory have reached their limit.
     pub records_full: AtomicBool,
+    /// What is left of them is for reservations.
+    pub records_tight: AtomicBool,
     /// This node waits to be taken in and answers no Raft request.
     pub joining: AtomicBool,
     leadership: SharedLeadership,
@@ -122,6 +124,7 @@ impl Core {
             read_waiters: super::reads::ReadWaiters::default(),
             leader_loss: LeaderLoss::default(),
             records_full: AtomicBool::new(false),
+            records_tight: AtomicBool::new(false),
             joining: AtomicBool::new(joining),
             leadership: RwLock::new(Arc::new(leadership)),
             raft: OnceLock::new(),

@@ -252,6 +252,12 @@ impl Replica {
         self.core.records_full.load(Ordering::Relaxed)
     }
 
+    /// Stock writes must be refused with BUSY: they have three quarters of the records, so that a file that is
+    /// loaded leaves room for sales.
+    pub fn records_tight(&self) -> bool {
+        self.core.records_tight.load(Ordering::Relaxed)
+    }
+
     /// Waits until a read of this node's present state is linearizable. All who wait share a round.
     ///
     /// # Errors

@@ -162,8 +162,9 @@ pub async fn look_after(core: Arc<Core>) {
             }
         }
         let load = core.shared.lock().stock.load();
-        let full = load >= core.options.reservations_max;
-        core.records_full.store(full, Ordering::Relaxed);
+        let max = core.options.reservations_max;
+        core.records_full.store(load >= max, Ordering::Relaxed);
+        core.records_tight.store(load >= max - max / 4, Ordering::Relaxed);
         core.ingress.poke();
     }
 }

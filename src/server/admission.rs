@@ -153,22 +153,34 @@ pub(super) fn route(
 }
 
 /// One of the checked operations makes the state remember one more id: a new reservation, a stock
-/// write, or the fence that a release of an unknown id leaves; or it leaves old lines behind. What else
-/// an id in memory asks for goes on.
-fn remembers_more(ops: &[u8], known: impl Fn(ReservationId) -> bool) -> bool {
+/// write, or the fence that a release of an unknown id leaves; or it leaves old lines or a step behind. What
+/// else an id in memory asks for goes on: a full shop can still ship. `Some(true)`: a stock write does.
+fn remembers_more(ops: &[u8], known: impl Fn(ReservationId) -> bool) -> Option<bool> {
     let mut reader = Reader::new(ops);
-    std::iter::from_fn(|| take_op(&mut reader).ok()).any(|(op, ..)| match op {
-        Op::Reserve { id, .. } | Op::ReserveFrom { id, .. } | Op::Release { id, .. } => !known(id),
-        Op::Amend { .. } => true,
-        Op::Confirm { .. }
-        | Op::Extend { .. }
-        | Op::Pin { .. }
-        | Op::Cancel { .. }
-        | Op::Fulfil { .. }
-        | Op::TransferClose { .. }
-        | Op::TransferCancel { .. } => false,
-        _ => op.key().is_some(),
-    })
+    let remember =
+        std::iter::from_fn(|| take_op(&mut reader).ok()).filter_map(|(op, ..)| match op {
+            Op::Release { parts, .. }
+            | Op::Confirm { parts, .. }
+            | Op::Cancel { parts, .. }
+            | Op::Fulfil { parts, .. }
+                if !parts.is_whole() =>
+            {
+                Some(false)
+            }
+            Op::Reserve { id, .. } | Op::ReserveFrom { id, .. } | Op::Release { id, .. } => {
+                (!known(id)).then_some(false)
+            }
+            Op::Amend { .. } => Some(false),
+            Op::Confirm { .. }
+            | Op::Extend { .. }
+            | Op::Pin { .. }
+            | Op::Cancel { .. }
+            | Op::Fulfil { .. }
+            | Op::TransferClose { .. }
+            | Op::TransferCancel { .. } => None,
+            _ => op.key().map(|_| true),
+        });
+    remember.reduce(|any, one| any || one)
 }
 
 /// One of the checked operations makes a cell that is not there yet.
@@ -190,6 +202,11 @@ fn is_known(cell: CellRef<'_>, known: impl Fn(&[u8], &[u8]) -> bool) -> bool {
 /// Memory holds as many reservations as it may.
 pub(super) fn records_full() -> Refusal {
     Refusal::busy(FULL_RETRY_MS, "the reservations in memory have reached --max-reservations")
+}
+
+/// Stock writes have as much of that memory as they may.
+fn records_tight() -> Refusal {
+    Refusal::busy(FULL_RETRY_MS, "stock writes have reached three quarters of --max-reservations")
 }
 
 /// The reads that wait have as many bytes as they may.
@@ -324,8 +341,8 @@ impl<'a> Burst<'a> {
             (BUSY_RETRY_MS, "too many replies wait for clients to read them")
         } else if route != Route::Log && read_bytes + request_bytes > limits.read_bytes_all_max {
             return Some(reads_full());
-        } else if route == Route::Log && self.shared.replica.records_full() && self.fills(ops) {
-            return Some(records_full());
+        } else if let Some(refusal) = self.no_record(route, ops) {
+            return Some(refusal);
         } else if route == Route::Log && self.makes_cells_over_limit(ops) {
             (FULL_RETRY_MS, "the cells in memory have reached --max-cells")
         } else {
@@ -334,14 +351,24 @@ impl<'a> Burst<'a> {
         Some(Refusal::busy(retry_ms, message))
     }
 
-    fn fills(&self, ops: &[u8]) -> bool {
-        self.shared.replica.with_state(|state| {
+    /// There is no room for what the operations make the state remember.
+    fn no_record(&self, route: Route, ops: &[u8]) -> Option<Refusal> {
+        let replica = &self.shared.replica;
+        if route != Route::Log || !replica.records_tight() {
+            return None;
+        }
+        let is_stock_write = replica.with_state(|state| {
             remembers_more(ops, |id| {
                 let mut out = BytesMut::new();
                 state.read_reservation(id, &mut out);
                 take_outcome(&mut Reader::new(&out)).is_ok_and(|found| found.code.is_ok())
             })
-        })
+        })?;
+        match (replica.records_full(), is_stock_write) {
+            (true, _) => Some(records_full()),
+            (false, true) => Some(records_tight()),
+            (false, false) => None,
+        }
     }
 
     fn makes_cells_over_limit(&self, ops: &[u8]) -> bool {

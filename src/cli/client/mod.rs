@@ -154,6 +154,13 @@ pub(super) async fn connect(options: Options) -> Result<Connection, String> {
     })
 }
 
+/// The cluster that this client is connected to: what goes on in another one is not the same work.
+pub(super) fn cluster_of(client: &Connection) -> Result<u64, String> {
+    client.cluster_id().filter(|id| *id != 0).ok_or_else(|| {
+        "the node has not joined its cluster yet; run the same command again in a moment".to_owned()
+    })
+}
+
 const fn again(replay: bool) -> &'static str {
     if replay { " (it was done before)" } else { "" }
 }

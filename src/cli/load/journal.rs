@@ -1,11 +1,10 @@
 //! How far a load has come, in a file beside the one that is loaded.
 //!
 //! ```text
-//! stockd-load 1 crc=1a2b3c4d bytes=4096 as=receive rows=50 seed=0011223344
-//! begin 0 1700000000000     chunk 0 is about to be sent, or soon; its ids are of that millisecond
-//! bad 17 OVERFLOW (121)     a row of it was refused
-//! done 0                    all of it was answered
-//! end                       all chunks are done
+//! stockd-load 2 cluster=00c0ffee crc=1a2b3c4d bytes=4096 as=receive rows=50 seed=0011223344
+//! begin 0 1700000000000     chunks 0 to 127 are about to be sent, or soon; their ids are of that millisecond
+//! bad 17 OVERFLOW (121)     this line was refused
+//! done 5                    all rows of chunks 0 to 5 were answered
 //! ```
 //!
 //! A chunk that was begun and is not done is sent again under the same ids, so that no row counts twice.
@@ -15,15 +14,17 @@ use std::fs::{File, OpenOptions};
 use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 
+use super::super::lock_alone;
 use super::CHUNK_ROWS;
 
-/// Chunks that are written down as begun with one sync: the log of a server on the same disk waits for
-/// each.
-const BEGUN_TOGETHER: u64 = 128;
+/// Chunks of a block, which are written down as begun with one sync: the log of a server on the same disk
+/// waits for each.
+const BLOCK_CHUNKS: u64 = 128;
 
-/// What a load is of: another file, or another way to load it, is another load.
+/// What a load is of: another file, another cluster, or another way to load it, is another load.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(super) struct What {
+    pub cluster: u64,
     pub crc: u32,
     pub bytes: u64,
     pub how: String,
@@ -32,8 +33,10 @@ pub(super) struct What {
 impl What {
     /// A journal's first line, up to the seed.
     fn head(&self) -> String {
-        let Self { crc, bytes, how } = self;
-        format!("stockd-load 1 crc={crc:08x} bytes={bytes} as={how} rows={CHUNK_ROWS} seed=")
+        let Self { cluster, crc, bytes, how } = self;
+        format!(
+            "stockd-load 2 cluster={cluster:08x} crc={crc:08x} bytes={bytes} as={how} rows={CHUNK_ROWS} seed="
+        )
     }
 }
 
@@ -43,38 +46,37 @@ pub(super) struct Journal {
     path: PathBuf,
     /// Distinguishes the ids of this load from those of all others.
     pub seed: [u8; 5],
-    born_ms: BTreeMap<u64, u64>,
-    /// Chunks that were answered.
-    done: Vec<u64>,
-    /// Refused rows: line and reason.
-    pub bad: Vec<(u64, String)>,
-    /// All was loaded before.
-    pub ended: bool,
+    /// When the ids of each block that was begun were made.
+    born_ms: Vec<u64>,
+    /// Chunks that were answered: all below this.
+    pub done: u64,
+    /// Lines of chunks that are done that were refused, and why.
+    pub bad: BTreeMap<u64, String>,
 }
 
 impl Journal {
     /// Goes on with the journal at `path`, or begins it.
     ///
     /// # Errors
-    /// It cannot be written, or is of another load.
+    /// It cannot be written, is of another load, or another process is at it.
     pub(super) fn open(path: PathBuf, what: &What, seed: [u8; 5]) -> Result<Self, String> {
         let failed = |error: std::io::Error| format!("{}: {error}", path.display());
         let mut file =
             OpenOptions::new().create(true).read(true).append(true).open(&path).map_err(failed)?;
+        lock_alone(&file, &path)?;
         let mut text = String::new();
         file.read_to_string(&mut text).map_err(failed)?;
-        let (born_ms, done, bad) = (BTreeMap::new(), Vec::new(), Vec::new());
-        let mut journal = Self { file, path, seed, born_ms, done, bad, ended: false };
+        let (born_ms, bad) = (Vec::new(), BTreeMap::new());
+        let mut journal = Self { file, path, seed, born_ms, done: 0, bad };
         // The last line may have been cut short by a crash: it says nothing.
         let whole = text.rfind('\n').map_or("", |end| &text[..=end]);
+        if whole.len() < text.len() {
+            journal.file.set_len(whole.len() as u64).map_err(|error| journal.explain(&error))?;
+        }
         if whole.is_empty() {
-            journal.file.set_len(0).map_err(|error| journal.explain(&error))?;
             let seed: String = seed.iter().map(|byte| format!("{byte:02x}")).collect();
             journal.write(&format!("{}{seed}", what.head()))?;
             return Ok(journal);
-        }
-        if whole.len() < text.len() {
-            journal.file.set_len(whole.len() as u64).map_err(|error| journal.explain(&error))?;
         }
         journal.read(whole, what)?;
         Ok(journal)
@@ -85,8 +87,9 @@ impl Journal {
         let head = lines.next().unwrap_or_default();
         let other = || {
             format!(
-                "{} is of another file, or of another way to load it; remove it to load this one from \
-                 its first line",
+                "{} is of another file, another cluster, or another way to load it; if none of its rows may \
+                 count twice, load those that are missing from a file of their own, else remove it to load \
+                 this one from its first line",
                 self.path.display()
             )
         };
@@ -94,22 +97,24 @@ impl Journal {
         let byte = |at: usize| u8::from_str_radix(seed.get(at * 2..at * 2 + 2)?, 16).ok();
         let bytes: Option<Vec<u8>> = (0..5).map(byte).collect();
         self.seed = bytes.and_then(|bytes| bytes.try_into().ok()).ok_or_else(other)?;
+        // Lines of a round whose `done` did not follow: it is sent again, and they are told again.
+        let mut told = Vec::new();
         for line in lines {
             let mut words = line.splitn(3, ' ');
             let (verb, number) = (words.next().unwrap_or_default(), words.next());
             let number = number.and_then(|number| number.parse::<u64>().ok());
             match (verb, number, words.next()) {
-                ("begin", Some(chunk), Some(born)) => {
-                    let born = born.parse().map_err(|_| self.damaged(line))?;
-                    self.born_ms.insert(chunk, born);
+                ("begin", Some(block), Some(born)) if block == self.born_ms.len() as u64 => {
+                    self.born_ms.push(born.parse().map_err(|_| self.damaged(line))?);
                 }
-                ("bad", Some(row), Some(why)) => self.bad.push((row, why.to_owned())),
-                ("done", Some(chunk), None) => self.done.push(chunk),
-                ("end", None, None) => self.ended = true,
+                ("bad", Some(row), Some(why)) => told.push((row, why.to_owned())),
+                ("done", Some(chunk), None) => {
+                    self.done = chunk.saturating_add(1);
+                    self.bad.extend(told.drain(..));
+                }
                 _ => return Err(self.damaged(line)),
             }
         }
-        self.done.sort_unstable();
         Ok(())
     }
 
@@ -121,29 +126,19 @@ impl Journal {
         format!("{}: {error}", self.path.display())
     }
 
-    /// When the chunk's ids were made, if it was begun.
-    pub(super) fn born_ms(&self, chunk: u64) -> Option<u64> {
-        self.born_ms.get(&chunk).copied()
+    /// When the chunk's ids were made: `now_ms`, unless its block was begun before. The chunks are asked for
+    /// in their order. On disk when it returns.
+    pub(super) fn begin(&mut self, chunk: u64, now_ms: u64) -> Result<u64, String> {
+        let block = chunk / BLOCK_CHUNKS;
+        while self.born_ms.len() as u64 <= block {
+            self.write(&format!("begin {} {now_ms}", self.born_ms.len()))?;
+            self.file.sync_data().map_err(|error| self.explain(&error))?;
+            self.born_ms.push(now_ms);
+        }
+        Ok(self.born_ms[block as usize])
     }
 
-    /// The chunk was answered in an earlier run.
-    pub(super) fn is_done(&self, chunk: u64) -> bool {
-        self.done.binary_search(&chunk).is_ok()
-    }
-
-    /// The chunk is about to be sent with ids of this millisecond, and so may be those after it. On disk
-    /// when it returns.
-    pub(super) fn begin(&mut self, chunk: u64, born_ms: u64) -> Result<(), String> {
-        let chunks = chunk..chunk + BEGUN_TOGETHER;
-        let fresh = chunks.filter(|chunk| !self.born_ms.contains_key(chunk));
-        let fresh: Vec<u64> = fresh.collect();
-        let lines = fresh.iter().map(|chunk| format!("begin {chunk} {born_ms}"));
-        self.write(&lines.collect::<Vec<_>>().join("\n"))?;
-        self.born_ms.extend(fresh.into_iter().map(|chunk| (chunk, born_ms)));
-        self.file.sync_data().map_err(|error| self.explain(&error))
-    }
-
-    /// The chunk was answered, and these rows of it were refused.
+    /// All chunks up to this one were answered, and these rows of those after the one before were refused.
     pub(super) fn done(&mut self, chunk: u64, bad: &[(u64, String)]) -> Result<(), String> {
         let mut text = String::new();
         for (line, why) in bad {
@@ -152,21 +147,15 @@ impl Journal {
         self.write(&format!("{text}done {chunk}"))
     }
 
-    /// All chunks are done.
-    pub(super) fn end(&mut self) -> Result<(), String> {
-        self.write("end")?;
-        self.file.sync_data().map_err(|error| self.explain(&error))
-    }
-
     fn write(&mut self, line: &str) -> Result<(), String> {
         let text = format!("{line}\n");
         self.file.write_all(text.as_bytes()).map_err(|error| self.explain(&error))
     }
 }
 
-/// Where the journal of a file is.
-pub(super) fn path_of(file: &Path) -> PathBuf {
+/// A file beside the one that is loaded.
+pub(super) fn beside(file: &Path, suffix: &str) -> PathBuf {
     let mut name = file.as_os_str().to_owned();
-    name.push(".load");
+    name.push(suffix);
     name.into()
 }

@@ -177,8 +177,11 @@ impl Fields {
         self.out.resize(room, 0);
         self.ends.resize(room, 0);
         self.reader.reset();
-        let (result, _, _, count) = self.reader.read_record(line, &mut self.out, &mut self.ends);
+        let (result, read, _, count) = self.reader.read_record(line, &mut self.out, &mut self.ends);
         match result {
+            ReadRecordResult::Record if read < line.len() => {
+                Err("a carriage return inside the line, which ends one or the other row".to_owned())
+            }
             ReadRecordResult::Record => Ok(count),
             _ => Err("a quote is not closed on its line".to_owned()),
         }
