@@ -24,7 +24,7 @@ pub(super) struct CellWriter {
     /// Cells before each change, in order, if somebody may want to undo them.
     journal: Option<Vec<(u32, Cell, Details)>>,
     /// Reorder points that the present operation has crossed.
-    crossed: Vec<Crossed>,
+    crossed: Crossed,
 }
 
 impl CellWriter {
@@ -32,7 +32,7 @@ impl CellWriter {
     pub fn new(seed: u64) -> Self {
         let (cut, details_cut) = (None, None);
         let table = Arc::new(CellTable::new(seed));
-        Self { table, total_count: 0, cut, details_cut, journal: None, crossed: Vec::new() }
+        Self { table, total_count: 0, cut, details_cut, journal: None, crossed: Crossed::new() }
     }
 
     /// What readers share.
@@ -167,7 +167,7 @@ impl CellWriter {
     }
 
     /// The reorder points that the operation has crossed.
-    pub fn take_crossed(&mut self) -> Vec<Crossed> {
+    pub fn take_crossed(&mut self) -> Crossed {
         std::mem::take(&mut self.crossed)
     }
 
@@ -459,7 +459,7 @@ impl CellWriter {
 
 /// Notes which reorder points are crossed as a cell goes from the first of two values to the second.
 #[cold]
-fn watch(table: &CellTable, crossed: &mut Vec<Crossed>, cell: u32, both: [(&Cell, &Details); 2]) {
+fn watch(table: &CellTable, crossed: &mut Crossed, cell: u32, both: [(&Cell, &Details); 2]) {
     let [before, after] = both.map(|(cell, details)| {
         let shown = cell.shown_with(details);
         (shown.policy.reorder_point, shown.position())

@@ -9,7 +9,7 @@
 //! takes back by its end has not happened: a transfer between two warehouses does not send their SKU below
 //! its point and back.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 
 use bytes::{BufMut, BytesMut};
 
@@ -28,16 +28,13 @@ pub(super) enum Subject {
     Sku(SkuId),
 }
 
-/// A reorder point that an operation crosses.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) struct Crossed {
-    pub subject: Subject,
-    pub is_low: bool,
-}
+/// The reorder points that an operation crosses, in the order of cells and then of SKUs, and whether they are
+/// low after it. A chain may cross a million.
+pub(super) type Crossed = BTreeMap<Subject, bool>;
 
 /// Notes that a position went from `before` to `after`, each with the point at that time.
 pub(super) fn note(
-    crossed: &mut Vec<Crossed>,
+    crossed: &mut Crossed,
     subject: Subject,
     before: (Option<i64>, i64),
     after: (Option<i64>, i64),
@@ -46,9 +43,9 @@ pub(super) fn note(
     if is_low(before) == is_low(after) {
         return;
     }
-    match crossed.iter().position(|other| other.subject == subject) {
-        Some(at) => drop(crossed.remove(at)),
-        None => crossed.push(Crossed { subject, is_low: is_low(after) }),
+    // Crossed twice is not at all.
+    if crossed.remove(&subject).is_none() {
+        crossed.insert(subject, is_low(after));
     }
 }
 
@@ -140,10 +137,9 @@ impl StockState {
     /// Keeps what an operation has crossed, in the order of cells and then of SKUs.
     #[cold]
     pub(super) fn keep_crossings(&mut self) {
-        let mut crossed = self.cells.take_crossed();
-        crossed.sort_unstable_by_key(|crossed| crossed.subject);
+        let crossed = self.cells.take_crossed();
         let table = self.cells.table();
-        for Crossed { subject, is_low } in crossed {
+        for (subject, is_low) in crossed {
             let (position, point) = match subject {
                 Subject::Cell(cell) => {
                     let shown = table.read_details(cell).unwrap_or_default();

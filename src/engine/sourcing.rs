@@ -126,7 +126,17 @@ impl StockState {
             Ok(candidates) => candidates,
             Err(faults) => return refuse_unknown(&faults, out),
         };
-        candidates.iter().flat_map(|line| &line.cells).for_each(|cell| self.expire_due(*cell));
+        // A cell that could meet all lines is never short, whatever else on it is due: a storm of due holds is
+        // left to the sweep. What is fullest, and what an owner has, depends on all.
+        let enough = match rules.sourcing {
+            Sourcing::First | Sourcing::FewestSplits if rules.owner.is_empty() => {
+                asked.wishes.iter().map(|wish| i64::from(wish.quantity)).sum()
+            }
+            _ => i64::MAX,
+        };
+        for cell in candidates.iter().flat_map(|line| &line.cells) {
+            self.expire_due(*cell, enough);
+        }
         let buyer = Buyer { owner, commit: asked.commit };
         let taken = self.take_units(&candidates, rules, buyer, true);
         if taken.refusal(rules.mode).is_some() {

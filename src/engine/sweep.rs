@@ -28,11 +28,12 @@ impl StockState {
         }
     }
 
-    /// Expires all that is due on a cell.
-    pub(super) fn expire_due(&mut self, cell: u32) {
+    /// Expires what is due on a cell, until it can grant so many units.
+    pub(super) fn expire_due(&mut self, cell: u32, enough: i64) {
         let Self { holds, cells, clock, config, .. } = self;
-        if cells.get(cell).earliest_due < clock.first_not_due() {
-            holds.reclaim(cells, clock, config.retention_ms, cell, i64::MAX);
+        let value = cells.get(cell);
+        if value.earliest_due < clock.first_not_due() && value.grantable() < enough {
+            holds.reclaim(cells, clock, config.retention_ms, cell, enough);
         }
     }
 
@@ -181,7 +182,8 @@ impl Holds {
                 let head = self.forget.head(chain);
                 if head != NIL && budget > 0 {
                     let record = self.records.get(head);
-                    budget = budget.saturating_sub(record.lines().max(1));
+                    let steps = self.annex(head).map_or(0, |annex| self.annexes.step_count(annex));
+                    budget = budget.saturating_sub(record.lines().max(1) + steps);
                     let next = record.next;
                     self.forget.replace(chain, next);
                     self.free(head);
