@@ -94,10 +94,10 @@ impl StockState {
         if let Err(unmet) = self.check_stock(scratch, Closed::asked(false, owner.is_some())) {
             return refuse_unmet(&unmet, scratch, out);
         }
+        let rooms = self.rooms(owner);
         let over = |demand: &&Demand| {
-            let room = self.owner_room(owner, demand.cell);
             let more = demand.asked as i64 - demand.own as i64;
-            more > 0 && room.is_some_and(|room| more > room)
+            more > 0 && rooms.of(demand.cell).is_some_and(|room| more > room)
         };
         let over: Vec<u16> =
             scratch.demands.sums.iter().filter(over).map(|demand| demand.line).collect();

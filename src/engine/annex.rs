@@ -286,22 +286,22 @@ impl Annexes {
         shares != NIL || step_count > 0
     }
 
-    /// Gives an annex an owner, who has one open reservation more.
-    pub fn set_owner(&mut self, annex: u32, name: &[u8]) {
+    /// Gives an annex an owner, who has one open reservation more, of so many lines.
+    pub fn set_owner(&mut self, annex: u32, name: &[u8], lines: u32) {
         let owner = self.owners.add_record(name);
         self.annexes.get_mut(annex).owner = owner;
-        self.open(annex);
+        self.open(annex, lines);
     }
 
     /// Its reservation is open: puts it at the head of the list of its owner, if it has one.
-    pub fn open(&mut self, annex: u32) {
+    pub fn open(&mut self, annex: u32, lines: u32) {
         let own = self.annexes.get_mut(annex);
         if own.owner == NIL {
             return;
         }
         let owner = self.owners.owners.get_mut(own.owner);
         let next = std::mem::replace(&mut owner.first, annex);
-        owner.open += 1;
+        (owner.open, owner.lines) = (owner.open + 1, owner.lines + lines);
         (own.next, own.before) = (next, NIL);
         if next != NIL {
             self.annexes.get_mut(next).before = annex;
@@ -309,13 +309,13 @@ impl Annexes {
     }
 
     /// Its reservation was open and is over: takes it out of the list of its owner, if it has one.
-    pub fn close(&mut self, annex: u32) {
+    pub fn close(&mut self, annex: u32, lines: u32) {
         let Annex { owner, next, before, .. } = *self.annexes.get(annex);
         if owner == NIL {
             return;
         }
         let owner = self.owners.owners.get_mut(owner);
-        owner.open -= 1;
+        (owner.open, owner.lines) = (owner.open - 1, owner.lines - lines);
         match before {
             NIL => owner.first = next,
             before => self.annexes.get_mut(before).next = next,

@@ -276,18 +276,19 @@ impl StockState {
     fn audit_owners(&self) -> Result<(), &'static str> {
         let annexes = &self.holds.annexes;
         let owners = &annexes.owners.owners;
-        // Records, and of these the open ones.
-        let mut counts = vec![[0_u32; 2]; owners.len() as usize];
+        // Records, of these the open ones, and the lines of those.
+        let mut counts = vec![[0_u32; 3]; owners.len() as usize];
         for (_, annex) in annexes.annexes.iter().filter(|(_, annex)| annex.record != NIL) {
             if annex.owner == NIL {
                 check(annex.next == NIL && annex.before == NIL, "only owners have lists")?;
                 continue;
             }
             let count = counts.get_mut(annex.owner as usize).ok_or("an annex's owner exists")?;
-            let is_open = !self.holds.records.get(annex.record).is_terminal();
-            *count = [count[0] + 1, count[1] + u32::from(is_open)];
+            let record = self.holds.records.get(annex.record);
+            let (open, lines) = if record.is_terminal() { (0, 0) } else { (1, record.lines()) };
+            *count = [count[0] + 1, count[1] + open, count[2].saturating_add(lines)];
         }
-        for ((handle, owner), [records, open]) in owners.iter().zip(counts) {
+        for ((handle, owner), [records, open, lines]) in owners.iter().zip(counts) {
             if owner.is_free() {
                 check(records == 0, "an annex's owner exists")?;
                 continue;
@@ -307,6 +308,7 @@ impl StockState {
                 (at, before) = (annex.next, at);
             }
             check(left == 0 && owner.open == open, "an owner's list has all open ones")?;
+            check(owner.lines == lines, "an owner counts the lines of its open reservations")?;
         }
         Ok(())
     }

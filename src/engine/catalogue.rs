@@ -304,7 +304,12 @@ impl StockState {
             Some(_) => table.aliases.names.find(name).filter(|_| !is_own),
             None => {
                 let item = catalogue.find(sku).map(|item| catalogue.items.get(item));
-                if item.is_some_and(|item| item.aliases().len() == ALIASES_MAX) {
+                let has_all = item.is_some_and(|item| item.aliases().len() == ALIASES_MAX);
+                // Names that chains made in vain stay, and must not pile up.
+                let names = &table.aliases.names;
+                let names_max = u64::from(table.skus.count()) * ALIASES_MAX as u64;
+                let is_full = u64::from(names.count()) >= names_max && names.find(name).is_none();
+                if has_all || is_full {
                     return Err(Code::OVERFLOW);
                 }
                 Some(catalogue.add_alias(&table, sku, name))

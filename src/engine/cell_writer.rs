@@ -176,7 +176,8 @@ impl CellWriter {
         let position = self.table.sku_position(sku);
         let before = self.table.points.of(sku);
         self.table.points.set(sku, point);
-        if point.is_some() {
+        // Whoever is watched once stays so.
+        if before.is_none() && point.is_some() {
             for cell in self.table.cells_of(sku, None) {
                 self.slot(cell).set_watched();
             }

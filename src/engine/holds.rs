@@ -228,8 +228,11 @@ impl Holds {
         if old.is_annexed() {
             let annex = self.annexes.find(handle).expect("an annexed record has an annex");
             self.annexes.hand_on(annex, new);
-            if old.is_terminal() && !self.records.get(new).is_terminal() {
-                self.annexes.open(annex);
+            if !old.is_terminal() {
+                self.annexes.close(annex, old.lines());
+            }
+            if !self.records.get(new).is_terminal() {
+                self.annexes.open(annex, lines.len() as u32);
             }
             self.set_first_line(new, lines.first().map_or(0, |line| line.line));
         }
@@ -269,7 +272,7 @@ impl Holds {
     /// Gives an open reservation an owner.
     pub fn set_owner(&mut self, handle: u32, owner: &[u8]) {
         let annex = self.make_annex(handle);
-        self.annexes.set_owner(annex, owner);
+        self.annexes.set_owner(annex, owner, self.records.get(handle).lines());
     }
 
     /// Frees an ended record and its lines.

@@ -8,15 +8,16 @@
 //! 40  4 first annex of an open one
 //! 44  4 open ones
 //! 48  8 when its latest expired reservation fell due, on the hold clock; 0: none has
-//! 56  8 0
+//! 56  4 lines of the open ones            60  4 0
 //! ```
 //!
 //! What an owner has is counted when it asks for more, by a walk over its open reservations, of which it has
-//! at most [`OWNER_OPEN_MAX`](crate::protocol::limits::OWNER_OPEN_MAX): a count that nobody keeps cannot
-//! drift. An owner is known as long as one of its reservations is remembered, which is longer than it cools
-//! down.
+//! few: a count that nobody keeps cannot drift. Only how long the walk would be is kept. An owner is known as
+//! long as one of its reservations is remembered, which is longer than it cools down.
 //!
-//! Invariant: an annex is in the list of its owner while its reservation is active or confirmed.
+//! Invariants:
+//! - An annex is in the list of its owner while its reservation is active or confirmed.
+//! - `open` and `lines` count that list, and the lines of its reservations.
 
 use crate::protocol::OwnerLimits;
 use crate::protocol::limits::OWNER_BYTES_MAX;
@@ -37,6 +38,7 @@ pub(super) struct Owner {
     /// The first annex in its list; of a free entry, the next free one.
     pub first: u32,
     pub open: u32,
+    pub lines: u32,
     pub last_due: HoldMillis,
 }
 
@@ -46,7 +48,15 @@ impl Owner {
         let mut bytes = [0; OWNER_BYTES_MAX];
         bytes[..name.len()].copy_from_slice(name);
         let len = name.len() as u32;
-        Self { name: bytes, len, records: 0, first: NIL, open: 0, last_due: HoldMillis(0) }
+        Self {
+            name: bytes,
+            len,
+            records: 0,
+            first: NIL,
+            open: 0,
+            lines: 0,
+            last_due: HoldMillis(0),
+        }
     }
 
     /// It is a free entry of the slab.
@@ -77,7 +87,8 @@ impl Entry for Owner {
             out.extend_from_slice(&word.to_le_bytes());
         }
         out.extend_from_slice(&self.last_due.0.to_le_bytes());
-        out.extend_from_slice(&[0; 8]);
+        out.extend_from_slice(&self.lines.to_le_bytes());
+        out.extend_from_slice(&[0; 4]);
     }
 
     fn take(bytes: &[u8]) -> Self {
@@ -90,6 +101,7 @@ impl Entry for Owner {
             first: u32_at(bytes, 40),
             open: u32_at(bytes, 44),
             last_due: HoldMillis(u64_at(bytes, 48)),
+            lines: u32_at(bytes, 56),
         }
     }
 }

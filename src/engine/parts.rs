@@ -77,13 +77,15 @@ impl StockState {
     ) {
         let (parts, annex) = (asked.parts, self.holds.annex(handle));
         let print = print(&parts);
+        let plan = plan(opcode, state, &self.holds.sums(handle), asked);
         if let Some(annex) = annex
             && let Some(done) = self.holds.annexes.step(annex, opcode, parts.step())
         {
-            let code = if done == print { Code::REPLAY } else { Code::CONFLICT };
+            // Done whole, it was done to all that was there then: it must not seem to be done to what came since.
+            let is_done = done == print && !(parts.is_whole() && self.has_more(handle, plan));
+            let code = if is_done { Code::REPLAY } else { Code::CONFLICT };
             return out.state(code, state);
         }
-        let plan = plan(opcode, state, &self.holds.sums(handle), asked);
         match plan {
             Plan::Answer(Code::REPLAY) => return out.state(Code::REPLAY, state),
             _ if asked.late => return out.state(Code::DEADLINE_PASSED, state),
@@ -145,6 +147,16 @@ impl StockState {
         out.state(code, self.holds.state(handle));
     }
 
+    /// Are there units that the plan would move?
+    fn has_more(&self, handle: u32, plan: Plan) -> bool {
+        let from = match plan {
+            Plan::Answer(_) => return false,
+            Plan::Reacquire(_) => &[Place::Expired],
+            Plan::Shift(from, _) => from,
+        };
+        self.holds.shares(handle).iter().any(|(_, units)| units_in(from, *units) > 0)
+    }
+
     /// LATE is said of units that leave `reserved` for good after the deadline.
     fn code_of_shift(
         &self,
@@ -175,6 +187,16 @@ impl StockState {
         lines: &[(HeldLine, LineShares)],
         out: &mut Outcomes<'_>,
     ) -> Option<u32> {
+        // It was his already, and it is paid: of the limits of owners, only the one that bounds a walk is in the
+        // way, and late.
+        let comes_back = !matches!(state, ReservationState::Active | ReservationState::Confirmed);
+        if comes_back
+            && let Some(owner) = self.holds.owner_of(handle)
+            && let Err(reached) = self.check_open(owner, 2)
+        {
+            self.refuse_owner(reached, out);
+            return None;
+        }
         let cell_of = |part: &Part| lines[usize::from(part.line)].0.cell;
         let frozen = |part: &&Part| !self.cells.get(cell_of(part)).is_open(Closed::TO_ALL);
         let frozen: Vec<u16> = wanted.iter().filter(frozen).map(|part| part.line).collect();
@@ -188,7 +210,6 @@ impl StockState {
             cell: cell_of(part),
             quantity: part.quantity,
         }));
-        // It was his already, and it is paid: no limit of an owner is in the way.
         let checked = self.check_stock(&mut scratch, Closed::asked(true, true));
         match &checked {
             Ok(()) => {}
@@ -200,14 +221,13 @@ impl StockState {
         checked.ok()?;
         // From here on the units are taken.
         self.holds.make_shares(handle);
-        let handle = match state {
+        let handle = if comes_back {
             // A record that is over waits in a group or a bucket, and cannot leave it.
-            ReservationState::Active | ReservationState::Confirmed => handle,
-            _ => {
-                let held: Vec<HeldLine> = lines.iter().map(|(line, _)| *line).collect();
-                let state = ReservationState::Confirmed;
-                self.holds.replace(&mut self.cells, handle, state, &held)
-            }
+            let held: Vec<HeldLine> = lines.iter().map(|(line, _)| *line).collect();
+            let state = ReservationState::Confirmed;
+            self.holds.replace(&mut self.cells, handle, state, &held)
+        } else {
+            handle
         };
         let (from, forget) = (&[Place::Expired][..], self.forget_if_over());
         self.holds.shift_parts(&mut self.cells, handle, wanted, (from, to), forget);

@@ -323,7 +323,7 @@ impl Holds {
     #[cold]
     fn close_owned(&mut self, handle: u32) {
         let annex = self.annexes.find(handle).expect("an annexed record has an annex");
-        self.annexes.close(annex);
+        self.annexes.close(annex, self.records.get(handle).lines());
     }
 
     /// Takes over a state.

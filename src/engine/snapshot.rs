@@ -47,7 +47,7 @@ use super::ring::Ring;
 use super::state::StockState;
 
 pub(super) const MAGIC: &[u8; 8] = b"STOCKSNP";
-pub(super) const VERSION: u32 = 3;
+pub(super) const VERSION: u32 = 4;
 pub(super) const BLOCK_HEADER_BYTES: usize = 12;
 pub(super) const BLOCK_BODY_BYTES_MAX: usize = 1 << 20;
 

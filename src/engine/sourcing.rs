@@ -256,6 +256,7 @@ impl StockState {
         let mut taken = Taken::default();
         let asked_as = Closed::asked(buyer.commit, !rules.owner.is_empty());
         let parts_max = 1 + usize::from(rules.splits_max);
+        let rooms = self.rooms(buyer.owner);
         for (line, wish) in (0..).zip(lines) {
             let mut left = Vec::with_capacity(wish.cells.len());
             let (mut is_open, mut is_nameless) = (false, false);
@@ -269,7 +270,7 @@ impl StockState {
                 let before = taken.units.get(cell).copied().unwrap_or(0);
                 let mut units = value.grantable() - before;
                 if capped
-                    && let Some(room) = self.owner_room(buyer.owner, *cell)
+                    && let Some(room) = rooms.of(*cell)
                     && room - before < units
                 {
                     units = room - before;

@@ -25,7 +25,7 @@ use super::time::{HoldClock, OUTAGE_MS_MAX, TICK_MS};
 use super::transfer::Asker;
 
 /// Between two steps of an operation so many others have theirs: what the next one needs is there by then.
-const AHEAD: usize = 5;
+const AHEAD: usize = 4;
 /// The last step; what comes before fetches.
 const EXECUTE: usize = 4;
 /// Operations that are on the way.

@@ -38,6 +38,9 @@ const CELLS_OF_A_SKU: u32 = 32;
 /// What a LIST_CELLS costs beside those it shows: it looks at many more, each at a quarter of the price.
 const CELLS_OF_A_LIST: u32 = 4_096;
 
+/// A READ_OWNER looks at all open reservations of the owner, and at their lines.
+const CELLS_OF_AN_OWNER: u32 = 256;
+
 /// Where a frame goes.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Route {
@@ -113,6 +116,7 @@ pub(super) fn route(
             // Each is as long as two and a half cells.
             Op::ReadDetails { cells } => cells.len() as u32 * 5 / 2,
             Op::ReadSku { .. } => CELLS_OF_A_SKU,
+            Op::ReadOwner { .. } => CELLS_OF_AN_OWNER,
             Op::ReadCrossings { count, .. } => u32::from(*count) * 4,
             Op::ListCells(listing) | Op::ListSkus(listing) => {
                 u32::from(listing.count) * 4 + CELLS_OF_A_LIST

@@ -380,11 +380,16 @@ impl Model {
         let named: Vec<(u32, u32)> =
             parts.iter().map(|part| (u32::from(part.line), part.quantity)).collect();
         let key = (opcode as u8, parts.step());
-        if let Some(done) = hold.steps.get(&key) {
-            let code = if *done == named { Code::REPLAY } else { Code::CONFLICT };
-            return plain(code, detail);
-        }
         let plan = plan(opcode, &hold, whole, flags);
+        if let Some(done) = hold.steps.get(&key) {
+            let moves_more = match plan {
+                Plan::Answer(_) => false,
+                Plan::Take(from, _) => from.iter().any(|place| hold.any(*place)),
+                Plan::TakeAgain(_) => hold.any(Place::Expired),
+            };
+            let is_done = *done == named && !(whole && moves_more);
+            return plain(if is_done { Code::REPLAY } else { Code::CONFLICT }, detail);
+        }
         let (from, to) = match plan {
             Plan::Answer(Code::REPLAY) => return plain(Code::REPLAY, detail),
             _ if late => return plain(Code::DEADLINE_PASSED, detail),
@@ -414,6 +419,11 @@ impl Model {
             return plain(Code::OVERFLOW, 0);
         }
         if matches!(plan, Plan::TakeAgain(_)) {
+            let is_open =
+                matches!(hold.state(), ReservationState::Active | ReservationState::Confirmed);
+            if !is_open && let Err(refused) = self.check_open(&hold.owner, 2) {
+                return refused;
+            }
             let lines: Vec<_> = wanted
                 .iter()
                 .map(|(line, quantity)| (*line as u16, hold.lines[*line].0, *quantity))

@@ -1,6 +1,6 @@
 //! Owners in the model: what one has is added up from all that is remembered.
 
-use stockd_protocol::limits::OWNER_OPEN_MAX;
+use stockd_protocol::limits::{OWNER_LINES_MAX, OWNER_OPEN_MAX};
 use stockd_protocol::{Code, OwnerBound, OwnerLimits, OwnerUsage, ReservationState, UnixMillis};
 
 use super::holds::Hold;
@@ -63,9 +63,9 @@ impl Model {
         units: u64,
         commit: bool,
     ) -> Result<(), Expected> {
+        self.check_open(owner, 1)?;
         let usage = self.usage(owner);
-        let full = usage.limits.holds_max > 0 && usage.holds >= usage.limits.holds_max;
-        if usage.open >= OWNER_OPEN_MAX || full && !commit {
+        if usage.limits.holds_max > 0 && usage.holds >= usage.limits.holds_max && !commit {
             return Err(plain(Code::OWNER_LIMIT, OwnerBound::Holds as u16));
         }
         if commit {
@@ -75,6 +75,23 @@ impl Model {
             0 => self.check_units(&usage, 0, units),
             until => Err(reached(OwnerBound::CoolDown, until + self.shift_ms)),
         }
+    }
+
+    /// Refuses one more open reservation, if the most are so many times as many.
+    pub(super) fn check_open(&self, owner: &[u8], times: u32) -> Result<(), Expected> {
+        let is_full = self.usage(owner).open >= times * OWNER_OPEN_MAX
+            || self.open_lines(owner) >= times * OWNER_LINES_MAX;
+        match is_full && !owner.is_empty() {
+            true => Err(plain(Code::OWNER_LIMIT, OwnerBound::Holds as u16)),
+            false => Ok(()),
+        }
+    }
+
+    /// Lines of the open reservations of an owner.
+    fn open_lines(&self, owner: &[u8]) -> u32 {
+        use ReservationState::{Active, Confirmed};
+        let open = self.holds_of(owner).filter(|hold| matches!(hold.state(), Active | Confirmed));
+        open.map(|hold| hold.lines.len() as u32).sum()
     }
 
     /// Refuses so many units in the place of those that a reservation has.
@@ -92,6 +109,9 @@ impl Model {
     pub(super) fn check_amend(&self, hold: &Hold, held: &[(u32, u32)]) -> Result<(), Expected> {
         if hold.owner.is_empty() {
             return Ok(());
+        }
+        if held.len() > hold.lines.len() && self.open_lines(&hold.owner) >= OWNER_LINES_MAX {
+            return Err(plain(Code::OWNER_LIMIT, OwnerBound::Holds as u16));
         }
         let own = hold.units.iter().map(|line| u64::from(line.reserved)).sum();
         let units = held.iter().map(|line| u64::from(line.1)).sum();
