@@ -1,5 +1,6 @@
 //! Nodes that run but cannot hear each other. Clients reach all of them all the time.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use stockd_client::{CellRef, Client, Consistency, Error, Options};
@@ -7,7 +8,7 @@ use stockd_client::{CellRef, Client, Consistency, Error, Options};
 use crate::buyers::{Buyers, Market, options, sku};
 use crate::harness::Cluster;
 use crate::proxy::Network;
-use crate::until;
+use crate::{PATIENCE, until};
 
 async fn start() -> (Cluster, Network) {
     let mut cluster = Cluster::prepare(3, &[]);
@@ -66,6 +67,38 @@ async fn a_leader_that_was_cut_off_neither_acknowledges_nor_answers_what_is_old(
     cluster.caught_up(old).await;
     buyers.progress(100).await;
     cluster.verify(buyers).await;
+}
+
+#[tokio::test]
+async fn a_leader_that_was_cut_off_says_what_it_cannot_know() {
+    let (cluster, network) = start().await;
+    let old = cluster.leader().await;
+    let addresses = [cluster.node(old).client.clone()];
+    let (cell, reads) = (CellRef::name("W", "shirt"), Client::connect(options(&addresses)));
+    let patient = Options { reply_timeout: PATIENCE, ..options(&addresses) };
+    let patient = Client::connect(Options { request_timeout: PATIENCE, ..patient }).await;
+    let patient = Arc::new(patient.unwrap());
+    patient.define("W", "shirt").await.unwrap();
+    let reads = reads.await.unwrap();
+    let said = async |name: &str| {
+        cluster.node(old).admin("top").await.is_some_and(|top| top.contains(name))
+    };
+    network.isolate(old);
+    // Its log takes this before it has noticed.
+    let (id, writes) = (patient.new_op_id(), patient.clone());
+    let begun = tokio::spawn(async move { writes.receive(id, cell, 5).await });
+    until("it has no quorum", async || {
+        let read = reads.read_cell(cell, Consistency::Linearizable).await;
+        read.is_err() && said("NO_QUORUM").await
+    })
+    .await;
+    succeeded(&cluster, old).await;
+    assert!(!said("OUTCOME_UNKNOWN").await, "it may yet come to be");
+    network.heal();
+    until("nobody knows", async || said("OUTCOME_UNKNOWN").await).await;
+    begun.await.unwrap().unwrap();
+    let read = patient.read_cell(cell, Consistency::Linearizable).await.unwrap();
+    assert_eq!(read.value.unwrap().counters.on_hand, 5, "once");
 }
 
 #[tokio::test]
