@@ -159,6 +159,9 @@ impl StockState {
                 let hash = self.holds.hash(&record.id.0);
                 check(self.holds.find(&record.id, hash) == Some(handle), "an id has one record")?;
             }
+            if let Some(Standing::Op | Standing::Count) = record.standing() {
+                check(record.cell == NIL || record.cell < table.count(), "a write's cell exists")?;
+            }
             if let Some(Standing::Transfer(state)) = record.standing() {
                 let Transfer { from, to, shipped, received, damaged } = record.transfer();
                 check(from.0 < table.count(), "a transfer is between cells")?;

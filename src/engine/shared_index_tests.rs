@@ -71,6 +71,21 @@ fn the_shared_index_finds_what_was_inserted() {
     }
 }
 
+/// Those whose home is the last slot go on at the first, in every layout, in the way of those whose home it is.
+#[test]
+fn entries_go_round_the_end() {
+    let index = SharedIndex::new();
+    let hash = |handle: u32| if handle.is_multiple_of(2) { u64::from(u32::MAX) } else { 0 };
+    for count in 0..300 {
+        index.insert(hash(count), count);
+        for handle in 0..=count {
+            let found = index.find(hash(handle), |found| found == handle);
+            assert_eq!(found, Some(handle), "of {count}");
+        }
+        assert_eq!(index.find(hash(count), |found| found > count), None);
+    }
+}
+
 #[test]
 fn partitions_grow_one_after_the_other() {
     const COUNT: u32 = if cfg!(miri) { 0 } else { 1 << 20 };

@@ -298,7 +298,9 @@ impl StockState {
         let Some(handle) = self.look_up(&ReservationId(op_id.0), hash) else { return false };
         let record = self.holds.records.get(handle);
         let is_write = matches!(record.standing(), Some(Standing::Op | Standing::Count));
+        // A write that is about no cell may have the same 32 bits.
         let is_same = is_write
+            && record.cell != NIL
             && same.is_some_and(|(cell, print)| {
                 cell.is_none_or(|cell| cell == record.cell) && print == record.fingerprint
             });
