@@ -58,7 +58,8 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let own = std::env::temp_dir().join(format!("stockd-archive-{}", std::process::id()));
     let directory = arguments.next().map_or(own, PathBuf::from);
     let storage = Arc::new(RealStorage::open(&directory)?);
-    let archive = Archive::open(storage, &World::real(), ArchiveOptions::default())?;
+    let archive =
+        Archive::open(storage, &World::real(), ArchiveOptions::default(), Arc::new(|_| ()))?;
     let config = EngineConfig { retention_ms: 10_000, ..EngineConfig::default() };
     let mut state = StockState::new(config);
     state.keep_forgotten();
@@ -85,7 +86,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
         }
         let end_ms = now_ms + if round + 1 == rounds { 30_000 } else { 0 };
         apply(&mut state, end_ms, 1, |out| batch::encode_expire(out, u32::MAX));
-        archive.take_in(state.take_forgotten(), end_ms);
+        archive.take_in(state.take_forgotten());
         if round % 16 == 15 {
             // As if a snapshot were taken.
             archive.flush().await?;

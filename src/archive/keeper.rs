@@ -1,43 +1,57 @@
 //! The keeper of an archive: the one who sorts, writes, merges and removes.
 
+use std::collections::BTreeMap;
 use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
 use super::Inner;
 use super::run::{Run, RunWriter, name_of};
-use crate::engine::{ArchiveBatch, ArchiveEntry};
+use crate::engine::{ArchiveBatch, ArchivedRecord};
+use crate::log::is_full;
 
 /// What is in memory is written when it has so many bytes: about 300,000 reservations of one line.
 const TABLE_BYTES: u64 = 16 << 20;
-/// So many neighbours of about one size become one run.
+/// So many runs of about one size become one.
 const MERGE_RUNS: usize = 4;
 /// No run is merged beyond so many bytes: a merge takes two seconds, and what is too old goes by the run.
 const RUN_BYTES_MAX: u64 = 256 << 20;
-/// A merge looks after so many records of a run whether it shall stop.
-const STOP_LOOK_RECORDS: u64 = 1 << 14;
-/// How long a keeper whose disk is full waits.
+/// A merge looks after so many records what else there is to do.
+const LOOK_RECORDS: u64 = 1 << 14;
+/// How long a keeper waits whose disk did not do what it should.
 const RETRY: Duration = Duration::from_secs(1);
+/// What is too old goes at the latest so long after.
+const LOOK: Duration = Duration::from_secs(60);
 
 /// Keeps the archive until it is stopped.
 pub(super) async fn keep(archive: Arc<Inner>) {
-    let mut failed = false;
     loop {
         tokio::select! {
             () = archive.wake.notified() => {}
-            () = tokio::time::sleep(RETRY), if failed => {}
+            () = tokio::time::sleep(LOOK) => {}
         }
-        let (flushes, stopping) = {
-            let mut tables = archive.lock();
-            (std::mem::take(&mut tables.flushes), tables.stopping)
-        };
-        if stopping {
+        if archive.lock().stopping {
             return;
         }
-        archive.sort_fresh();
-        let full = archive.lock().bytes_waiting() >= TABLE_BYTES;
+        let result = archive.work().await;
+        if archive.has_failed(result) {
+            tokio::select! {
+                () = tokio::time::sleep(RETRY) => {}
+                () = archive.stop.notified() => return,
+            }
+        }
+    }
+}
+
+impl Inner {
+    async fn work(&self) -> io::Result<()> {
+        let flushes = std::mem::take(&mut self.lock().flushes);
+        self.sort_fresh();
+        // This makes room for the others.
+        let removed = self.remove_superfluous();
+        let full = self.lock().bytes_waiting() >= TABLE_BYTES;
         let written = match full || !flushes.is_empty() {
-            true => archive.write_table().await,
+            true => self.write_table_somehow().await,
             false => Ok(()),
         };
         for flush in flushes {
@@ -48,11 +62,40 @@ pub(super) async fn keep(archive: Arc<Inner>) {
             });
         }
         // What could not be written stays in memory, and in the log. Whoever flushes hears of it.
-        failed = written.is_err() || archive.tidy().await.is_err();
+        written.and(removed)?;
+        self.merge().await
     }
-}
 
-impl Inner {
+    /// Says so when things go wrong in another way than before, and when they go well again.
+    fn has_failed(&self, result: io::Result<()>) -> bool {
+        let failure = result.err().map(|error| error.to_string());
+        let before = std::mem::replace(&mut self.lock().failure, failure.clone());
+        if failure != before {
+            (self.notice)(&match &failure {
+                Some(error) => format!("archive: {error}; trying again"),
+                None => "archive: all is written again".to_owned(),
+            });
+        }
+        failure.is_some()
+    }
+
+    /// Writes what is sorted. The log comes first: where the disk has no room, the oldest answers make it.
+    async fn write_table_somehow(&self) -> io::Result<()> {
+        loop {
+            let result = self.write_table().await;
+            let oldest = match &result {
+                Err(error) if is_full(error) => self.lock().runs.first().cloned(),
+                _ => return result,
+            };
+            let Some(oldest) = oldest else { return result };
+            (self.notice)(&format!(
+                "archive: the disk is full; removing the {} oldest answers",
+                oldest.count
+            ));
+            self.remove(&[oldest])?;
+        }
+    }
+
     /// Sorts what has come, and joins tables so that there are few.
     fn sort_fresh(&self) {
         let (fresh, mut sorted) = {
@@ -81,9 +124,12 @@ impl Inner {
             return Ok(());
         }
         let table = joined(&sorted);
-        let mut writer = self.writer(table.len() as u64)?;
-        for entry in table.entries() {
-            self.add(&mut writer, *entry, table.tail_of(entry)).await?;
+        let mut writer = self.writer(table.len() as u64, self.now_ms())?;
+        for at in 0..table.len() {
+            match table.get(at) {
+                Some(record) => writer.add(&record).await?,
+                None => self.note_damaged(),
+            }
         }
         let run = writer.finish(self.next_number())?;
         let mut tables = self.lock();
@@ -92,29 +138,33 @@ impl Inner {
         Ok(())
     }
 
-    /// Removes what is too old or too much, and merges what is small.
-    async fn tidy(&self) -> io::Result<()> {
+    /// Removes what is too old or too much.
+    fn remove_superfluous(&self) -> io::Result<()> {
         while let Some(run) = self.superfluous() {
             self.remove(&[run])?;
         }
+        Ok(())
+    }
+
+    /// Merges what is small.
+    async fn merge(&self) -> io::Result<()> {
         while let Some(runs) = self.mergeable() {
             let count = runs.iter().map(|run| run.count).sum();
-            let mut writer = self.writer(count)?;
-            let mut at = vec![0; runs.len()];
+            let written_ms = runs.iter().map(|run| run.written_ms).max().unwrap_or_default();
+            let mut writer = self.writer(count, written_ms)?;
+            let mut walks: Vec<Walk> = runs.iter().map(|run| Walk::new(run, self)).collect();
+            let mut records = 0_u64;
             loop {
-                let heads = runs.iter().zip(&at).enumerate();
-                let heads = heads.filter(|(_, (run, at))| **at < run.count);
-                let first = heads.map(|(which, (run, at))| (run.entry(*at).id(), which)).min();
-                let Some((id, which)) = first else { break };
-                let run = &runs[which];
-                let entry = run.entry(at[which]);
-                at[which] += 1;
-                if !self.is_expired(id.millis()) {
-                    self.add(&mut writer, entry, run.tail_of(&entry)).await?;
-                }
-                let looks_up = at[which].is_multiple_of(STOP_LOOK_RECORDS);
-                if looks_up && self.lock().stopping {
-                    return Ok(());
+                let first = walks.iter_mut().filter(|walk| walk.head.is_some());
+                let first = first.min_by_key(|walk| walk.head.as_ref().map(ArchivedRecord::id));
+                let Some(record) = first.and_then(|walk| walk.next(self)) else { break };
+                writer.add(&record).await?;
+                records += 1;
+                if records.is_multiple_of(LOOK_RECORDS) {
+                    self.sort_fresh();
+                    if self.lock().stopping {
+                        return Ok(());
+                    }
                 }
             }
             let merged = writer.finish(self.next_number())?;
@@ -124,20 +174,8 @@ impl Inner {
         Ok(())
     }
 
-    fn writer(&self, count: u64) -> io::Result<RunWriter<'_>> {
-        RunWriter::new(self.storage.as_ref(), count, self.world.random.next_u64())
-    }
-
-    async fn add(
-        &self,
-        writer: &mut RunWriter<'_>,
-        entry: ArchiveEntry,
-        tail: &[u8],
-    ) -> io::Result<()> {
-        if !writer.add(entry, tail).await? {
-            self.note_damaged();
-        }
-        Ok(())
+    fn writer(&self, count: u64, written_ms: u64) -> io::Result<RunWriter<'_>> {
+        RunWriter::new(self.storage.as_ref(), count, self.world.random.next_u64(), written_ms)
     }
 
     fn next_number(&self) -> u64 {
@@ -146,32 +184,65 @@ impl Inner {
     }
 
     fn superfluous(&self) -> Option<Arc<Run>> {
-        let runs = &self.lock().runs;
+        let runs = self.lock().runs.clone();
         let bytes: u64 = runs.iter().map(|run| run.bytes).sum();
-        let oldest = runs.iter().min_by_key(|run| run.newest_ms)?;
-        let is_over = self.is_expired(oldest.newest_ms) || bytes > self.options.bytes_max;
-        is_over.then(|| oldest.clone())
+        let oldest = runs.first()?;
+        let is_over = oldest.written_ms.saturating_add(self.options.retention_ms) <= self.now_ms();
+        (is_over || bytes > self.options.bytes_max).then(|| oldest.clone())
     }
 
     fn remove(&self, gone: &[Arc<Run>]) -> io::Result<()> {
-        let is_gone = |run: &Arc<Run>| gone.iter().any(|gone| gone.number == run.number);
-        self.lock().runs.retain(|run| !is_gone(run));
         for run in gone {
             self.storage.remove(&name_of(run.number))?;
+            Arc::make_mut(&mut self.lock().runs).retain(|other| other.number != run.number);
         }
         self.storage.sync_dir()
     }
 
-    /// Neighbours of about one size, as many as are merged, that are small enough together.
+    /// The oldest of about one size, as many as are merged, if they are small enough together.
     fn mergeable(&self) -> Option<Vec<Arc<Run>>> {
-        let class = |run: &Arc<Run>| run.bytes.max(1).ilog(MERGE_RUNS as u64);
-        let fits = |runs: &&[Arc<Run>]| {
+        let mut alike: BTreeMap<u32, Vec<Arc<Run>>> = BTreeMap::new();
+        for run in self.lock().runs.iter() {
+            let size = alike.entry(run.bytes.max(1).ilog(MERGE_RUNS as u64)).or_default();
+            if size.len() < MERGE_RUNS {
+                size.push(run.clone());
+            }
+        }
+        let fits = |runs: &Vec<Arc<Run>>| {
             let bytes: u64 = runs.iter().map(|run| run.bytes).sum();
-            let (smallest, largest) = (runs.iter().map(class).min(), runs.iter().map(class).max());
-            let is_alike = smallest.zip(largest).is_some_and(|(small, large)| large - small <= 1);
-            bytes <= RUN_BYTES_MAX && is_alike
+            runs.len() == MERGE_RUNS && bytes <= RUN_BYTES_MAX
         };
-        self.lock().runs.windows(MERGE_RUNS).rev().find(fits).map(<[_]>::to_vec)
+        alike.into_values().find(fits)
+    }
+}
+
+/// Goes over the records of a run that is merged.
+struct Walk<'a> {
+    run: &'a Run,
+    at: u64,
+    head: Option<ArchivedRecord>,
+}
+
+impl<'a> Walk<'a> {
+    fn new(run: &'a Run, archive: &Inner) -> Self {
+        let mut walk = Self { run, at: 0, head: None };
+        walk.next(archive);
+        walk
+    }
+
+    /// The next record. One that is damaged counts as not there: where its id stands, so far from its place, it
+    /// would hide the others.
+    fn next(&mut self, archive: &Inner) -> Option<ArchivedRecord> {
+        let before = self.head.take();
+        let last = before.as_ref().map(ArchivedRecord::id);
+        while self.head.is_none() && self.at < self.run.count {
+            self.head = self.run.record(self.at).filter(|record| last < Some(record.id()));
+            self.at += 1;
+            if self.head.is_none() {
+                archive.note_damaged();
+            }
+        }
+        before
     }
 }
 

@@ -8,7 +8,8 @@
 //! An id is only looked up here when its own time says that it is too old to be executed: a fresh one never
 //! comes here. What is found never changes again, so each node keeps its own archive, and nothing here is
 //! agreed on. A node that was given a snapshot lacks what others forgot meanwhile: it answers ID_TOO_OLD,
-//! which is safe.
+//! which is safe. So it is when the oldest run is given up because the disk is full, and when records come
+//! faster than a disk takes them.
 //!
 //! Invariants:
 //! - What was taken in before [`Archive::flush`] was called is on disk when it returns; a snapshot is
@@ -31,13 +32,17 @@ use crate::protocol::ReservationId;
 use crate::world::World;
 use run::Run;
 
-/// So many records at once come from the engine: they are searched one by one until they are sorted.
-pub const BATCH_RECORDS: usize = 2_048;
+/// So much at once comes from the engine, some 500 reservations of one line: they are searched one by one until
+/// they are sorted.
+pub const BATCH_BYTES: usize = 32 << 10;
+
+/// What waits in memory for a disk that does not take it; beyond that it is let go.
+const MEMORY_BYTES_MAX: u64 = 256 << 20;
 
 /// How much is archived, and for how long.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct ArchiveOptions {
-    /// How long an id is answered for after its own time, in ms. Default seven days.
+    /// How long an id is answered for after the engine has forgotten it, in ms. Default seven days.
     pub retention_ms: u64,
     /// Bytes on disk; above it the oldest runs are removed. Default 8 GiB.
     pub bytes_max: u64,
@@ -62,6 +67,10 @@ pub struct ArchiveStats {
     pub runs: u64,
     /// Records that were found damaged, or of another shard, since the start.
     pub damaged: u64,
+    /// Records that were let go since the start: the disk did not take them.
+    pub dropped: u64,
+    /// The last attempt to write or to remove something failed.
+    pub is_failing: bool,
 }
 
 /// See the module. The keeper ends with it.
@@ -74,10 +83,16 @@ struct Inner {
     options: ArchiveOptions,
     tables: Mutex<Tables>,
     wake: Notify,
+    stop: Notify,
     /// The latest time in the log.
     now_ms: AtomicU64,
     damaged: AtomicU64,
+    dropped: AtomicU64,
+    notice: Notice,
 }
+
+/// Where an operator is told something.
+pub type Notice = Arc<dyn Fn(&str) + Send + Sync>;
 
 #[derive(Default)]
 struct Tables {
@@ -85,16 +100,19 @@ struct Tables {
     fresh: Vec<Arc<ArchiveBatch>>,
     /// Sorted; each much smaller than the one before.
     sorted: Vec<Arc<ArchiveBatch>>,
-    /// By the latest time in their ids.
-    runs: Vec<Arc<Run>>,
+    /// By the time at which they were written.
+    runs: Arc<Vec<Arc<Run>>>,
     flushes: Vec<oneshot::Sender<io::Result<()>>>,
+    /// What went wrong the last time.
+    failure: Option<String>,
     stopping: bool,
 }
 
 impl Tables {
     fn add_run(&mut self, run: Run) {
-        self.runs.push(Arc::new(run));
-        self.runs.sort_by_key(|run| run.newest_ms);
+        let runs = Arc::make_mut(&mut self.runs);
+        runs.push(Arc::new(run));
+        runs.sort_by_key(|run| run.written_ms);
     }
 
     fn waiting(&self) -> impl Iterator<Item = &Arc<ArchiveBatch>> {
@@ -107,7 +125,8 @@ impl Tables {
 }
 
 impl Archive {
-    /// Maps what is there, and starts the keeper.
+    /// Maps what is there, and starts the keeper. `notice` is told when files cannot be written, and when they
+    /// can again.
     ///
     /// # Errors
     /// A file is damaged, and which; what the operating system says.
@@ -115,6 +134,7 @@ impl Archive {
         storage: Arc<dyn Storage>,
         world: &World,
         options: ArchiveOptions,
+        notice: Notice,
     ) -> io::Result<Self> {
         run::remove_unfinished(storage.as_ref())?;
         let mut tables = Tables::default();
@@ -133,20 +153,34 @@ impl Archive {
             options,
             tables: Mutex::new(tables),
             wake: Notify::new(),
+            stop: Notify::new(),
             now_ms: AtomicU64::new(0),
             damaged: AtomicU64::new(0),
+            dropped: AtomicU64::new(0),
+            notice,
         });
         world.threads.spawn("archive", Box::pin(keeper::keep(inner.clone())))?;
         Ok(Self(inner))
     }
 
-    /// Takes records in. `now_ms`: the log's time.
-    pub fn take_in(&self, batch: ArchiveBatch, now_ms: u64) {
+    /// The log's time has come to this.
+    pub fn tell_time(&self, now_ms: u64) {
         self.0.now_ms.fetch_max(now_ms, Ordering::Relaxed);
-        if !batch.is_empty() {
-            self.0.lock().fresh.push(Arc::new(batch));
-            self.0.wake.notify_one();
+    }
+
+    /// Takes records in.
+    pub fn take_in(&self, batch: ArchiveBatch) {
+        if batch.is_empty() {
+            return;
         }
+        let mut tables = self.0.lock();
+        if tables.bytes_waiting() >= MEMORY_BYTES_MAX {
+            self.0.dropped.fetch_add(batch.len() as u64, Ordering::Relaxed);
+        } else {
+            tables.fresh.push(Arc::new(batch));
+        }
+        drop(tables);
+        self.0.wake.notify_one();
     }
 
     /// Waits until all that was taken in before is on disk.
@@ -160,13 +194,10 @@ impl Archive {
         flushed.await.unwrap_or_else(|_| Err(io::Error::other("the archive's keeper is gone")))
     }
 
-    /// The record under an id, if its own time is not longer ago than the archive goes back.
+    /// The record under an id.
     ///
     /// May read the disk: not for apply, and not under its lock.
     pub fn find(&self, id: &ReservationId) -> Option<ArchivedRecord> {
-        if self.0.is_expired(id.born()?) {
-            return None;
-        }
         let (fresh, sorted, runs) = {
             let tables = self.0.lock();
             (tables.fresh.clone(), tables.sorted.clone(), tables.runs.clone())
@@ -206,6 +237,8 @@ impl Archive {
             bytes: tables.runs.iter().map(|run| run.bytes).sum(),
             runs: tables.runs.len() as u64,
             damaged: self.0.damaged.load(Ordering::Relaxed),
+            dropped: self.0.dropped.load(Ordering::Relaxed),
+            is_failing: tables.failure.is_some(),
         }
     }
 }
@@ -214,6 +247,7 @@ impl Drop for Archive {
     /// What waits is in the log still.
     fn drop(&mut self) {
         self.0.lock().stopping = true;
+        self.0.stop.notify_one();
         self.0.wake.notify_one();
     }
 }
@@ -223,8 +257,8 @@ impl Inner {
         self.damaged.fetch_add(1, Ordering::Relaxed);
     }
 
-    fn is_expired(&self, born_ms: u64) -> bool {
-        born_ms + self.options.retention_ms <= self.now_ms.load(Ordering::Relaxed)
+    fn now_ms(&self) -> u64 {
+        self.now_ms.load(Ordering::Relaxed)
     }
 
     fn lock(&self) -> MutexGuard<'_, Tables> {

@@ -4,7 +4,7 @@
 //! archive-{number}
 //!  0 8 magic "STKDARCH"        48 8 where the filter is
 //!  8 4 format = 1              56 8 its bytes
-//! 12 4 crc32 of bytes 16..80   64 8 the latest time in an id, ms
+//! 12 4 crc32 of bytes 16..80   64 8 when it was written, ms
 //! 16 8 entries                 72 8 seed of the filter's hash
 //! 24 8 where the tails are     80 … entries (engine/archived.rs)
 //! 32 8 their bytes              … tails
@@ -12,7 +12,8 @@
 //! ```
 //!
 //! A file is written under a temporary name, synced, renamed, and the directory synced. It is read by a
-//! mapping. Each record has a checksum of its own, which whoever finds it checks.
+//! mapping. Each record has a checksum of its own, which whoever finds it checks. A merged run has the time of
+//! the latest one that went into it.
 
 use std::io;
 use std::sync::Arc;
@@ -42,7 +43,8 @@ pub(super) fn name_of(number: u64) -> String {
 
 /// The number in a run's name; `None`: it is no run.
 pub(super) fn number_of(name: &str) -> Option<u64> {
-    name.strip_prefix(PREFIX)?.parse().ok()
+    let number = name.strip_prefix(PREFIX)?.parse().ok()?;
+    (name_of(number) == name).then_some(number)
 }
 
 /// Removes what a killed process left half written.
@@ -58,8 +60,8 @@ pub(super) struct Run {
     pub number: u64,
     /// How many records it has.
     pub count: u64,
-    /// The latest time in an id.
-    pub newest_ms: u64,
+    /// When it was written, in the log's time.
+    pub written_ms: u64,
     seed: u64,
     entries: Bytes,
     tails: Bytes,
@@ -105,7 +107,7 @@ impl Run {
         Ok(Self {
             number,
             count,
-            newest_ms: word(64),
+            written_ms: word(64),
             seed: word(72),
             entries,
             tails,
@@ -127,28 +129,30 @@ impl Run {
                 std::cmp::Ordering::Less => low = middle + 1,
                 std::cmp::Ordering::Greater => high = middle,
                 std::cmp::Ordering::Equal => {
-                    return match ArchivedRecord::checked(entry, self.tail_of(&entry)) {
-                        Some(record) => Ok(Some(record)),
-                        None => Err(Damaged),
-                    };
+                    return self.checked(entry).map(Some).ok_or(Damaged);
                 }
             }
         }
         Ok(None)
     }
 
+    /// The record at a place; `None`: it is damaged.
+    ///
     /// # Panics
     /// `at` is not before `count`.
-    pub fn entry(&self, at: u64) -> ArchiveEntry {
+    pub fn record(&self, at: u64) -> Option<ArchivedRecord> {
+        self.checked(self.entry(at))
+    }
+
+    fn checked(&self, entry: ArchiveEntry) -> Option<ArchivedRecord> {
+        let tail = entry.tail_at().and_then(|at| self.tails.get(at as usize..));
+        ArchivedRecord::checked(entry, tail.unwrap_or_default())
+    }
+
+    fn entry(&self, at: u64) -> ArchiveEntry {
         let start = at as usize * ARCHIVE_ENTRY_BYTES;
         let bytes = &self.entries[start..start + ARCHIVE_ENTRY_BYTES];
         ArchiveEntry(bytes.try_into().expect("an entry has its size"))
-    }
-
-    /// The bytes from the entry's tail on; none if it has none.
-    pub fn tail_of(&self, entry: &ArchiveEntry) -> &[u8] {
-        let at = entry.tail_at().map(|at| at as usize);
-        at.and_then(|at| self.tails.get(at..)).unwrap_or_default()
     }
 }
 
@@ -186,7 +190,7 @@ impl Stream {
     }
 }
 
-/// Writes a run.
+/// Writes a run. One that is not finished gives its space back.
 pub(super) struct RunWriter<'a> {
     storage: &'a dyn Storage,
     file: Arc<dyn File>,
@@ -196,13 +200,19 @@ pub(super) struct RunWriter<'a> {
     filter: Vec<u8>,
     seed: u64,
     count: u64,
-    newest_ms: u64,
+    written_ms: u64,
     last: Option<ReservationId>,
+    is_named: bool,
 }
 
 impl<'a> RunWriter<'a> {
     /// Begins a run of at most so many records.
-    pub fn new(storage: &'a dyn Storage, count_max: u64, seed: u64) -> io::Result<Self> {
+    pub fn new(
+        storage: &'a dyn Storage,
+        count_max: u64,
+        seed: u64,
+        written_ms: u64,
+    ) -> io::Result<Self> {
         let file = storage.create(BUILDING)?;
         let tails_at = HEAD_BYTES as u64 + count_max * ARCHIVE_ENTRY_BYTES as u64;
         Ok(Self {
@@ -214,19 +224,22 @@ impl<'a> RunWriter<'a> {
             filter: vec![0; filter::bytes_for(count_max) as usize],
             seed,
             count: 0,
-            newest_ms: 0,
+            written_ms,
             last: None,
+            is_named: false,
         })
     }
 
-    /// Adds a record, whose id must not be before that of the last one. A record that is there already, and
-    /// one that is damaged, is left out; `false`: it was damaged.
-    pub async fn add(&mut self, entry: ArchiveEntry, tail: &[u8]) -> io::Result<bool> {
-        let id = entry.id();
+    /// Adds a record, unless it is there already.
+    ///
+    /// # Panics
+    /// Its id is before that of the last one.
+    pub async fn add(&mut self, record: &ArchivedRecord) -> io::Result<()> {
+        let id = record.id();
+        assert!(self.last <= Some(id), "records come in the order of their ids");
         if self.last == Some(id) {
-            return Ok(true);
+            return Ok(());
         }
-        let Some(record) = ArchivedRecord::checked(entry, tail) else { return Ok(false) };
         let tail_at = self.tails.at + self.tails.waiting.len() as u64 - self.tails_at;
         let Some(entry) = record.entry_with_tail_at(tail_at) else {
             return Err(io::Error::other("the tails of a run are over 4 GiB"));
@@ -235,9 +248,8 @@ impl<'a> RunWriter<'a> {
         self.tails.put(record.tail()).await?;
         filter::add(&mut self.filter, ArchiveEntry::hash(&id, self.seed));
         self.count += 1;
-        self.newest_ms = self.newest_ms.max(id.millis());
         self.last = Some(id);
-        Ok(true)
+        Ok(())
     }
 
     /// Makes the run durable, under this number.
@@ -258,7 +270,7 @@ impl<'a> RunWriter<'a> {
             0,
             filter_at,
             filter_bytes,
-            self.newest_ms,
+            self.written_ms,
             self.seed,
         ];
         for (place, word) in head[16..].chunks_exact_mut(8).zip(words) {
@@ -269,7 +281,17 @@ impl<'a> RunWriter<'a> {
         self.file.write_at(0, &head)?;
         self.file.sync_data()?;
         self.storage.rename(BUILDING, &name_of(number))?;
+        self.is_named = true;
         self.storage.sync_dir()?;
         Run::open(self.storage, number)
+    }
+}
+
+impl Drop for RunWriter<'_> {
+    fn drop(&mut self) {
+        if !self.is_named {
+            // Where it cannot be removed, the next one is written over it.
+            let _ = self.storage.remove(BUILDING);
+        }
     }
 }

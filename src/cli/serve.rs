@@ -71,8 +71,7 @@ pub(super) struct Serve {
     /// How long ended reservations are remembered, for retries: 30m, 1h. The same on all nodes.
     #[arg(long, value_name = "TIME", default_value = "1h", value_parser = parse_retention)]
     retention: Duration,
-    /// How long an id is answered for after its own time, from disk once it is no longer in memory: 7d, 36h;
-    /// 0s: not at all.
+    /// How long an id is answered for, from disk, after it is no longer in memory: 7d, 36h; 0s: not at all.
     #[arg(long, value_name = "TIME", default_value = "7d", value_parser = parse_archive)]
     archive: Duration,
     /// Most bytes on disk for that; above it the oldest answers are dropped. Each id takes about 58.

@@ -266,7 +266,7 @@ impl ArchiveBatch {
     }
 
     /// The bytes from the entry's tail on; none if it has none.
-    pub fn tail_of(&self, entry: &ArchiveEntry) -> &[u8] {
+    fn tail_of(&self, entry: &ArchiveEntry) -> &[u8] {
         entry.tail_at().map_or(&[][..], |at| &self.tails[at as usize..])
     }
 
@@ -339,9 +339,9 @@ impl StockState {
         self.holds.forgotten.get_or_insert_default();
     }
 
-    /// How many records wait to be taken away.
-    pub fn forgotten_len(&self) -> usize {
-        self.holds.forgotten.as_ref().map_or(0, ArchiveBatch::len)
+    /// How many bytes of records wait to be taken away.
+    pub fn forgotten_bytes(&self) -> usize {
+        self.holds.forgotten.as_ref().map_or(0, ArchiveBatch::bytes)
     }
 
     /// What was forgotten since the last time.

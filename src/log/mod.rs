@@ -110,6 +110,7 @@ pub use replay::Progress;
 pub use segment::FORMAT_VERSION;
 pub use shard::{ShardLog, ShardState};
 pub use sim_storage::{Fault, SimStorage, Survival};
+pub(crate) use storage::is_full;
 pub use storage::{File, FileEntry, RealStorage, Storage};
 pub use writer::Done;
 

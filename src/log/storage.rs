@@ -141,7 +141,7 @@ pub trait File: Send + Sync {
 }
 
 /// True when the disk, the quota or the largest file size is the reason.
-pub(super) fn is_full(error: &io::Error) -> bool {
+pub fn is_full(error: &io::Error) -> bool {
     use io::ErrorKind::{FileTooLarge, QuotaExceeded, StorageFull};
     matches!(error.kind(), StorageFull | QuotaExceeded | FileTooLarge)
 }

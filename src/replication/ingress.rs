@@ -65,6 +65,28 @@ pub struct Routes {
     bulk_ops: u32,
 }
 
+/// A request that was applied and waits for its answer.
+pub struct Unanswered {
+    request: Request,
+    shard: ShardId,
+    prefix: ReplyPrefix,
+    /// So many operations of the entry are before its own.
+    pub first_op: u32,
+    pub outcomes: Bytes,
+}
+
+impl Unanswered {
+    /// How many operations it has.
+    pub fn ops(&self) -> u32 {
+        self.request.tag.ops
+    }
+
+    /// Hands it these outcomes.
+    pub fn answer(self, outcomes: &[u8]) {
+        self.request.to.reply(self.request.tag, self.shard, self.prefix, outcomes);
+    }
+}
+
 /// What the proposer took: operation bytes, their count, and the routes of the answers.
 pub struct Taken {
     pub bytes: Bytes,
@@ -182,21 +204,39 @@ impl Drop for IngressGuard<'_> {
 }
 
 impl Routes {
-    /// Hands each request its outcomes.
+    /// Hands each request its outcomes, but for those among whose codes one is `unless`: they are returned, to
+    /// be answered later.
     ///
     /// # Panics
     /// `outcomes` holds fewer than the entry's operations: apply broke its promise.
-    pub fn answer(mut self, shard: ShardId, index: u64, now: UnixMicros, outcomes: &[u8]) {
+    pub fn answer(
+        mut self,
+        shard: ShardId,
+        (index, now): (u64, UnixMicros),
+        outcomes: &Bytes,
+        unless: Option<Code>,
+    ) -> Vec<Unanswered> {
         let prefix = ReplyPrefix { index, server_now: UnixMillis(now.as_millis()), age_ms: 0 };
         let mut rest = Reader::new(outcomes);
+        let (mut first_op, mut unanswered) = (0, Vec::new());
         for request in std::mem::take(&mut self.requests) {
-            let all = rest.rest();
-            for _ in 0..request.tag.ops {
-                take_outcome(&mut rest).expect("apply makes one outcome per operation");
+            let (all, ops) = (rest.rest(), request.tag.ops);
+            let mut is_held = false;
+            for _ in 0..ops {
+                let outcome = take_outcome(&mut rest);
+                let code = outcome.expect("apply makes one outcome per operation").code;
+                is_held |= unless == Some(code);
             }
             let own = &all[..all.len() - rest.rest().len()];
-            request.to.reply(request.tag, shard, prefix, own);
+            if is_held {
+                let outcomes = outcomes.slice_ref(own);
+                unanswered.push(Unanswered { request, shard, prefix, first_op, outcomes });
+            } else {
+                request.to.reply(request.tag, shard, prefix, own);
+            }
+            first_op += ops;
         }
+        unanswered
     }
 
     /// Refuses all requests.
@@ -278,10 +318,33 @@ mod tests {
         let taken = ingress.take(Duration::ZERO).unwrap();
         assert_eq!((&taken.bytes[..], taken.ops), (&b"aabbcc"[..], 3));
         let outcomes = [outcome(1), outcome(2), outcome(3)].concat();
-        taken.routes.answer(ShardId(0), 9, UnixMicros(0), &outcomes);
+        let late = taken.routes.answer(ShardId(0), (9, UnixMicros(0)), &outcomes.into(), None);
+        assert!(late.is_empty());
         let first = [outcome(1), outcome(2)].concat();
         assert_eq!(*inbox.0.lock().unwrap(), [(1, Ok(first)), (2, Ok(outcome(3)))]);
         assert_eq!(ingress.depth(), (0, 0));
+    }
+
+    #[test]
+    fn who_asks_about_an_old_id_holds_up_nobody_else() {
+        let (ingress, inbox, to) = open();
+        ingress.guard().push(&to, tag(1, 1), b"aa").unwrap();
+        ingress.guard().push(&to, tag(2, 2), b"bbcc").unwrap();
+        ingress.guard().push(&to, tag(3, 1), b"dd").unwrap();
+        let taken = ingress.take(Duration::ZERO).unwrap();
+        let mut old = outcome(3);
+        old[..2].copy_from_slice(&Code::ID_TOO_OLD.0.to_le_bytes());
+        let outcomes = [outcome(1), outcome(2), old.clone(), outcome(4)].concat().into();
+        let (at, unless) = ((9, UnixMicros(0)), Some(Code::ID_TOO_OLD));
+        let late = taken.routes.answer(ShardId(0), at, &outcomes, unless);
+        let now = [(1, Ok(outcome(1))), (3, Ok(outcome(4)))];
+        assert_eq!(*inbox.0.lock().unwrap(), now);
+        assert_eq!(ingress.depth(), (0, 0), "it is no more in flight");
+        let [late] = <[Unanswered; 1]>::try_from(late).ok().unwrap();
+        assert_eq!((late.first_op, late.ops()), (1, 2));
+        assert_eq!(late.outcomes, [outcome(2), old].concat());
+        late.answer(&outcome(5));
+        assert_eq!(inbox.0.lock().unwrap().last(), Some(&(2, Ok(outcome(5)))));
     }
 
     #[test]
@@ -322,7 +385,8 @@ mod tests {
         let taken = ingress.take(Duration::ZERO).unwrap();
         assert_eq!((&taken.bytes[..], taken.ops), (&b"abb"[..], 3));
         let outcomes = [outcome(1), outcome(2), outcome(3)].concat();
-        taken.routes.answer(ShardId(0), 9, UnixMicros(0), &outcomes);
+        let late = taken.routes.answer(ShardId(0), (9, UnixMicros(0)), &outcomes.into(), None);
+        assert!(late.is_empty());
         let second = [outcome(2), outcome(3)].concat();
         assert_eq!(*inbox.0.lock().unwrap(), [(1, Ok(outcome(1))), (3, Ok(second))]);
         assert_eq!(*left.0.lock().unwrap(), []);

@@ -211,7 +211,10 @@ impl Replica {
         })?;
         let archive = options
             .archive
-            .map(|options| Archive::open(storage.clone(), &world, options).map(Arc::new))
+            .map(|archive| {
+                let notice = options.notice.clone();
+                Archive::open(storage.clone(), &world, archive, notice).map(Arc::new)
+            })
             .transpose()
             .map_err(Error::Archive)?;
         let (machine, shared) = StateMachine::open(

@@ -6,7 +6,8 @@
 //! ```
 //!
 //! A look-up may wait for the disk, so it has a thread of its own: neither apply nor a session waits
-//! for it. What waits here is in flight still, and bounded by what clients may have in flight.
+//! for it, nor does whoever else is in the same log entry. What waits here is bounded by what connections may
+//! have unanswered.
 //!
 //! An operation that is linked is left as it is: what is asked for together is refused together.
 
@@ -16,6 +17,7 @@ use std::sync::Arc;
 use bytes::{Bytes, BytesMut};
 use tokio::sync::mpsc;
 
+use super::ingress::Unanswered;
 use super::state_machine::Shared;
 use crate::archive::Archive;
 use crate::engine::ArchivedRecord;
@@ -61,6 +63,25 @@ impl OldIds {
             }
         });
         Ok(Self(Some(jobs)))
+    }
+
+    /// Answers requests of one log entry that know no old id with what the archive says of it. `ops`: the
+    /// entry's operations.
+    pub fn answer_late(&self, ops: Bytes, late: Vec<Unanswered>) {
+        let (mut reader, mut at) = (Reader::new(&ops), 0);
+        let mut go_to = |op: u32| {
+            while at < op {
+                Command::take(&mut reader);
+                at += 1;
+            }
+            ops.len() - reader.rest().len()
+        };
+        for request in late {
+            let (first, count) = (request.first_op, request.ops());
+            let own = ops.slice(go_to(first)..go_to(first + count));
+            let outcomes = request.outcomes.clone();
+            self.fill_in(own, count, outcomes, move |all| request.answer(all));
+        }
     }
 
     /// Gives `done` the outcomes of `count` operations with what the archive says of old ids.

@@ -80,13 +80,11 @@ impl Pending {
             Ok(response) => {
                 let index = response.log_id.index;
                 let (shard, Outcomes { bytes, now, too_old }) = (self.core.shard, response.data);
-                match too_old {
-                    Some((ops, count)) => {
-                        self.core.old_ids.fill_in(ops, count, bytes, move |all| {
-                            routes.answer(shard, index, now, all);
-                        })
-                    }
-                    None => routes.answer(shard, index, now, &bytes),
+                // Who asks about old ids waits for the disk; nobody else does.
+                let unless = too_old.is_some().then_some(Code::ID_TOO_OLD);
+                let late = routes.answer(shard, (index, now), &bytes, unless);
+                if let Some(ops) = too_old {
+                    self.core.old_ids.answer_late(ops, late);
                 }
             }
             Err(error) => routes.refuse(&refusal(error)),

@@ -17,10 +17,10 @@ use super::error::Error;
 use super::log_store::LogStore;
 use super::snapshot::{self, SnapshotHandle};
 use super::types::{Entry, Outcomes, RaftLogId, SnapshotMeta, StoredMembership, TypeConfig};
-use crate::archive::{Archive, BATCH_RECORDS};
+use crate::archive::{Archive, BATCH_BYTES};
 use crate::engine::batch::HEADER_BYTES;
 use crate::engine::{CellReader, EngineConfig, SnapshotCut, StockState};
-use crate::log::Storage;
+use crate::log::{Storage, is_full};
 use crate::world::World;
 
 /// After so many operations applied in a row, other tasks get a turn: about half a millisecond.
@@ -89,8 +89,11 @@ impl Shared {
                 batch_bytes = Some(batch.0.as_ref());
                 let out = answered.then_some(&mut out);
                 let done = applied.stock.apply(entry.log_id.index, &batch.0, out);
-                too_old = done.too_old.then(|| (batch.0.slice(HEADER_BYTES..), done.op_count));
-                if applied.stock.forgotten_len() >= BATCH_RECORDS {
+                too_old = done.too_old.then(|| batch.0.slice(HEADER_BYTES..));
+                if let Some(archive) = &self.archive {
+                    archive.tell_time(applied.stock.now().as_millis());
+                }
+                if applied.stock.forgotten_bytes() >= BATCH_BYTES {
                     self.archive_forgotten(&mut applied.stock);
                 }
             }
@@ -107,7 +110,7 @@ impl Shared {
 
     fn archive_forgotten(&self, stock: &mut StockState) {
         if let Some(archive) = &self.archive {
-            archive.take_in(stock.take_forgotten(), stock.now().as_millis());
+            archive.take_in(stock.take_forgotten());
         }
     }
 
@@ -217,8 +220,6 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
         // Raft may have cut a tail that conflicts with the snapshot. Were the snapshot durable and the
         // cut not, a power cut would leave a log that contradicts it.
         self.log.sync().await?;
-        self.shared.archive_forgotten(&mut self.shared.lock().stock);
-        self.shared.flush_archive().await?;
         let name = snapshot::publish(self.storage.as_ref(), &data.name, meta.last_log_id)?;
         {
             let mut applied = self.shared.lock();
@@ -257,11 +258,6 @@ impl RaftSnapshotBuilder<TypeConfig> for SnapshotBuilder {
             }
         }
     }
-}
-
-fn is_full(error: &io::Error) -> bool {
-    use io::ErrorKind::{FileTooLarge, QuotaExceeded, StorageFull};
-    matches!(error.kind(), StorageFull | QuotaExceeded | FileTooLarge)
 }
 
 impl SnapshotBuilder {

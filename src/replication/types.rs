@@ -43,8 +43,8 @@ impl fmt::Display for Payload {
 pub struct Outcomes {
     pub bytes: Bytes,
     pub now: UnixMicros,
-    /// The operations and their number, if one of the outcomes says that an id is too old.
-    pub too_old: Option<(Bytes, u32)>,
+    /// The operations, if one of the outcomes says that an id is too old.
+    pub too_old: Option<Bytes>,
 }
 
 /// A member as the replicated membership keeps it. The incarnation is drawn when a data directory

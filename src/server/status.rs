@@ -84,6 +84,8 @@ fn archive(status: &Status) -> Value {
         ("archive_bytes", archive.bytes.into()),
         ("archive_files", archive.runs.into()),
         ("archive_damaged", archive.damaged.into()),
+        ("archive_dropped", archive.dropped.into()),
+        ("archive_failing", archive.is_failing.into()),
     ])
 }
 
