@@ -9,7 +9,7 @@ use crate::protocol::{Code, Lines, Opcode, OwnerBound, ReservationId, Reservatio
 use super::cell::Closed;
 use super::holds::HeldLine;
 use super::lifecycle::refusal_if_not_active;
-use super::outcomes::{Outcomes, put_millis};
+use super::outcomes::{Outcomes, in_time, put_millis};
 use super::record::Standing;
 use super::reserve::{
     Demand, Scratch, fingerprint, put_handles, refuse_bound, refuse_names, refuse_unmet, resolve,
@@ -47,7 +47,7 @@ impl StockState {
             None => None,
             Some(Standing::Reservation(state)) => Some(state),
             Some(_) => {
-                return out.plain(if late { Code::DEADLINE_PASSED } else { Code::ID_REUSED }, 0);
+                return out.plain(in_time(Code::ID_REUSED, late), 0);
             }
         };
         if let (Some(handle), Some(state)) = (found, state)
@@ -55,7 +55,7 @@ impl StockState {
         {
             return match print == Some(done) {
                 true => self.put_amended(Code::REPLAY, handle, lines, scratch, out),
-                false => out.state(Code::CONFLICT, state),
+                false => out.state(in_time(Code::CONFLICT, late), state),
             };
         }
         let detail = state.map_or(0, |state| state as u16);

@@ -18,7 +18,7 @@ use crate::protocol::limits::{PIN_MS_MAX, TTL_MS_MIN};
 use crate::protocol::{Code, Opcode, ReservationId, ReservationState};
 
 use super::holds::trace;
-use super::outcomes::{Outcomes, put_millis};
+use super::outcomes::{Outcomes, in_time, put_millis};
 use super::parts::Asked;
 use super::record::Standing;
 use super::reserve::ttl_checked;
@@ -52,8 +52,7 @@ impl StockState {
         let code = match found {
             Some(handle) => match self.holds.records.get(handle).standing() {
                 Some(Standing::Reservation(state)) => return Some((handle, state)),
-                _ if late => Code::DEADLINE_PASSED,
-                _ => Code::ID_REUSED,
+                _ => in_time(Code::ID_REUSED, late),
             },
             None if late => Code::DEADLINE_PASSED,
             None if self.is_too_old(id) => Code::ID_TOO_OLD,
@@ -173,15 +172,17 @@ impl StockState {
         ttl_in_range: bool,
         out: &mut Outcomes<'_>,
     ) -> Option<u32> {
-        // The ttl comes before the state in the order of refusals, but after the id's age.
-        let known = self.look_up(&id, hash).is_some();
-        if !late && !ttl_in_range && (known || !self.is_too_old(&id)) {
+        // The ttl comes before the state in the order of refusals, but after what is wrong with the id.
+        let found = self.look_up(&id, hash);
+        let wrong_ttl = !late && !ttl_in_range;
+        if wrong_ttl && found.is_none() && !self.is_too_old(&id) {
             out.plain(Code::TTL_RANGE, 0);
             return None;
         }
-        let (handle, state) = self.reservation(&id, hash, late, out)?;
+        let (handle, state) = self.reservation_at(found, &id, late, out)?;
         match refusal_if_not_active(state) {
             _ if late => out.state(Code::DEADLINE_PASSED, state),
+            _ if wrong_ttl => out.plain(Code::TTL_RANGE, 0),
             Some(code) => out.state(code, state),
             None => return Some(handle),
         }

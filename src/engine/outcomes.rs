@@ -11,6 +11,11 @@ pub(super) struct Outcomes<'a> {
     too_old: bool,
 }
 
+/// What is refused of a request that was not done before: that it is late comes first.
+pub(super) const fn in_time(code: Code, late: bool) -> Code {
+    if late { Code::DEADLINE_PASSED } else { code }
+}
+
 impl<'a> Outcomes<'a> {
     /// Into a buffer, or nowhere.
     pub fn new(out: Option<&'a mut BytesMut>) -> Self {

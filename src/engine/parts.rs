@@ -2,7 +2,7 @@
 //! was changed in part before.
 //!
 //! ```text
-//! step done before ─▶ REPLAY / CONFLICT
+//! step done before ─▶ REPLAY / CONFLICT, or too late
 //! else ─▶ by state ─▶ refuse, or nothing to do, or move these units ─▶ enough of them in each line?
 //! ```
 //!
@@ -16,7 +16,7 @@ use crate::protocol::{
 use super::cell::Closed;
 use super::hash::{mix2, to_32};
 use super::holds::HeldLine;
-use super::outcomes::Outcomes;
+use super::outcomes::{Outcomes, in_time};
 use super::reserve::{Unmet, refuse_closed, refuse_stock};
 use super::shares::{LineSums, Place, units_in};
 use super::state::StockState;
@@ -83,7 +83,7 @@ impl StockState {
         {
             // Done whole, it was done to all that was there then: it must not seem to be done to what came since.
             let is_done = done == print && !(parts.is_whole() && self.has_more(handle, plan));
-            let code = if is_done { Code::REPLAY } else { Code::CONFLICT };
+            let code = if is_done { Code::REPLAY } else { in_time(Code::CONFLICT, asked.late) };
             return out.state(code, state);
         }
         match plan {

@@ -20,7 +20,7 @@ use super::cell_writer::CellWriter;
 use super::cells::{CellTable, Missing};
 use super::hash::{mix2, to_32};
 use super::holds::HeldLine;
-use super::outcomes::{Outcomes, put_millis};
+use super::outcomes::{Outcomes, in_time, put_millis};
 use super::record::{Record, Standing};
 use super::state::StockState;
 use super::time::{HoldMillis, is_from_future, is_too_old};
@@ -128,7 +128,7 @@ impl StockState {
         out: &mut Outcomes<'_>,
     ) {
         if let Some(handle) = self.look_up(&id, hash) {
-            return self.reserve_again(scratch, handle, ttl_ms, lines, out);
+            return self.reserve_again(scratch, handle, (ttl_ms, lines), late, out);
         }
         if late {
             return out.plain(Code::DEADLINE_PASSED, 0);
@@ -188,21 +188,21 @@ impl StockState {
         &mut self,
         scratch: &mut Scratch,
         handle: u32,
-        ttl_ms: u32,
-        lines: Lines<'_>,
+        (ttl_ms, lines): (u32, Lines<'_>),
+        late: bool,
         out: &mut Outcomes<'_>,
     ) {
         let record = self.holds.records.get(handle);
         let Some(Standing::Reservation(state)) = record.standing() else {
-            return out.plain(Code::ID_REUSED, 0);
+            return out.plain(in_time(Code::ID_REUSED, late), 0);
         };
         if state == ReservationState::Fenced {
-            return out.state(Code::HOLD_RELEASED, state);
+            return out.state(in_time(Code::HOLD_RELEASED, late), state);
         }
         let same = resolve(self.cells.table(), lines, &mut scratch.lines).is_ok()
             && fingerprint(&scratch.lines, ttl_ms) == record.fingerprint;
         if !same {
-            return out.state(Code::ID_REUSED, state);
+            return out.state(in_time(Code::ID_REUSED, late), state);
         }
         let deadline = self.clock.real(record.deadline);
         out.body(Code::REPLAY, state as u16, |out| {

@@ -23,7 +23,7 @@ use super::cell::Closed;
 use super::cells::Missing;
 use super::hash::{hash_bytes, mix2, to_32};
 use super::holds::HeldLine;
-use super::outcomes::{Outcomes, put_millis};
+use super::outcomes::{Outcomes, in_time, put_millis};
 use super::record::Standing;
 use super::reserve::{fit_together, refuse_bound, refuse_closed, refuse_stock, ttl_checked};
 use super::state::StockState;
@@ -105,7 +105,7 @@ impl StockState {
     pub(super) fn reserve_from(&mut self, asked: &AskedFrom<'_>, out: &mut Outcomes<'_>) {
         let print = print(asked.wishes, asked.ttl_ms);
         if let Some(handle) = self.look_up(&asked.id, asked.hash) {
-            return self.reserve_from_again(handle, print, out);
+            return self.reserve_from_again(handle, print, asked.late, out);
         }
         if asked.late {
             return out.plain(Code::DEADLINE_PASSED, 0);
@@ -195,14 +195,16 @@ impl StockState {
 
     /// The id is known: the answer is what became of it, if it was asked for the same.
     #[cold]
-    fn reserve_from_again(&mut self, handle: u32, print: u32, out: &mut Outcomes<'_>) {
+    fn reserve_from_again(&mut self, handle: u32, print: u32, late: bool, out: &mut Outcomes<'_>) {
         let record = self.holds.records.get(handle);
         let Some(Standing::Reservation(state)) = record.standing() else {
-            return out.plain(Code::ID_REUSED, 0);
+            return out.plain(in_time(Code::ID_REUSED, late), 0);
         };
         match state {
-            ReservationState::Fenced => out.state(Code::HOLD_RELEASED, state),
-            _ if record.fingerprint != print => out.state(Code::ID_REUSED, state),
+            ReservationState::Fenced => out.state(in_time(Code::HOLD_RELEASED, late), state),
+            _ if record.fingerprint != print => {
+                out.state(in_time(Code::ID_REUSED, late), state);
+            }
             _ => self.put_parts(Code::REPLAY, handle, out),
         }
     }

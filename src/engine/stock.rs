@@ -20,7 +20,7 @@ use super::cell::Change;
 use super::cells::Missing;
 use super::hash::{mix2, to_32};
 use super::holds::{HeldLine, trace};
-use super::outcomes::Outcomes;
+use super::outcomes::{Outcomes, in_time};
 use super::record::{Record, Standing};
 use super::reserve::fingerprint;
 use super::ring::NIL;
@@ -72,7 +72,7 @@ impl StockState {
         let found = self.cells.table().resolve(cell);
         let print = |cell| fingerprint(&[HeldLine { line: 0, cell, quantity }], 0);
         let same = found.ok().map(|cell| (Some(cell), print(cell)));
-        if self.answer_known(op_id, hash, same, out) {
+        if self.answer_known(op_id, hash, same, late, out) {
             return;
         }
         if late {
@@ -115,7 +115,7 @@ impl StockState {
             Op::CountCommit { .. } => Some((None, print)),
             _ => found.map(|(_, cell)| cell).ok().flatten().map(|cell| (Some(cell), print)),
         };
-        if self.answer_known(op_id, hash, same, out) {
+        if self.answer_known(op_id, hash, same, late, out) {
             return;
         }
         if late {
@@ -293,6 +293,7 @@ impl StockState {
         op_id: OpId,
         hash: u64,
         same: Option<(Option<u32>, u32)>,
+        late: bool,
         out: &mut Outcomes<'_>,
     ) -> bool {
         let Some(handle) = self.look_up(&ReservationId(op_id.0), hash) else { return false };
@@ -306,7 +307,7 @@ impl StockState {
             });
         match is_same {
             true => self.put_counters(Code::REPLAY, record.cell, out),
-            false => out.plain(Code::ID_REUSED, 0),
+            false => out.plain(in_time(Code::ID_REUSED, late), 0),
         }
         true
     }
@@ -327,7 +328,7 @@ impl StockState {
             let record = self.holds.records.get(handle);
             let is_op = record.standing() == Some(Standing::Op) && record.cell == NIL;
             let same = is_op && record.fingerprint == print;
-            return Err(if same { Code::REPLAY } else { Code::ID_REUSED });
+            return Err(if same { Code::REPLAY } else { in_time(Code::ID_REUSED, late) });
         }
         if late {
             return Err(Code::DEADLINE_PASSED);

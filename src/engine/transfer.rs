@@ -16,7 +16,7 @@ use crate::protocol::{
 
 use super::cell::Change;
 use super::hash::{mix2, to_32};
-use super::outcomes::Outcomes;
+use super::outcomes::{Outcomes, in_time};
 use super::record::Standing;
 use super::state::StockState;
 use super::stock::{Refused, refuse_name};
@@ -49,14 +49,14 @@ impl StockState {
         if let Some(handle) = self.look_up(&id, by.hash) {
             let record = self.holds.records.get(handle);
             let Some(Standing::Transfer(state)) = record.standing() else {
-                return out.plain(Code::ID_REUSED, 0);
+                return out.plain(in_time(Code::ID_REUSED, by.late), 0);
             };
             let known = record.transfer();
             let same = (found_from.ok(), found_to.ok(), quantity, truth)
                 == (Some(known.from.0), Some(known.to.0), known.shipped, record.is_truth());
             return match same {
                 true => put_transfer(Code::REPLAY, state, &known, out),
-                false => out.plain(Code::ID_REUSED, 0),
+                false => out.plain(in_time(Code::ID_REUSED, by.late), 0),
             };
         }
         if by.late {
@@ -110,7 +110,7 @@ impl StockState {
             let record = self.holds.records.get(handle);
             let same = record.standing() == Some(Standing::Op) && record.fingerprint == print;
             return match (same, self.transfer(transfer)) {
-                (false, _) => out.plain(Code::ID_REUSED, 0),
+                (false, _) => out.plain(in_time(Code::ID_REUSED, by.late), 0),
                 (true, Ok((_, state, now))) => put_transfer(Code::REPLAY, state, &now, out),
                 (true, Err(_)) => out.plain(Code::REPLAY, 0),
             };

@@ -9,7 +9,8 @@ use crate::history::Cell;
 
 use super::owners::bound;
 use super::{
-    Body, Counters, Entry, Expected, Id, Model, bad_ttl, le, plain, round_up, ttl, unknown_cells,
+    Body, Counters, Entry, Expected, Id, Model, bad_ttl, in_time, le, plain, round_up, ttl,
+    unknown_cells,
 };
 
 /// What a reservation was made from.
@@ -132,16 +133,16 @@ impl Model {
             Some(Entry::Hold(known)) => {
                 let detail = known.state() as u16;
                 return match held {
-                    _ if known.fenced => plain(Code::HOLD_RELEASED, detail),
+                    _ if known.fenced => plain(in_time(Code::HOLD_RELEASED, late), detail),
                     Some(held)
                         if known.asked == Asked::Lines(held.clone()) && known.ttl_ms == ttl_ms =>
                     {
                         self.granted(Code::REPLAY, known, lines, &held)
                     }
-                    _ => plain(Code::ID_REUSED, detail),
+                    _ => plain(in_time(Code::ID_REUSED, late), detail),
                 };
             }
-            Some(_) => return plain(Code::ID_REUSED, 0),
+            Some(_) => return plain(in_time(Code::ID_REUSED, late), 0),
             None if late => return plain(Code::DEADLINE_PASSED, 0),
             None => {}
         }
@@ -325,18 +326,19 @@ impl Model {
     /// EXTEND, or PIN.
     pub(super) fn move_deadline(&mut self, id: Id, ttl_ms: u32, pin: bool, late: bool) -> Expected {
         let bad = if pin { !(1_000..=PIN_MS_MAX).contains(&ttl_ms) } else { bad_ttl(ttl_ms) };
-        let too_old =
-            !self.entries.contains_key(&id) && self.check_new(&id) == Err(Code::ID_TOO_OLD);
-        if bad && !late && !too_old {
-            return plain(Code::TTL_RANGE, 0);
-        }
         let mut hold = match self.hold(id, late) {
             Ok(hold) => hold,
+            Err(refused) if refused.code == Code::NOT_FOUND && bad => {
+                return plain(Code::TTL_RANGE, 0);
+            }
             Err(refused) => return refused,
         };
         let detail = hold.state() as u16;
         if late {
             return plain(Code::DEADLINE_PASSED, detail);
+        }
+        if bad {
+            return plain(Code::TTL_RANGE, 0);
         }
         if let Some(code) = not_active(hold.state()) {
             return plain(code, detail);
@@ -388,7 +390,8 @@ impl Model {
                 Plan::TakeAgain(_) => hold.any(Place::Expired),
             };
             let is_done = *done == named && !(whole && moves_more);
-            return plain(if is_done { Code::REPLAY } else { Code::CONFLICT }, detail);
+            let refused = in_time(Code::CONFLICT, late);
+            return plain(if is_done { Code::REPLAY } else { refused }, detail);
         }
         let (from, to) = match plan {
             Plan::Answer(Code::REPLAY) => return plain(Code::REPLAY, detail),
@@ -528,7 +531,7 @@ impl Model {
         {
             return match held {
                 Some(held) if held == *done => self.granted(Code::REPLAY, hold, lines, &held),
-                _ => plain(Code::CONFLICT, hold.state() as u16),
+                _ => plain(in_time(Code::CONFLICT, late), hold.state() as u16),
             };
         }
         let detail = hold.as_ref().map_or(0, |hold| hold.state() as u16);

@@ -151,6 +151,11 @@ fn plain(code: Code, detail: u16) -> Expected {
     Expected { code, detail, body: Body::Exact(Vec::new()) }
 }
 
+/// What is refused of a request that was not done before: that it is late comes first.
+fn in_time(code: Code, late: bool) -> Code {
+    if late { Code::DEADLINE_PASSED } else { code }
+}
+
 fn le(words: &[u64]) -> Vec<u8> {
     words.iter().flat_map(|word| word.to_le_bytes()).collect()
 }

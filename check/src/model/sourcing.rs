@@ -10,7 +10,7 @@ use stockd_protocol::{
 use super::cell::Counters;
 use super::holds::{Asked, Hold};
 use super::owners::bound;
-use super::{Body, Entry, Expected, Id, Model, bad_ttl, cell_of, le, plain};
+use super::{Body, Entry, Expected, Id, Model, bad_ttl, cell_of, in_time, le, plain};
 
 /// What the lines of a RESERVE_FROM get.
 struct Met {
@@ -40,14 +40,14 @@ impl Model {
             Some(Entry::Hold(known)) => {
                 let detail = known.state() as u16;
                 return match known.state() {
-                    ReservationState::Fenced => plain(Code::HOLD_RELEASED, detail),
+                    ReservationState::Fenced => plain(in_time(Code::HOLD_RELEASED, late), detail),
                     _ if known.asked == asked && known.ttl_ms == ttl_ms => {
                         self.sourced(Code::REPLAY, known)
                     }
-                    _ => plain(Code::ID_REUSED, detail),
+                    _ => plain(in_time(Code::ID_REUSED, late), detail),
                 };
             }
-            Some(_) => return plain(Code::ID_REUSED, 0),
+            Some(_) => return plain(in_time(Code::ID_REUSED, late), 0),
             None if late => return plain(Code::DEADLINE_PASSED, 0),
             None => {}
         }

@@ -6,7 +6,7 @@ use stockd_protocol::{
 
 use crate::history::Cell;
 
-use super::{Body, Counters, Entry, Expected, Id, Model, born, cell_of, le, plain};
+use super::{Body, Counters, Entry, Expected, Id, Model, born, cell_of, in_time, le, plain};
 
 /// Tokens of counts live for a day.
 const COUNT_MS: u64 = 24 * 60 * 60 * 1_000;
@@ -24,7 +24,7 @@ impl Model {
             Some(Entry::Op { cell: u32::MAX, said: before, .. }) if before == said => {
                 return Err(plain(Code::REPLAY, 0));
             }
-            Some(_) => return Err(plain(Code::ID_REUSED, 0)),
+            Some(_) => return Err(plain(in_time(Code::ID_REUSED, late), 0)),
             None if late => return Err(plain(Code::DEADLINE_PASSED, 0)),
             None => {}
         }
@@ -54,7 +54,7 @@ impl Model {
                 {
                     self.counters_of(Code::REPLAY, *cell)
                 }
-                _ => plain(Code::ID_REUSED, 0),
+                _ => plain(in_time(Code::ID_REUSED, late), 0),
             };
         }
         if late {
@@ -261,10 +261,10 @@ impl Model {
                     && *was_truth == truth;
                 return match same {
                     true => shown(Code::REPLAY, *state, now),
-                    false => plain(Code::ID_REUSED, 0),
+                    false => plain(in_time(Code::ID_REUSED, late), 0),
                 };
             }
-            Some(_) => return plain(Code::ID_REUSED, 0),
+            Some(_) => return plain(in_time(Code::ID_REUSED, late), 0),
             None if late => return plain(Code::DEADLINE_PASSED, 0),
             None => {}
         }
@@ -317,7 +317,7 @@ impl Model {
                     Err(_) => plain(Code::REPLAY, 0),
                 };
             }
-            Some(_) => return plain(Code::ID_REUSED, 0),
+            Some(_) => return plain(in_time(Code::ID_REUSED, late), 0),
             None if late => return plain(Code::DEADLINE_PASSED, 0),
             None => {}
         }
