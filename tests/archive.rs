@@ -316,6 +316,51 @@ async fn on_a_full_disk_the_oldest_answers_make_room() {
     assert_eq!([0, 1, 2, 3].map(found), [false, true, true, true]);
 }
 
+#[tokio::test]
+async fn who_needs_the_disk_gets_the_oldest_run() {
+    let batches = thirty_batches();
+    let disk = SimStorage::new();
+    let archive = open(&disk, ArchiveOptions::default());
+    for (at, batch) in batches[..2].iter().enumerate() {
+        archive.tell_time(START_MS + at as u64);
+        archive.take_in(batch.clone());
+        archive.flush().await.unwrap();
+    }
+    archive.make_room();
+    tidied(&archive).await;
+    let found = |at: u32| archive.find(&id(START_MS + u64::from(at), at * 10)).is_some();
+    assert_eq!([0, 1].map(found), [false, true]);
+    assert_eq!(disk.list().unwrap().len(), 1);
+}
+
+#[tokio::test]
+async fn a_merge_that_has_no_room_waits_and_harms_nobody() {
+    let batches = thirty_batches();
+    let disk = SimStorage::new();
+    let archive = open(&disk, ArchiveOptions::default());
+    assert!(fill(&archive, &batches[..3]).await.into_iter().all(|flushed| flushed));
+    let run = disk.bytes_used() / 3;
+    disk.set_bytes_max(Some(disk.bytes_used() + run + run / 2));
+    assert!(fill(&archive, &batches[3..4]).await.into_iter().all(|flushed| flushed));
+    let stats = archive.stats();
+    assert_eq!((stats.runs, stats.is_failing), (4, false), "they could be one");
+    assert_eq!(disk.list().unwrap().len(), 4, "nothing is left half written");
+    assert!((0..4).all(|at| archive.find(&id(START_MS + at, at as u32 * 10)).is_some()));
+}
+
+#[tokio::test]
+async fn a_run_that_somebody_has_removed_is_gone_and_no_more() {
+    let batches = thirty_batches();
+    let disk = SimStorage::new();
+    let archive = open(&disk, ArchiveOptions::default());
+    assert!(fill(&archive, &batches[..3]).await.into_iter().all(|flushed| flushed));
+    let name = disk.list().unwrap()[0].name.clone();
+    disk.remove(&name).unwrap();
+    assert!(fill(&archive, &batches[3..4]).await.into_iter().all(|flushed| flushed));
+    let stats = archive.stats();
+    assert_eq!((stats.runs, stats.is_failing), (1, false), "four were merged");
+}
+
 /// A record that is damaged where its id is must not hide the ones behind it from those who search.
 #[tokio::test]
 async fn a_damaged_id_hides_no_other_record_when_runs_are_merged() {

@@ -37,7 +37,8 @@ pub const ID_MS_MAX: u64 = 2_208_988_800_000;
 pub const OWNER_BYTES_MAX: usize = 32;
 /// Most reservations of one owner that are active or confirmed: a request of the owner's looks at all.
 pub const OWNER_OPEN_MAX: u32 = 256;
-/// An owner that has as many lines in them gets no more.
+/// An owner that has as many lines in them gets no more. What is paid too late (REACQUIRE) goes to twice as many of
+/// either.
 pub const OWNER_LINES_MAX: u32 = 4096;
 /// Longest title of a SKU.
 pub const TITLE_BYTES_MAX: usize = 64;

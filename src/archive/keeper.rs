@@ -25,32 +25,39 @@ const LOOK: Duration = Duration::from_secs(60);
 
 /// Keeps the archive until it is stopped.
 pub(super) async fn keep(archive: Arc<Inner>) {
+    let mut failed = false;
     loop {
-        tokio::select! {
-            () = archive.wake.notified() => {}
-            () = tokio::time::sleep(LOOK) => {}
+        if failed {
+            tokio::select! {
+                () = tokio::time::sleep(RETRY) => {}
+                () = archive.stop.notified() => {}
+            }
+        } else {
+            tokio::select! {
+                () = archive.wake.notified() => {}
+                () = tokio::time::sleep(LOOK) => {}
+            }
         }
         if archive.lock().stopping {
             return;
         }
-        let result = archive.work().await;
-        if archive.has_failed(result) {
-            tokio::select! {
-                () = tokio::time::sleep(RETRY) => {}
-                () = archive.stop.notified() => return,
-            }
-        }
+        failed = archive.has_failed(archive.work().await);
     }
 }
 
 impl Inner {
     async fn work(&self) -> io::Result<()> {
-        let flushes = std::mem::take(&mut self.lock().flushes);
         self.sort_fresh();
         // This makes room for the others.
         let removed = self.remove_superfluous();
-        let full = self.lock().bytes_waiting() >= TABLE_BYTES;
-        let written = match full || !flushes.is_empty() {
+        let (flushes, due) = {
+            let mut tables = self.lock();
+            let flushes = std::mem::take(&mut tables.flushes);
+            let asked = std::mem::take(&mut tables.write_soon) || !flushes.is_empty();
+            let full = tables.bytes_waiting() >= TABLE_BYTES;
+            (flushes, asked || full || tables.failure.is_some())
+        };
+        let written = match due {
             true => self.write_table_somehow().await,
             false => Ok(()),
         };
@@ -83,17 +90,19 @@ impl Inner {
     async fn write_table_somehow(&self) -> io::Result<()> {
         loop {
             let result = self.write_table().await;
-            let oldest = match &result {
-                Err(error) if is_full(error) => self.lock().runs.first().cloned(),
-                _ => return result,
-            };
-            let Some(oldest) = oldest else { return result };
-            (self.notice)(&format!(
-                "archive: the disk is full; removing the {} oldest answers",
-                oldest.count
-            ));
-            self.remove(&[oldest])?;
+            if !matches!(&result, Err(error) if is_full(error)) || !self.give_way()? {
+                return result;
+            }
         }
+    }
+
+    /// Removes the oldest run, if there is one.
+    fn give_way(&self) -> io::Result<bool> {
+        let Some(oldest) = self.lock().runs.first().cloned() else { return Ok(false) };
+        let count = oldest.count;
+        (self.notice)(&format!("archive: the disk is full; removing the {count} oldest answers"));
+        self.remove(&[oldest])?;
+        Ok(true)
     }
 
     /// Sorts what has come, and joins tables so that there are few.
@@ -120,10 +129,13 @@ impl Inner {
     /// Writes what is sorted as a run.
     async fn write_table(&self) -> io::Result<()> {
         let sorted = self.lock().sorted.clone();
-        if sorted.is_empty() {
-            return Ok(());
-        }
-        let table = joined(&sorted);
+        let table = match &sorted[..] {
+            [] => return Ok(()),
+            [table] => table.clone(),
+            several => joined(several),
+        };
+        drop(sorted);
+        self.lock().sorted = vec![table.clone()];
         let mut writer = self.writer(table.len() as u64, self.now_ms())?;
         for at in 0..table.len() {
             match table.get(at) {
@@ -138,16 +150,41 @@ impl Inner {
         Ok(())
     }
 
-    /// Removes what is too old or too much.
+    /// Removes what is too old or too much, or in the way of others.
     fn remove_superfluous(&self) -> io::Result<()> {
+        let now = self.world.clock.monotonic();
+        let makes_room = {
+            let mut tables = self.lock();
+            let is_time = tables.made_room.is_none_or(|last| now >= last + RETRY);
+            let makes_room = std::mem::take(&mut tables.room_wanted) && is_time;
+            tables.made_room = if makes_room { Some(now) } else { tables.made_room };
+            makes_room
+        };
+        if makes_room {
+            self.give_way()?;
+        }
         while let Some(run) = self.superfluous() {
             self.remove(&[run])?;
         }
         Ok(())
     }
 
-    /// Merges what is small.
+    /// Merges what is small. What the disk has no room for can wait.
     async fn merge(&self) -> io::Result<()> {
+        let now = self.world.clock.monotonic();
+        if now < self.lock().merge_after {
+            return Ok(());
+        }
+        match self.merge_all().await {
+            Err(error) if is_full(&error) => {
+                self.lock().merge_after = now + LOOK;
+                Ok(())
+            }
+            result => result,
+        }
+    }
+
+    async fn merge_all(&self) -> io::Result<()> {
         while let Some(runs) = self.mergeable() {
             let count = runs.iter().map(|run| run.count).sum();
             let written_ms = runs.iter().map(|run| run.written_ms).max().unwrap_or_default();
@@ -193,7 +230,10 @@ impl Inner {
 
     fn remove(&self, gone: &[Arc<Run>]) -> io::Result<()> {
         for run in gone {
-            self.storage.remove(&name_of(run.number))?;
+            match self.storage.remove(&name_of(run.number)) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+                _ => {}
+            }
             Arc::make_mut(&mut self.lock().runs).retain(|other| other.number != run.number);
         }
         self.storage.sync_dir()

@@ -12,8 +12,8 @@
 //! faster than a disk takes them.
 //!
 //! Invariants:
-//! - What was taken in before [`Archive::flush`] was called is on disk when it returns; a snapshot is
-//!   published after that, and the log below it purged.
+//! - What was taken in before [`Archive::flush`] was called is on disk when it returns; a snapshot that was
+//!   built is published after that, and the log below it purged. One that was installed is not waited for.
 //! - A record goes from batch to table to run; whoever looks in this order misses none.
 
 mod filter;
@@ -23,6 +23,7 @@ mod run;
 use std::io;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
 
 use tokio::sync::{Notify, oneshot};
 
@@ -36,7 +37,8 @@ use run::Run;
 /// they are sorted.
 pub const BATCH_BYTES: usize = 32 << 10;
 
-/// What waits in memory for a disk that does not take it; beyond that it is let go.
+/// What waits in memory for a disk that does not take it, and twice that while it is sorted; beyond that it is
+/// let go.
 const MEMORY_BYTES_MAX: u64 = 256 << 20;
 
 /// How much is archived, and for how long.
@@ -103,6 +105,13 @@ struct Tables {
     /// By the time at which they were written.
     runs: Arc<Vec<Arc<Run>>>,
     flushes: Vec<oneshot::Sender<io::Result<()>>>,
+    /// What waits shall be written, and nobody waits for it.
+    write_soon: bool,
+    /// Others need the disk, and when they got some.
+    room_wanted: bool,
+    made_room: Option<Duration>,
+    /// No merge before this moment.
+    merge_after: Duration,
     /// What went wrong the last time.
     failure: Option<String>,
     stopping: bool,
@@ -192,6 +201,18 @@ impl Archive {
         self.0.lock().flushes.push(done);
         self.0.wake.notify_one();
         flushed.await.unwrap_or_else(|_| Err(io::Error::other("the archive's keeper is gone")))
+    }
+
+    /// Has all that was taken in before written soon.
+    pub fn write_soon(&self) {
+        self.0.lock().write_soon = true;
+        self.0.wake.notify_one();
+    }
+
+    /// The disk is full, and others need it more: the oldest run goes.
+    pub fn make_room(&self) {
+        self.0.lock().room_wanted = true;
+        self.0.wake.notify_one();
     }
 
     /// The record under an id.

@@ -3,7 +3,7 @@
 //! ```text
 //! archive-{number}
 //!  0 8 magic "STKDARCH"        48 8 where the filter is
-//!  8 4 format = 1              56 8 its bytes
+//!  8 4 format = 2              56 8 its bytes
 //! 12 4 crc32 of bytes 16..80   64 8 when it was written, ms
 //! 16 8 entries                 72 8 seed of the filter's hash
 //! 24 8 where the tails are     80 … entries (engine/archived.rs)
@@ -27,7 +27,7 @@ use crate::log::{File, Storage};
 use crate::protocol::ReservationId;
 
 const MAGIC: &[u8; 8] = b"STKDARCH";
-const FORMAT: u32 = 1;
+const FORMAT: u32 = 2;
 const HEAD_BYTES: usize = 80;
 const PREFIX: &str = "archive-";
 /// The name under which a run is written.

@@ -118,6 +118,8 @@ impl Entry for Item {
 
 /// Most SKUs that one LIST_SKUS looks at: nothing is applied meanwhile, for about a millisecond.
 const LIST_LOOK_SKUS: u32 = 4_096;
+/// Names of nobody, which chains have made that failed then.
+const LOST_NAMES_MAX: u64 = 65_536;
 
 /// The point of a SKU that has none.
 const NO_POINT: i64 = -1;
@@ -305,9 +307,9 @@ impl StockState {
             None => {
                 let item = catalogue.find(sku).map(|item| catalogue.items.get(item));
                 let has_all = item.is_some_and(|item| item.aliases().len() == ALIASES_MAX);
-                // Names that chains made in vain stay, and must not pile up.
+                // Names that failed chains have made stay, and must not pile up.
                 let names = &table.aliases.names;
-                let names_max = u64::from(table.skus.count()) * ALIASES_MAX as u64;
+                let names_max = u64::from(table.skus.count()) * ALIASES_MAX as u64 + LOST_NAMES_MAX;
                 let is_full = u64::from(names.count()) >= names_max && names.find(name).is_none();
                 if has_all || is_full {
                     return Err(Code::OVERFLOW);
@@ -404,5 +406,45 @@ impl StockState {
             check(table.aliases.sku(alias) == owner, "readers see whose an alias is")?;
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::BytesMut;
+
+    use super::super::EngineConfig;
+    use super::super::batch::BatchBuilder;
+    use super::*;
+    use crate::protocol::{OpId, Reader, ReservationId, Terms, take_outcome};
+    use crate::world::UnixMicros;
+
+    #[test]
+    fn names_that_nobody_has_do_not_pile_up() {
+        let mut state = StockState::new(EngineConfig::default());
+        state.cells.define(b"w", b"s");
+        let mut number = 0;
+        let mut alias = |state: &mut StockState, name: &[u8]| {
+            number += 1;
+            let mut random = [0; 10];
+            random[9] = number;
+            let op_id = OpId(ReservationId::from_parts(0, random).0);
+            let (mut entry, mut out) = (BytesMut::new(), BytesMut::new());
+            let batch = BatchBuilder::begin(&mut entry);
+            let naming = Naming::Alias;
+            Op::NameSku { op_id, naming, sku: b"s", name }.encode(&mut entry, &Terms::default());
+            batch.finish(&mut entry, UnixMicros(0), 1);
+            state.apply(state.applied_index() + 1, &entry, Some(&mut out));
+            take_outcome(&mut Reader::new(&out)).unwrap().code
+        };
+        // As chains do that fail.
+        let names = LOST_NAMES_MAX as usize + ALIASES_MAX;
+        for lost in 1..names {
+            state.cells.table().aliases.names.add(format!("lost {lost}").as_bytes());
+        }
+        assert_eq!(alias(&mut state, b"the last"), Code::OK);
+        assert_eq!(alias(&mut state, b"one more"), Code::OVERFLOW);
+        assert_eq!(alias(&mut state, b"lost 7"), Code::OK, "it is there already");
+        state.audit().unwrap();
     }
 }

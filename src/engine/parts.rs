@@ -114,7 +114,8 @@ impl StockState {
         }
         let in_steps = |annex| self.holds.annexes.is_in_steps(annex);
         let remember = !parts.is_whole() || annex.is_some_and(in_steps);
-        if annex.is_some_and(|annex| self.holds.annexes.step_count(annex) >= STEPS_MAX) {
+        let full = |annex| self.holds.annexes.step_count(annex) >= STEPS_MAX;
+        if !parts.is_whole() && annex.is_some_and(full) {
             return out.plain(Code::OVERFLOW, 0);
         }
         let (handle, code) = match plan {

@@ -16,6 +16,7 @@
 //! - a batch frame is never split over entries;
 //! - the queue is bounded; a full one answers BUSY.
 
+use std::ops::Range;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
@@ -70,14 +71,14 @@ pub struct Unanswered {
     request: Request,
     shard: ShardId,
     prefix: ReplyPrefix,
-    /// So many operations of the entry are before its own.
-    pub first_op: u32,
+    /// Where its operations are among the bytes of the entry's.
+    pub ops_at: Range<usize>,
     pub outcomes: Bytes,
 }
 
 impl Unanswered {
     /// How many operations it has.
-    pub fn ops(&self) -> u32 {
+    pub fn op_count(&self) -> u32 {
         self.request.tag.ops
     }
 
@@ -213,28 +214,30 @@ impl Routes {
         mut self,
         shard: ShardId,
         (index, now): (u64, UnixMicros),
-        outcomes: &Bytes,
+        outcomes: &[u8],
         unless: Option<Code>,
     ) -> Vec<Unanswered> {
         let prefix = ReplyPrefix { index, server_now: UnixMillis(now.as_millis()), age_ms: 0 };
         let mut rest = Reader::new(outcomes);
-        let (mut first_op, mut unanswered) = (0, Vec::new());
+        let (mut ops_end, mut unanswered) = (0, Vec::new());
         for request in std::mem::take(&mut self.requests) {
-            let (all, ops) = (rest.rest(), request.tag.ops);
+            let all = rest.rest();
             let mut is_held = false;
-            for _ in 0..ops {
+            for _ in 0..request.tag.ops {
                 let outcome = take_outcome(&mut rest);
                 let code = outcome.expect("apply makes one outcome per operation").code;
                 is_held |= unless == Some(code);
             }
             let own = &all[..all.len() - rest.rest().len()];
+            let ops_at = ops_end..ops_end + request.len as usize;
+            ops_end = ops_at.end;
             if is_held {
-                let outcomes = outcomes.slice_ref(own);
-                unanswered.push(Unanswered { request, shard, prefix, first_op, outcomes });
+                // Not a piece of the entry's, which all would stay for.
+                let outcomes = Bytes::copy_from_slice(own);
+                unanswered.push(Unanswered { request, shard, prefix, ops_at, outcomes });
             } else {
                 request.to.reply(request.tag, shard, prefix, own);
             }
-            first_op += ops;
         }
         unanswered
     }
@@ -318,7 +321,7 @@ mod tests {
         let taken = ingress.take(Duration::ZERO).unwrap();
         assert_eq!((&taken.bytes[..], taken.ops), (&b"aabbcc"[..], 3));
         let outcomes = [outcome(1), outcome(2), outcome(3)].concat();
-        let late = taken.routes.answer(ShardId(0), (9, UnixMicros(0)), &outcomes.into(), None);
+        let late = taken.routes.answer(ShardId(0), (9, UnixMicros(0)), &outcomes, None);
         assert!(late.is_empty());
         let first = [outcome(1), outcome(2)].concat();
         assert_eq!(*inbox.0.lock().unwrap(), [(1, Ok(first)), (2, Ok(outcome(3)))]);
@@ -334,14 +337,14 @@ mod tests {
         let taken = ingress.take(Duration::ZERO).unwrap();
         let mut old = outcome(3);
         old[..2].copy_from_slice(&Code::ID_TOO_OLD.0.to_le_bytes());
-        let outcomes = [outcome(1), outcome(2), old.clone(), outcome(4)].concat().into();
+        let outcomes = [outcome(1), outcome(2), old.clone(), outcome(4)].concat();
         let (at, unless) = ((9, UnixMicros(0)), Some(Code::ID_TOO_OLD));
         let late = taken.routes.answer(ShardId(0), at, &outcomes, unless);
         let now = [(1, Ok(outcome(1))), (3, Ok(outcome(4)))];
         assert_eq!(*inbox.0.lock().unwrap(), now);
         assert_eq!(ingress.depth(), (0, 0), "it is no more in flight");
         let [late] = <[Unanswered; 1]>::try_from(late).ok().unwrap();
-        assert_eq!((late.first_op, late.ops()), (1, 2));
+        assert_eq!((late.ops_at.clone(), late.op_count()), (2..6, 2));
         assert_eq!(late.outcomes, [outcome(2), old].concat());
         late.answer(&outcome(5));
         assert_eq!(inbox.0.lock().unwrap().last(), Some(&(2, Ok(outcome(5)))));
@@ -385,7 +388,7 @@ mod tests {
         let taken = ingress.take(Duration::ZERO).unwrap();
         assert_eq!((&taken.bytes[..], taken.ops), (&b"abb"[..], 3));
         let outcomes = [outcome(1), outcome(2), outcome(3)].concat();
-        let late = taken.routes.answer(ShardId(0), (9, UnixMicros(0)), &outcomes.into(), None);
+        let late = taken.routes.answer(ShardId(0), (9, UnixMicros(0)), &outcomes, None);
         assert!(late.is_empty());
         let second = [outcome(2), outcome(3)].concat();
         assert_eq!(*inbox.0.lock().unwrap(), [(1, Ok(outcome(1))), (3, Ok(second))]);

@@ -97,6 +97,8 @@ impl Source {
 pub struct Request {
     pub to: Arc<dyn ReplyTo>,
     pub tag: RequestTag,
+    /// Bytes of its operations.
+    pub len: u32,
 }
 
 /// A lane is full.
@@ -154,8 +156,7 @@ struct Lane {
     kind: Kind,
     /// Operations of all requests, back to back.
     bytes: BytesMut,
-    /// Requests, and how many bytes each has.
-    requests: VecDeque<(Request, u32)>,
+    requests: VecDeque<Request>,
     ops: u64,
 }
 
@@ -173,7 +174,7 @@ impl Lane {
         // From here on the push succeeds.
         self.kind.enter(to.source(), tag.ops);
         self.bytes.extend_from_slice(ops);
-        self.requests.push_back((Request { to: to.clone(), tag }, ops.len() as u32));
+        self.requests.push_back(Request { to: to.clone(), tag, len: ops.len() as u32 });
         self.ops += u64::from(tag.ops);
         Ok(())
     }
@@ -182,8 +183,8 @@ impl Lane {
     fn take(&mut self, ops_max: u32, parcel: &mut Parcel) -> u32 {
         // Bytes at the front of the lane that belong to requests which were taken.
         let (mut run, mut ops) = (0, 0);
-        while let Some((request, len)) = self.requests.front() {
-            let (tag, len) = (request.tag, *len as usize);
+        while let Some(request) = self.requests.front() {
+            let (tag, len) = (request.tag, request.len as usize);
             let gone = request.to.source().is_gone();
             let fits = ops + tag.ops <= ops_max
                 && parcel.ops + tag.ops <= ENTRY_OPS_MAX
@@ -191,7 +192,7 @@ impl Lane {
             if !gone && !fits {
                 break;
             }
-            let (request, _) = self.requests.pop_front().expect("it is at the front");
+            let request = self.requests.pop_front().expect("it is at the front");
             self.kind.leave(request.to.source(), tag.ops);
             self.ops -= u64::from(tag.ops);
             if gone {
@@ -213,10 +214,10 @@ impl Lane {
         self.bytes.clear();
         self.ops = 0;
         let requests = std::mem::take(&mut self.requests);
-        for (request, _) in &requests {
+        for request in &requests {
             self.kind.leave(request.to.source(), request.tag.ops);
         }
-        requests.into_iter().map(|(request, _)| request)
+        requests.into_iter()
     }
 }
 
@@ -301,7 +302,7 @@ impl Lanes {
         let share = BULK_OPS_BESIDE.min(may_fly as u32);
         parcel.bulk_ops = self.bulk.take(share, parcel);
         if parcel.requests.is_empty() && self.bulk_ops_in_flight == 0 {
-            let first = self.bulk.requests.front().map_or(0, |(request, _)| request.tag.ops);
+            let first = self.bulk.requests.front().map_or(0, |request| request.tag.ops);
             parcel.bulk_ops = self.bulk.take(first, parcel);
         }
         self.bulk_pace.book(now, (parcel.bytes.len() - bytes_before) as u64);

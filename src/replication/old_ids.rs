@@ -6,13 +6,14 @@
 //! ```
 //!
 //! A look-up may wait for the disk, so it has a thread of its own: neither apply nor a session waits
-//! for it, nor does whoever else is in the same log entry. What waits here is bounded by what connections may
-//! have unanswered.
+//! for it, nor does whoever else is in the same log entry. Writes that find too many here are answered without,
+//! reads are bounded where they are held.
 //!
 //! An operation that is linked is left as it is: what is asked for together is refused together.
 
 use std::io;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use bytes::{Bytes, BytesMut};
 use tokio::sync::mpsc;
@@ -26,6 +27,9 @@ use crate::protocol::limits::REPLY_BYTES_MAX;
 use crate::protocol::{Code, Op, Reader, ReservationId, take_outcome};
 use crate::world::World;
 
+/// Writes whose answers wait, with their outcomes; a frame of small ones has a tenth of it.
+const LATE_BYTES_MAX: usize = 8 << 20;
+
 type Done = Box<dyn FnOnce(&[u8]) + Send>;
 
 /// Operations whose answers wait for a look at the archive.
@@ -37,13 +41,18 @@ struct Job {
 }
 
 /// The way to the thread that looks up old ids.
-pub struct OldIds(Option<mpsc::UnboundedSender<Job>>);
+pub struct OldIds {
+    jobs: Option<mpsc::UnboundedSender<Job>>,
+    /// Bytes of writes that wait.
+    waiting: Arc<AtomicUsize>,
+}
 
 impl OldIds {
     /// Starts the thread, if there is an archive, and the task that hands its answers on: replies are given
     /// by tasks of the node.
     pub fn start(world: &World, shared: &Arc<Shared>) -> io::Result<Self> {
-        let Some(archive) = shared.archive.clone() else { return Ok(Self(None)) };
+        let waiting = Arc::default();
+        let Some(archive) = shared.archive.clone() else { return Ok(Self { jobs: None, waiting }) };
         let (jobs, mut incoming) = mpsc::unbounded_channel::<Job>();
         let (finished, mut answers) = mpsc::unbounded_channel::<(BytesMut, Done)>();
         let shared = shared.clone();
@@ -62,25 +71,28 @@ impl OldIds {
                 done(&answer);
             }
         });
-        Ok(Self(Some(jobs)))
+        Ok(Self { jobs: Some(jobs), waiting })
     }
 
     /// Answers requests of one log entry that know no old id with what the archive says of it. `ops`: the
     /// entry's operations.
-    pub fn answer_late(&self, ops: Bytes, late: Vec<Unanswered>) {
-        let (mut reader, mut at) = (Reader::new(&ops), 0);
-        let mut go_to = |op: u32| {
-            while at < op {
-                Command::take(&mut reader);
-                at += 1;
-            }
-            ops.len() - reader.rest().len()
-        };
+    pub fn answer_late(&self, ops: &[u8], late: Vec<Unanswered>) {
         for request in late {
-            let (first, count) = (request.first_op, request.ops());
-            let own = ops.slice(go_to(first)..go_to(first + count));
-            let outcomes = request.outcomes.clone();
-            self.fill_in(own, count, outcomes, move |all| request.answer(all));
+            let own = &ops[request.ops_at.clone()];
+            let bytes = own.len() + request.outcomes.len();
+            if self.waiting.fetch_add(bytes, Ordering::Relaxed) > LATE_BYTES_MAX {
+                // What it has is not wrong.
+                self.waiting.fetch_sub(bytes, Ordering::Relaxed);
+                let outcomes = request.outcomes.clone();
+                request.answer(&outcomes);
+                continue;
+            }
+            let waiting = self.waiting.clone();
+            let (count, outcomes) = (request.op_count(), request.outcomes.clone());
+            self.fill_in(Bytes::copy_from_slice(own), count, outcomes, move |all| {
+                waiting.fetch_sub(bytes, Ordering::Relaxed);
+                request.answer(all);
+            });
         }
     }
 
@@ -93,7 +105,7 @@ impl OldIds {
         done: impl FnOnce(&[u8]) + Send + 'static,
     ) {
         let job = Job { ops, count, outcomes, done: Box::new(done) };
-        let unsent = match &self.0 {
+        let unsent = match &self.jobs {
             Some(jobs) => jobs.send(job).err().map(|unsent| unsent.0),
             None => Some(job),
         };

@@ -84,7 +84,7 @@ impl Pending {
                 let unless = too_old.is_some().then_some(Code::ID_TOO_OLD);
                 let late = routes.answer(shard, (index, now), &bytes, unless);
                 if let Some(ops) = too_old {
-                    self.core.old_ids.answer_late(ops, late);
+                    self.core.old_ids.answer_late(&ops, late);
                 }
             }
             Err(error) => routes.refuse(&refusal(error)),

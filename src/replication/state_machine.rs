@@ -114,6 +114,13 @@ impl Shared {
         }
     }
 
+    /// What the archive has may go where the log or a snapshot has no room.
+    pub fn make_room(&self) {
+        if let Some(archive) = &self.archive {
+            archive.make_room();
+        }
+    }
+
     /// Waits until all that was forgotten before is in the archive's files: only then may the log that it
     /// came from be purged.
     async fn flush_archive(&self) -> io::Result<()> {
@@ -220,6 +227,10 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
         // Raft may have cut a tail that conflicts with the snapshot. Were the snapshot durable and the
         // cut not, a power cut would leave a log that contradicts it.
         self.log.sync().await?;
+        if let Some(archive) = &self.shared.archive {
+            archive.take_in(self.shared.lock().stock.take_forgotten());
+            archive.write_soon();
+        }
         let name = snapshot::publish(self.storage.as_ref(), &data.name, meta.last_log_id)?;
         {
             let mut applied = self.shared.lock();
@@ -252,7 +263,10 @@ impl RaftSnapshotBuilder<TypeConfig> for SnapshotBuilder {
     async fn build_snapshot(&mut self) -> io::Result<Snapshot> {
         loop {
             match self.try_build().await {
-                Err(error) if is_full(&error) => tokio::time::sleep(SPACE_RETRY).await,
+                Err(error) if is_full(&error) => {
+                    self.shared.make_room();
+                    tokio::time::sleep(SPACE_RETRY).await;
+                }
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => (),
                 result => return result,
             }

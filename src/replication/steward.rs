@@ -213,6 +213,9 @@ pub async fn do_chores(core: Arc<Core>) {
             };
             core.note(format_args!("the disk {words}"));
         }
+        if full {
+            core.shared.make_room();
+        }
         let skew = core.skew();
         if (skew > SKEW_ALARM) != skewed {
             skewed = !skewed;

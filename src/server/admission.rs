@@ -39,7 +39,7 @@ const CELLS_OF_A_SKU: u32 = 32;
 const CELLS_OF_A_LIST: u32 = 4_096;
 
 /// A READ_OWNER looks at all open reservations of the owner, and at their lines.
-const CELLS_OF_AN_OWNER: u32 = 256;
+const CELLS_OF_AN_OWNER: u32 = limits::OWNER_LINES_MAX / 4;
 
 /// Where a frame goes.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

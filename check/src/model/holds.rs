@@ -418,7 +418,7 @@ impl Model {
             let body = Body::Exact(lacking);
             return Expected { code: Code::QTY_EXCEEDS, detail: 0, body };
         }
-        if hold.steps.len() >= STEPS_MAX as usize {
+        if !whole && hold.steps.len() >= STEPS_MAX as usize {
             return plain(Code::OVERFLOW, 0);
         }
         if matches!(plan, Plan::TakeAgain(_)) {
