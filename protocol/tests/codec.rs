@@ -321,6 +321,65 @@ fn parts_steps_and_notes_that_are_none_are_errors() {
 }
 
 #[test]
+fn the_cells_and_parts_of_a_reserve_from_are_bounded() {
+    let cells = [CellRef::Handle(CellHandle(1)); 64];
+    let wish = |count: usize| Wish { quantity: 1, min_quantity: 0, cells: &cells[..count] };
+    let encoded = |splits_max: u8, wishes: &[Wish<'_>]| {
+        let rules = Rules { splits_max, ..Rules::default() };
+        let (mut bytes, id) = (BytesMut::new(), ReservationId([7; 16]));
+        Op::encode_reserve_from(&mut bytes, &Terms::default(), id, 0, rules, wishes)?;
+        Ok(bytes)
+    };
+    let decoded = |bytes: &BytesMut| take_op(&mut Reader::new(bytes)).map(|_| ());
+    // Header 8, id 16, ttl_ms 4, rules 4; then of the first line the units 8, and how many cells.
+    let one = encoded(0, &[wish(64)]).unwrap();
+    assert_eq!((one[40], decoded(&one)), (64, Ok(())));
+    let broken = |to: u8| {
+        let mut bytes = one.clone();
+        bytes[40] = to;
+        decoded(&bytes)
+    };
+    assert_eq!(broken(0), Err(OpError::Count(0)));
+    assert_eq!(broken(65), Err(OpError::Count(65)), "before it is known whether there are as many");
+
+    // Of what is too much in all, the encoder says the same as the decoder.
+    let lines = |bytes: &BytesMut, to: u16| {
+        let mut bytes = bytes.clone();
+        bytes[2..4].copy_from_slice(&to.to_le_bytes());
+        bytes
+    };
+    let most = encoded(0, &[wish(64); 128]).unwrap();
+    assert_eq!(decoded(&most), Ok(()));
+    let mut more = [wish(64); 129];
+    more[128] = wish(1);
+    assert_eq!(encoded(0, &more), Err(OpError::Candidates(8_193)));
+    let mut longer = lines(&most, 129);
+    put_line(&mut longer);
+    assert_eq!(decoded(&longer), Err(OpError::Candidates(8_193)));
+
+    let most = encoded(7, &[wish(8); 128]).unwrap();
+    assert_eq!(decoded(&most), Ok(()), "128 lines of at most 8 parts");
+    let mut more = [wish(8); 129];
+    more[128] = wish(1);
+    assert_eq!(encoded(7, &more), Err(OpError::TooManyParts(1_025)));
+    let mut longer = lines(&most, 129);
+    put_line(&mut longer);
+    assert_eq!(decoded(&longer), Err(OpError::TooManyParts(1_025)));
+    more[128] = wish(8);
+    assert!(encoded(6, &more).is_ok(), "not the cells count, but what a line may be split into");
+}
+
+/// Appends a line of a RESERVE_FROM to the one operation in `bytes`: one unit from one cell.
+fn put_line(bytes: &mut BytesMut) {
+    bytes.put_u32_le(1);
+    bytes.put_u32_le(0);
+    bytes.put_u32_le(1);
+    bytes.put_u32_le(1);
+    let len = bytes.len() as u32 - 8;
+    bytes[4..8].copy_from_slice(&len.to_le_bytes());
+}
+
+#[test]
 fn details_transfers_and_shares_round_trip() {
     let mut dice = Dice(1);
     for _ in 0..200 {
