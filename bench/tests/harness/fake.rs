@@ -47,6 +47,8 @@ pub enum Lie {
     Busy,
     /// Takes the units of a SET on top of what the message before it said, once.
     BlindSet,
+    /// Takes the units of a reserve that is sent again once more, once.
+    DoubleRetry,
 }
 
 struct Reservation {
@@ -298,6 +300,11 @@ impl State {
             assert!(flags.contains(OpFlags::RETRY), "an id sent again carries RETRY");
             assert_eq!(reservation.lines, lines, "an id sent again carries the same lines");
             let (state, deadline) = (reservation.state as u16, reservation.deadline);
+            if self.lie == Lie::DoubleRetry && !std::mem::replace(&mut self.lied, true) {
+                for (cell, quantity) in &lines {
+                    self.cells[*cell as usize].reserved += i64::from(*quantity);
+                }
+            }
             return self.say(out, Code::REPLAY, state, |out, _| out.put_u64_le(deadline));
         }
         let free = |cell: &Cell| cell.on_hand - cell.reserved - cell.committed;

@@ -77,6 +77,27 @@ async fn a_blind_set_is_found() {
     assert_eq!(report.findings.cells_wrong, 1, "{report}");
 }
 
+const RETRIES: &str =
+    "retries --cells 20 --connections 2 --depth 4 --ops-per-frame 5 --warmup 0 --seconds 1";
+
+#[tokio::test]
+async fn retries_are_done_once() {
+    let report = bench(Lie::None, RETRIES).await;
+    assert!(report.passed(), "{report}");
+    let stats = &report.stats;
+    assert!(stats.replies_dropped > 0 && stats.asked_again > 0, "{report}");
+    let replays = report.json()["codes"]["REPLAY"].as_u64().unwrap();
+    assert!(replays >= stats.asked_again, "{report}");
+    assert!(report.totals.confirmed > 0 && report.totals.released > 0, "{report}");
+}
+
+#[tokio::test]
+async fn a_retry_that_is_done_twice_is_found() {
+    let report = bench(Lie::DoubleRetry, RETRIES).await;
+    assert!(!report.passed(), "{report}");
+    assert_eq!((report.findings.cells_wrong, report.findings.lost()), (1, 0), "{report}");
+}
+
 #[tokio::test]
 async fn hoarders_take_what_nobody_limits() {
     let line = "hoarder --stock 100 --connections 2 --depth 2 --warmup 0 --seconds 1";
