@@ -6,10 +6,11 @@ use std::time::Duration;
 
 use stockd_client::{
     Amend, Batch, CellCounters, CellRef, Change, Client, Code, Consistency, Error, Outcome,
-    ReservationState, Reserve, ReserveFrom, Sourced, StockWrite,
+    ReservationId, ReservationState, Reserve, ReserveFrom, Sourced, StockWrite,
 };
 
 use crate::harness::Cluster;
+use crate::until;
 
 const SHIRT: CellRef<'static> = CellRef::Name { warehouse: b"BER", sku: b"shirt" };
 
@@ -91,14 +92,29 @@ async fn a_retry_that_doubles() {
     assert_eq!((found.on_hand, found.reserved, found.committed), (8, 1, 1));
 }
 
+/// What the reservations say that they hold and have promised, line by line.
+async fn sums(client: &Client, carts: &[ReservationId]) -> (i64, i64) {
+    let (mut reserved, mut committed) = (0, 0);
+    for id in carts {
+        let read = client.read_lines(*id, Consistency::Linearizable).await.unwrap();
+        for (_, shares) in read.expect("it is remembered").value.lines {
+            reserved += i64::from(shares.reserved);
+            committed += i64::from(shares.committed);
+        }
+    }
+    (reserved, committed)
+}
+
 #[tokio::test]
 async fn counters_drifting_from_reservations() {
-    let (_cluster, client) = shop(40).await;
+    let (mut cluster, client) = shop(40).await;
     let (mut held, mut promised, mut gone) = (0, 0, 0);
+    let mut carts = Vec::new();
     for round in 0..8_u32 {
         let cart = cart(&client, 4);
         client.reserve(&cart).await.unwrap();
         let (id, step) = (cart.id(), 1);
+        carts.push(id);
         match round % 4 {
             0 => held += 4,
             1 => {
@@ -120,6 +136,30 @@ async fn counters_drifting_from_reservations() {
     let found = counters(&client).await;
     assert_eq!((found.on_hand, found.reserved, found.committed), (40 - gone, held, promised));
     assert_eq!(found.available, 40 - gone - held - promised);
+    assert_eq!(sums(&client, &carts).await, (held, promised));
+
+    // Two run out, one of them but for a unit that was paid; meanwhile the node is killed.
+    for paid in [0, 1] {
+        let cart = cart(&client, 3).ttl(Duration::from_secs(1));
+        client.reserve(&cart).await.unwrap();
+        if paid > 0 {
+            // However long the machine takes over it.
+            let part = Change::confirm(cart.id()).part(0, paid).step(1).reacquire();
+            client.change(&part).await.unwrap();
+        }
+        carts.push(cart.id());
+        promised += i64::from(paid);
+    }
+    for _ in 0..2 {
+        cluster.node_mut(1).kill();
+        cluster.node_mut(1).start().await;
+        let swept = async || counters(&client).await.reserved == held;
+        until("the holds that ran out to be swept", swept).await;
+        let found = counters(&client).await;
+        assert_eq!(sums(&client, &carts).await, (found.reserved, found.committed));
+        assert_eq!((found.on_hand, found.committed), (40 - gone, promised));
+        assert_eq!(found.available, 40 - gone - held - promised);
+    }
 }
 
 #[tokio::test]
