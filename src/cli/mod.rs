@@ -6,6 +6,7 @@
 //! admin      any line for the admin port          admin.rs
 //! client     one request to a cluster             client/
 //! load       a file of stock into a cluster       load/
+//! export     the cells of a cluster into a file   export.rs
 //! log        look at a data directory             log.rs
 //! ```
 //!

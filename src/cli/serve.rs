@@ -58,7 +58,8 @@ pub(super) struct Serve {
     /// it counts half.
     #[arg(long, value_name = "N", default_value_t = 20_000_000)]
     max_reservations: u64,
-    /// Most cells in memory; what would make more is BUSY. Each takes about 120 bytes
+    /// Most cells in memory; what would make more is BUSY. Each takes about 127 bytes,
+    /// its names included.
     #[arg(long, value_name = "N", default_value_t = Limits::default().cells_max)]
     max_cells: u32,
     /// Most connections of clients; more are BUSY.
