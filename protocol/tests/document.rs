@@ -130,6 +130,10 @@ fn the_limits_are_those_of_the_crate() {
         u64::from(limits::PIN_MS_MAX),
         u64::from(limits::STEPS_MAX),
         u64::from(limits::LINKED_MAX),
+        u64::from(limits::OWNER_OPEN_MAX),
+        u64::from(limits::OWNER_LINES_MAX),
+        2 * u64::from(limits::OWNER_OPEN_MAX),
+        2 * u64::from(limits::OWNER_LINES_MAX),
         limits::REFERENCE_BYTES_MAX as u64,
         limits::COUNTER_MAX as u64,
         limits::WAREHOUSE_BYTES_MAX as u64,
@@ -164,7 +168,7 @@ fn means(opcode: Opcode, flag: &str) -> bool {
         "REACQUIRE" => matches!(opcode, Opcode::Confirm | Opcode::Fulfil),
         "TRUTH" => matches!(opcode, Opcode::Adjust | Opcode::Move | Opcode::TransferShip),
         "SHIP" => opcode == Opcode::Fulfil,
-        "COMMIT" => opcode == Opcode::Reserve,
+        "COMMIT" => matches!(opcode, Opcode::Reserve | Opcode::ReserveFrom),
         _ => true,
     }
 }
