@@ -67,6 +67,7 @@ layer() {
     model) words=(-p stockd --test engine_model) ;;
     snapshot) words=(-p stockd --test engine_snapshot) ;;
     faults) words=(-p stockd --test log_faults) ;;
+    steps) words=(-p stockd --test engine_steps) ;;
     archive) words=(-p stockd --test archive) ;;
     power) words=(-p stockd --test log_power) ;;
     replica) words=(-p stockd --test replica) ;;
