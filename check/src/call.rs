@@ -3,15 +3,15 @@
 use std::time::Duration;
 
 use stockd_client::{
-    Amend, Batch, CatalogueWrite, Change, Client, Invalid, LimitOwners, Reserve, ReserveFrom,
-    Shipment, StockWrite,
+    Amend, Batch, CatalogueWrite, Change, Client, Consistency, Error, Invalid, LimitOwners,
+    Reserve, ReserveFrom, Shipment, StockWrite,
 };
 use stockd_protocol::{
     CellRef, Guard, LineMode, Naming, Op, OpFlags, OpId, Opcode, Parts, ReservationId, Rules,
     Terms, UnixMillis,
 };
 
-use crate::history::{Sent, Verdict};
+use crate::history::{Answer, Sent, Verdict};
 
 /// What the library makes of an operation.
 enum Built<'a> {
@@ -28,7 +28,7 @@ enum Built<'a> {
     Write(StockWrite<'a>),
 }
 
-/// Sends an operation that is linked to none. `retry` says that it was sent before.
+/// Sends an operation that is linked to none, or a read. `retry` says that it was sent before.
 ///
 /// # Panics
 /// The library has another method for it.
@@ -38,6 +38,9 @@ pub async fn call(
     not_after: Option<UnixMillis>,
     retry: bool,
 ) -> Verdict {
+    if !sent.op().0.opcode().is_write() {
+        return read(client, sent).await;
+    }
     match build(sent, not_after, retry) {
         Built::Amend(amend) => client.amend(&amend).await.into(),
         Built::Catalogue(write) => client.write_catalogue(&write).await.into(),
@@ -50,6 +53,34 @@ pub async fn call(
         Built::Reserve(reserve) => client.reserve(&reserve).await.into(),
         Built::Transfer(shipment) => client.transfer(&shipment).await.into(),
         Built::Write(write) => client.write(&write).await.into(),
+    }
+}
+
+/// Sends a read. What is not found is found at no index, so that there is nothing to check.
+async fn read(client: &Client, sent: &Sent) -> Verdict {
+    let (op, terms) = sent.op();
+    let stale = terms.flags.contains(OpFlags::STALE);
+    let consistency = if stale { Consistency::Stale } else { Consistency::Linearizable };
+    match op {
+        Op::ReadDetails { cells } => {
+            let cells: Vec<CellRef<'_>> = cells.iter().collect();
+            client.read_details(&cells, consistency).await.into()
+        }
+        Op::ReadLines { id } => found(client.read_lines(id, consistency).await),
+        Op::ReadOwner { owner } => client.read_owner(owner, consistency).await.into(),
+        Op::ReadCatalogue { sku } => found(client.read_catalogue(sku, consistency).await),
+        Op::ReadCrossings { from, count } => {
+            client.read_crossings(from, count, consistency).await.into()
+        }
+        ref other => panic!("the library has another method for {other:?}"),
+    }
+}
+
+fn found<T: Into<Answer>>(result: Result<Option<T>, Error>) -> Verdict {
+    match result {
+        Ok(None) => Verdict::NotExecuted,
+        Ok(Some(value)) => Verdict::Answered(value.into()),
+        Err(error) => Err::<T, _>(error).into(),
     }
 }
 

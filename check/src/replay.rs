@@ -262,6 +262,7 @@ impl Replay {
             Op::ListSkus(listing) => self.engine.list_skus(&listing, &mut out),
             Op::ReadCatalogue { sku } => self.engine.read_catalogue(sku, &mut out),
             Op::ReadOwner { owner } => self.engine.read_owner(owner, &mut out),
+            Op::ReadCrossings { from, count } => self.engine.read_crossings(from, count, &mut out),
             Op::ReadTransfer { transfer } => self.engine.read_transfer(transfer, &mut out),
             _ => return None,
         }

@@ -28,10 +28,10 @@ use std::collections::BTreeMap;
 
 use bytes::BytesMut;
 use stockd::engine::EngineConfig;
-use stockd_protocol::{Code, Reader, take_outcome};
+use stockd_protocol::{Code, Op, Reader, take_outcome};
 
 use crate::history::{Answer, Operation, Request, Verdict};
-use crate::model::{Body, Expected};
+use crate::model::{Body, Expected, Model};
 use crate::order::Order;
 use crate::replay::{Entry, Logged, Replay, key_of};
 use crate::report::{Report, Rule};
@@ -288,16 +288,18 @@ impl<'a> Check<'a> {
                 (truth.code, truth.detail) == (answer.code, answer.detail)
                     && same_body(&operation.request, truth.body, &answer.body)
             });
-            if let Request::ReadReservation { id, .. } = operation.request {
-                let model = &mut self.replay.model;
-                let body = Body::Exact(answer.body.clone());
-                let answered = Expected { code: answer.code, detail: answer.detail, body };
-                is_true &= model.read_reservation(id.0) == answered;
-                if !is_true {
-                    let archived = model.read_archived(&id.0, |model| model.read_reservation(id.0));
-                    is_true = archived == Some(answered);
-                    self.report.add("reads from an archive", u64::from(is_true));
-                }
+            let model = &mut self.replay.model;
+            let body = Body::Exact(answer.body.clone());
+            let answered = Expected { code: answer.code, detail: answer.detail, body };
+            if let Some(expected) = read_model(model, &operation.request) {
+                is_true &= expected == answered;
+            }
+            if !is_true && let Some(id) = operation.request.reservation() {
+                let archived = model.read_archived(&id.0, |model| {
+                    read_model(model, &operation.request).expect("reads of ids are in the model")
+                });
+                is_true = archived == Some(answered);
+                self.report.add("reads from an archive", u64::from(is_true));
             }
             if let Request::ReadSku { sku, after, .. } = &operation.request
                 && let Err(text) =
@@ -391,6 +393,20 @@ fn key(operation: &Operation) -> Vec<u8> {
 
 fn describe(key: &[u8]) -> String {
     format!("{:?}", Request::decode(key).map(|decoded| decoded.0))
+}
+
+/// What the naive model says, of what it knows.
+fn read_model(model: &mut Model, request: &Request) -> Option<Expected> {
+    match request {
+        Request::ReadReservation { id, .. } => Some(model.read_reservation(id.0)),
+        Request::Other(sent) => match sent.op().0 {
+            Op::ReadLines { id } => Some(model.read_lines(id.0)),
+            Op::ReadOwner { owner } => Some(model.read_owner(owner)),
+            Op::ReadCatalogue { sku } => Some(model.read_catalogue(sku)),
+            _ => None,
+        },
+        _ => None,
+    }
 }
 
 /// The client forgets which handle was asked for where there is no cell.

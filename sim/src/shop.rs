@@ -9,15 +9,16 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
+use bytes::BytesMut;
 use stockd_check::history::NEVER;
 use stockd_check::{Cell, Operation, Request, Verdict, call};
 use stockd_client::{Batch, Client, Consistency, Options, Reserve};
 use stockd_protocol::{
-    CellHandle, CellRef, Code, Reader, ReservationId, ReservationState, UnixMillis,
+    CellHandle, CellRef, Code, Op, OpFlags, Reader, ReservationId, ReservationState, UnixMillis,
 };
 use tokio::time::{sleep, timeout};
 
-use crate::desk::Ledger;
+use crate::desk::{Ledger, OWNERS};
 use crate::doors::{Dice, Ids};
 
 /// A place in time: the millisecond in the upper bits, a running number in these.
@@ -403,8 +404,29 @@ impl App {
 
     async fn read(&self) {
         let stale = self.dice.chance(30);
-        let request = match (self.dice.between(0, 4), self.known()) {
+        let other = |encode: &dyn Fn(&mut BytesMut, OpFlags)| {
+            let mut bytes = BytesMut::new();
+            encode(&mut bytes, if stale { OpFlags::STALE } else { OpFlags::default() });
+            Request::decode(&bytes).expect("it was encoded").0
+        };
+        let plain = |op: Op<'_>| {
+            other(&|out, flags| {
+                op.encode(out, &stockd_protocol::Terms { flags, ..Default::default() })
+            })
+        };
+        let request = match (self.dice.between(0, 9), self.known()) {
             (0, Some(id)) => Request::ReadReservation { id, stale },
+            (3, Some(id)) => plain(Op::ReadLines { id }),
+            (4, _) => {
+                let cell = self.cell();
+                other(&|out, flags| Op::encode_read_details(out, flags, &[cell.as_ref()]))
+            }
+            (5, _) => plain(Op::ReadOwner { owner: OWNERS[self.dice.between(0, 2) as usize] }),
+            (6, _) => {
+                let (_, sku) = self.dice.pick(&self.shop.cells);
+                plain(Op::ReadCatalogue { sku: sku.as_bytes() })
+            }
+            (7, _) => plain(Op::ReadCrossings { from: 0, count: 1_000 }),
             (1, _) => {
                 let (_, sku) = self.dice.pick(&self.shop.cells);
                 Request::ReadSku { sku: sku.clone().into_bytes(), after: None, stale }

@@ -72,6 +72,8 @@ pub(super) fn check(
         let id = match &operation.request {
             Request::Receive { op_id, .. } => Some(op_id.0),
             request if request.is_stale() => None,
+            // The witness compares it with the state.
+            request @ Request::Other(_) if !request.is_write() => None,
             request => request.reservation().map(|id| id.0),
         };
         if let Some(id) = id {
