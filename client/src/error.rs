@@ -43,6 +43,13 @@ pub enum Invalid {
     MixedBatch,
     /// Cells are all given by name or all by handle.
     MixedCells,
+    /// A modifier does not go with what it was put on: a server would pass over it.
+    Modifier {
+        /// The method that was called.
+        modifier: &'static str,
+        /// The operation, or the other modifier.
+        with: &'static str,
+    },
     /// The operation's fields are out of range.
     Op(OpError),
 }
@@ -155,6 +162,7 @@ impl fmt::Display for Invalid {
             Self::FullBatch => f.write_str("the batch has 8,192 operations or a mebibyte"),
             Self::MixedBatch => f.write_str("a batch holds writes or reads, not both"),
             Self::MixedCells => f.write_str("cells are all given by name or all by handle"),
+            Self::Modifier { modifier, with } => write!(f, "{modifier} does not go with {with}"),
             Self::Op(error) => error.fmt(f),
         }
     }

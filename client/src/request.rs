@@ -106,7 +106,7 @@ impl<'a> Reserve<'a> {
 }
 
 /// Many operations in one frame: one log entry, applied in order, each with a result of its own.
-/// They are not linked: one may be refused and the next granted.
+/// Unless [`link_all`](Self::link_all) links them, one may be refused and the next granted.
 ///
 /// All writes or all reads, at most 8,192 operations or a mebibyte; an `add` that would break this
 /// gives an error and leaves the batch as it was.

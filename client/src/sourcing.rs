@@ -37,7 +37,8 @@ pub struct ReserveFrom<'a> {
 #[derive(Clone, Debug)]
 struct Wanted<'a> {
     quantity: u32,
-    min_quantity: u32,
+    /// `None`: the whole, unless the mode takes less.
+    least: Option<u32>,
     cells: Vec<CellRef<'a>>,
 }
 
@@ -54,11 +55,12 @@ impl<'a> ReserveFrom<'a> {
     #[must_use]
     pub fn line(mut self, quantity: u32, cells: impl IntoIterator<Item = CellRef<'a>>) -> Self {
         let cells = cells.into_iter().collect();
-        self.lines.push(Wanted { quantity, min_quantity: 0, cells });
+        self.lines.push(Wanted { quantity, least: None, cells });
         self
     }
 
-    /// Each line whole or not at all, instead of all or none; at least one.
+    /// Each line whole or not at all, instead of all or none; at least one. Does not go with
+    /// [`up_to`](Self::up_to).
     #[must_use]
     pub const fn some_lines(mut self) -> Self {
         self.rules.mode = LineMode::Lines;
@@ -74,9 +76,8 @@ impl<'a> ReserveFrom<'a> {
         least: u32,
         cells: impl IntoIterator<Item = CellRef<'a>>,
     ) -> Self {
-        self.rules.mode = LineMode::UpTo;
         let cells = cells.into_iter().collect();
-        self.lines.push(Wanted { quantity, min_quantity: least, cells });
+        self.lines.push(Wanted { quantity, least: Some(least), cells });
         self
     }
 
@@ -123,6 +124,7 @@ impl<'a> ReserveFrom<'a> {
 
     pub(crate) fn encode(&self, out: &mut BytesMut) -> Result<(), Invalid> {
         check_note(&self.terms)?;
+        let rules = self.rules()?;
         if self.rules.owner.len() > limits::OWNER_BYTES_MAX {
             return Err(OpError::OwnerLength(self.rules.owner.len()).into());
         }
@@ -137,19 +139,30 @@ impl<'a> ReserveFrom<'a> {
             if line.quantity == 0 {
                 return Err(OpError::ZeroQuantity.into());
             }
-            let least_max = if self.rules.mode == LineMode::UpTo { line.quantity } else { 0 };
-            if line.min_quantity > least_max {
+            if line.least.is_some_and(|least| least > line.quantity) {
                 return Err(OpError::Range.into());
             }
         }
         check_cells(self.lines.iter().flat_map(|line| line.cells.iter().copied()))?;
         let wishes = self.lines.iter().map(|line| Wish {
             quantity: line.quantity,
-            min_quantity: line.min_quantity,
+            min_quantity: line.least.unwrap_or(0),
             cells: &line.cells,
         });
         let wishes: Vec<Wish<'_>> = wishes.collect();
-        Op::encode_reserve_from(out, &self.terms, self.id, self.ttl_ms, self.rules, &wishes)?;
+        Op::encode_reserve_from(out, &self.terms, self.id, self.ttl_ms, rules, &wishes)?;
         Ok(())
+    }
+
+    /// One line that is [`up_to`](Self::up_to) makes all of them be.
+    fn rules(&self) -> Result<Rules<'a>, Invalid> {
+        let up_to = self.lines.iter().any(|line| line.least.is_some());
+        match (self.rules.mode, up_to) {
+            (_, false) => Ok(self.rules),
+            (LineMode::Lines, true) => {
+                Err(Invalid::Modifier { modifier: "some_lines", with: "up_to" })
+            }
+            (_, true) => Ok(Rules { mode: LineMode::UpTo, ..self.rules }),
+        }
     }
 }

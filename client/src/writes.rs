@@ -126,7 +126,8 @@ impl<'a> StockWrite<'a> {
         Self::new(Op::SetPolicy { op_id, change, cell })
     }
 
-    /// It has happened (adjust, shelve): record it even if more is promised than is there then.
+    /// It has happened: record it even if more is promised than is there then. It goes with adjust and
+    /// shelve only.
     #[must_use]
     pub const fn truth(self) -> Self {
         self.flag(OpFlags::TRUTH)
@@ -137,6 +138,7 @@ impl<'a> StockWrite<'a> {
     }
 
     pub(crate) fn encode(&self, out: &mut BytesMut) -> Result<(), Invalid> {
+        check_truth(&self.op, &self.terms)?;
         encode_checked(&self.op, &self.terms, out)
     }
 }
@@ -176,7 +178,7 @@ impl<'a> Shipment<'a> {
         Self::new(Op::TransferCancel { transfer })
     }
 
-    /// They have left (ship): record it even if they were promised.
+    /// They have left: record it even if they were promised. It goes with ship only.
     #[must_use]
     pub const fn truth(self) -> Self {
         self.flag(OpFlags::TRUTH)
@@ -187,6 +189,7 @@ impl<'a> Shipment<'a> {
     }
 
     pub(crate) fn encode(&self, out: &mut BytesMut) -> Result<(), Invalid> {
+        check_truth(&self.op, &self.terms)?;
         encode_checked(&self.op, &self.terms, out)
     }
 }
@@ -244,13 +247,14 @@ impl<'a> Change<'a> {
         self
     }
 
-    /// FULFIL: what is not confirmed yet is confirmed on the way.
+    /// What is not confirmed yet is confirmed on the way. It goes with fulfil only.
     #[must_use]
     pub const fn ship(self) -> Self {
         self.flag(OpFlags::SHIP)
     }
 
-    /// CONFIRM, and FULFIL with [`ship`](Self::ship): what has expired is taken again if it is there.
+    /// What has expired is taken again if it is there. It goes with confirm, and with fulfil and
+    /// [`ship`](Self::ship).
     #[must_use]
     pub const fn reacquire(self) -> Self {
         self.flag(OpFlags::REACQUIRE)
@@ -261,11 +265,11 @@ impl<'a> Change<'a> {
     }
 
     pub(crate) fn encode(&self, out: &mut BytesMut) -> Result<(), Invalid> {
+        self.check_modifiers()?;
         let id = self.id;
         if self.parts.is_empty() {
             let parts = Parts::WHOLE;
             let op = match self.opcode {
-                _ if self.step > 0 => return Err(OpError::Step.into()),
                 Opcode::Confirm => Op::Confirm { id, parts },
                 Opcode::Release => Op::Release { id, parts },
                 Opcode::Cancel => Op::Cancel { id, parts },
@@ -291,6 +295,22 @@ impl<'a> Change<'a> {
         }
         Op::encode_parts(out, self.opcode, &self.terms, id, self.step, &parts);
         Ok(())
+    }
+
+    fn check_modifiers(&self) -> Result<(), Invalid> {
+        use Opcode::{Confirm, Fulfil};
+        let ship = self.terms.flags.contains(OpFlags::SHIP);
+        let reacquire = self.terms.flags.contains(OpFlags::REACQUIRE);
+        let (modifier, with) = match self.opcode {
+            _ if self.step > 0 && self.parts.is_empty() => ("step", "a change of the whole"),
+            opcode if ship && opcode != Fulfil => ("ship", opcode.name()),
+            Fulfil if reacquire && !ship => ("reacquire", "FULFIL without ship"),
+            opcode if reacquire && !matches!(opcode, Confirm | Fulfil) => {
+                ("reacquire", opcode.name())
+            }
+            _ => return Ok(()),
+        };
+        Err(Invalid::Modifier { modifier, with })
     }
 }
 
@@ -325,6 +345,14 @@ impl<'a> Amend<'a> {
         }
         Op::encode_amend(out, &self.terms, self.id, self.step, &self.lines);
         Ok(())
+    }
+}
+
+fn check_truth(op: &Op<'_>, terms: &Terms<'_>) -> Result<(), Invalid> {
+    let may_be_true = matches!(op, Op::Adjust { .. } | Op::Move { .. } | Op::TransferShip { .. });
+    match terms.flags.contains(OpFlags::TRUTH) && !may_be_true {
+        true => Err(Invalid::Modifier { modifier: "truth", with: op.opcode().name() }),
+        false => Ok(()),
     }
 }
 

@@ -4,8 +4,8 @@
 use bytes::{BufMut, BytesMut};
 use stockd_client::{
     Amend, Batch, Bucket, CellHandle, CellRef, Change, Client, Code, Consistency, Error, Invalid,
-    OpError, OpId, Outcome, PolicyChange, Refusal, ReservationState, Reserve, Shipment, StockWrite,
-    Transfer, TransferState, UnixMillis,
+    LineMode, OpError, OpId, Outcome, PolicyChange, Refusal, ReservationState, Reserve,
+    ReserveFrom, Shipment, StockWrite, Transfer, TransferState, UnixMillis,
 };
 use stockd_protocol::{
     CellDetails, Frame, Kind, LineShares, Op, OpFlags, Opcode, Reader, Terms, take_op_and_terms,
@@ -120,7 +120,6 @@ async fn what_a_server_would_not_take_is_not_sent() {
     assert_eq!(invalid(nothing).await, op(OpError::Range));
 
     let change = async |change: Change<'_>| client.change(&change).await.unwrap_err();
-    assert_eq!(change(Change::confirm(id(1)).step(1)).await, op(OpError::Step));
     assert_eq!(change(Change::confirm(id(1)).part(0, 1)).await, op(OpError::Step));
     assert_eq!(change(Change::release(id(1)).part(0, 0).step(1)).await, op(OpError::ZeroQuantity));
     let twice = Change::release(id(1)).part(0, 1).part(0, 2).step(1);
@@ -140,6 +139,81 @@ async fn what_a_server_would_not_take_is_not_sent() {
         peer.send(reply(&frame, Code::OK, 0, |_| ())).await;
     };
     join!(ping, script).0.unwrap();
+}
+
+#[test]
+fn a_modifier_goes_with_an_operation_that_it_says_something_to_or_is_not_sent() {
+    let wrong = |modifier, with| Err(Invalid::Modifier { modifier, with });
+    let (one, sellable, other) = (op_id(1), Bucket::Sellable, Bucket::Other);
+    let frozen = PolicyChange { frozen: Some(true), ..PolicyChange::default() };
+    let truth = |with| wrong("truth", with);
+    for (write, expected) in [
+        (StockWrite::adjust(one, MUG, -1), Ok(())),
+        (StockWrite::set(one, MUG, 2, 1), truth("SET")),
+        (StockWrite::feed(one, MUG, 2, 1), truth("SET")),
+        (StockWrite::begin_count(one, MUG), truth("COUNT_BEGIN")),
+        (StockWrite::commit_count(one, op_id(2), 1), truth("COUNT_COMMIT")),
+        (StockWrite::shelve(one, MUG, sellable, other, 1), Ok(())),
+        (StockWrite::announce(one, MUG, 1), truth("ANNOUNCE")),
+        (StockWrite::arrive(one, MUG, 1, sellable), truth("ARRIVE")),
+        (StockWrite::take_back(one, MUG, 1, sellable), truth("RETURN")),
+        (StockWrite::policy(one, MUG, frozen), truth("SET_POLICY")),
+    ] {
+        assert_eq!(Batch::new().write(&write), Ok(()));
+        assert_eq!(Batch::new().write(&write.truth()), expected, "{write:?}");
+    }
+    let to = CellRef::name("HAM", "mug");
+    for (shipment, expected) in [
+        (Shipment::ship(one, MUG, to, 1), Ok(())),
+        (Shipment::receive(one, op_id(2), 1, 0), truth("TRANSFER_RECEIVE")),
+        (Shipment::close(one), truth("TRANSFER_CLOSE")),
+        (Shipment::recall(one), truth("TRANSFER_CANCEL")),
+    ] {
+        assert_eq!(Batch::new().transfer(&shipment), Ok(()));
+        assert_eq!(Batch::new().transfer(&shipment.truth()), expected, "{shipment:?}");
+    }
+    // With nothing, with ship, with reacquire, with both.
+    let (ship, reacquire) = (|with| wrong("ship", with), |with| wrong("reacquire", with));
+    let bare = reacquire("FULFIL without ship");
+    for (change, expected) in [
+        (Change::confirm(id(1)), [Ok(()), ship("CONFIRM"), Ok(()), ship("CONFIRM")]),
+        (Change::release(id(1)), [Ok(()), ship("RELEASE"), reacquire("RELEASE"), ship("RELEASE")]),
+        (Change::cancel(id(1)), [Ok(()), ship("CANCEL"), reacquire("CANCEL"), ship("CANCEL")]),
+        (Change::fulfil(id(1)), [Ok(()), Ok(()), bare, Ok(())]),
+    ] {
+        for change in [change.clone(), change.clone().part(0, 1).step(1)] {
+            let with = |change: &Change<'_>| Batch::new().change(change);
+            let (ship, reacquire) = (change.clone().ship(), change.clone().reacquire());
+            let both = ship.clone().reacquire();
+            assert_eq!([change, ship, reacquire, both].each_ref().map(with), expected);
+        }
+        let step = Batch::new().change(&change.step(1));
+        assert_eq!(step, wrong("step", "a change of the whole"));
+    }
+    // Whichever comes first.
+    let cart = ReserveFrom::new(id(1)).line(1, [MUG]);
+    let both = [
+        cart.clone().some_lines().up_to(2, 0, [MUG]),
+        cart.clone().up_to(2, 0, [MUG]).some_lines(),
+    ];
+    for cart in both {
+        assert_eq!(Batch::new().reserve_from(&cart), wrong("some_lines", "up_to"));
+    }
+    assert_eq!(Batch::new().reserve_from(&cart.some_lines()), Ok(()));
+    let said = Error::from(Invalid::Modifier { modifier: "truth", with: "SET" }).to_string();
+    assert_eq!(said, "not sent: truth does not go with SET");
+}
+
+#[tokio::test]
+async fn a_line_that_takes_less_makes_all_lines_do() {
+    let cart = ReserveFrom::new(id(1)).line(3, [MUG]).up_to(2, 1, [MUG]);
+    let call = async |client: &Client| drop(client.reserve_from(&cart).await);
+    sent(call, |op, _| {
+        let Op::ReserveFrom { wishes, .. } = op else { panic!("a reserve from, not {op:?}") };
+        let lines: Vec<_> = wishes.iter().map(|wish| (wish.quantity, wish.min_quantity)).collect();
+        assert_eq!((wishes.rules().mode, lines), (LineMode::UpTo, vec![(3, 0), (2, 1)]));
+    })
+    .await;
 }
 
 #[tokio::test]
