@@ -2,26 +2,28 @@
 
 use std::time::Duration;
 
-use stockd_protocol::{CellRef, Code, Op, OpId, Opcode, ReservationId, Terms};
+use stockd_protocol::{CellRef, Code, Op, OpId, Opcode, ReservationId};
 
 use crate::client::Client;
 use crate::error::{Error, Why};
 use crate::outcome::{
     Changed, Details, Extended, Granted, Lines, Outcome, Read, Sourced, Transferred, Written,
 };
-use crate::request::{Consistency, Encoded, check_cells_read, pin_ms};
+use crate::prolong::Prolong;
+use crate::request::{Consistency, Encoded, check_cells_read};
 use crate::sourcing::ReserveFrom;
 use crate::writes::{Amend, Change, Shipment, StockWrite, encode_checked};
 
 impl Client {
-    /// Writes stock, once per `op_id`.
+    /// Writes stock, once per `op_id`. Also a receive, which [`receive`](Self::receive) sends in short.
     ///
     /// # Errors
     /// See [`Error`].
     pub async fn write(&self, write: &StockWrite<'_>) -> Result<Written, Error> {
         match self.one(Encoded::op(write.opcode(), |out| write.encode(out))?).await? {
             Outcome::Written(written) => Ok(written),
-            _ => unreachable!("a stock write is decoded as Written"),
+            Outcome::Received(received) => Ok(received.into()),
+            _ => unreachable!("a stock write is decoded as one of these"),
         }
     }
 
@@ -79,12 +81,7 @@ impl Client {
     /// # Errors
     /// See [`Error`].
     pub async fn pin(&self, id: ReservationId, ttl: Duration) -> Result<Extended, Error> {
-        let op = Op::Pin { id, ttl_ms: pin_ms(ttl) };
-        let encode = |out: &mut _| encode_checked(&op, &Terms::default(), out);
-        match self.one(Encoded::op(Opcode::Pin, encode)?).await? {
-            Outcome::Extended(extended) => Ok(extended),
-            _ => unreachable!("a pin is decoded as Extended"),
-        }
+        self.prolong(&Prolong::pin(id, ttl)).await
     }
 
     /// Reads all counters and the rules of up to 8,192 cells; `None` where there is no such cell.

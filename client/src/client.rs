@@ -37,10 +37,11 @@ use crate::outcome::{
     BadReply, Cell, Confirmed, Defined, Extended, Granted, Outcome, Read, Received, Released,
     Reservation, SkuPage, decode,
 };
+use crate::prolong::Prolong;
 use crate::raw;
 use crate::request::{self, Batch, Consistency, Encoded, Reserve};
 use crate::route::Route;
-use crate::writes::encode_checked;
+use crate::writes::{StockWrite, encode_checked};
 
 /// Most retries in a row without a pause, after which the nodes' advice is going in circles.
 const HOPS_MAX: u32 = 3;
@@ -153,7 +154,8 @@ impl Client {
         }
     }
 
-    /// Adds `quantity` units, once per `op_id`; makes the cell if it is named and not there.
+    /// Adds `quantity` units, once per `op_id`; makes the cell if it is named and not there. With a note
+    /// or a `not_after` it is [`write`](Self::write) of a [`StockWrite::receive`].
     ///
     /// # Errors
     /// See [`Error`].
@@ -163,8 +165,8 @@ impl Client {
         cell: CellRef<'_>,
         quantity: u32,
     ) -> Result<Received, Error> {
-        let encode = |out: &mut _| request::receive(out, op_id, cell, quantity);
-        match self.one(Encoded::op(Opcode::Receive, encode)?).await? {
+        let write = StockWrite::receive(op_id, cell, quantity);
+        match self.one(Encoded::op(write.opcode(), |out| write.encode(out))?).await? {
             Outcome::Received(received) => Ok(received),
             _ => unreachable!("a receive is decoded as Received"),
         }
@@ -232,11 +234,7 @@ impl Client {
     /// # Errors
     /// See [`Error`].
     pub async fn extend(&self, id: ReservationId, ttl: Duration) -> Result<Extended, Error> {
-        let encode = |out: &mut _| request::extend(out, id, ttl);
-        match self.one(Encoded::op(Opcode::Extend, encode)?).await? {
-            Outcome::Extended(extended) => Ok(extended),
-            _ => unreachable!("an extend is decoded as Extended"),
-        }
+        self.prolong(&Prolong::extend(id, ttl)).await
     }
 
     /// Reads up to 8,192 cells, each at one moment, not all at the same; `None` where there is no

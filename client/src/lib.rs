@@ -52,6 +52,7 @@ mod net;
 mod options;
 mod outcome;
 mod owner;
+mod prolong;
 pub mod raw;
 mod reorder;
 mod request;
@@ -70,6 +71,7 @@ pub use outcome::{
     Received, Released, Reservation, ReservedLine, SkuCell, SkuPage, Sourced, Transferred, Written,
 };
 pub use owner::LimitOwners;
+pub use prolong::Prolong;
 pub use reorder::{CrossingPage, ListSkus, NamedSku, PointCrossed, SkuListPage};
 pub use request::{Batch, Consistency, Reserve};
 pub use sourcing::ReserveFrom;

@@ -186,6 +186,13 @@ pub struct Lines {
     pub state: ReservationState,
 }
 
+impl From<Received> for Written {
+    fn from(received: Received) -> Self {
+        let Received { available, handle, index, on_hand, replay } = received;
+        Self { available, handle, index, on_hand, replay }
+    }
+}
+
 impl From<Confirmed> for Changed {
     fn from(confirmed: Confirmed) -> Self {
         let Confirmed { index, late, reacquired, replay, state } = confirmed;

@@ -11,8 +11,9 @@ use stockd_protocol::{
 use crate::catalogue::CatalogueWrite;
 use crate::error::Invalid;
 use crate::owner::LimitOwners;
+use crate::prolong::Prolong;
 use crate::sourcing::ReserveFrom;
-use crate::writes::{Amend, Change, Shipment, StockWrite, check_lines, encode_checked, terms};
+use crate::writes::{Amend, Change, Shipment, StockWrite, check_lines, terms};
 
 /// How fresh a read must be.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -161,7 +162,7 @@ impl Batch {
     /// # Errors
     /// See the type.
     pub fn extend(&mut self, id: ReservationId, ttl: Duration) -> Result<(), Invalid> {
-        self.add(Opcode::Extend, |out| extend(out, id, ttl))
+        self.prolong(&Prolong::extend(id, ttl))
     }
 
     /// Adds a pin.
@@ -169,8 +170,15 @@ impl Batch {
     /// # Errors
     /// See the type.
     pub fn pin(&mut self, id: ReservationId, ttl: Duration) -> Result<(), Invalid> {
-        let op = Op::Pin { id, ttl_ms: pin_ms(ttl) };
-        self.add(Opcode::Pin, |out| encode_checked(&op, &Terms::default(), out))
+        self.prolong(&Prolong::pin(id, ttl))
+    }
+
+    /// Adds an extend or a pin.
+    ///
+    /// # Errors
+    /// See the type; or it is out of range.
+    pub fn prolong(&mut self, prolong: &Prolong<'_>) -> Result<(), Invalid> {
+        self.add(prolong.opcode(), |out| prolong.encode(out))
     }
 
     /// Adds a define.
@@ -195,7 +203,7 @@ impl Batch {
         cell: CellRef<'_>,
         quantity: u32,
     ) -> Result<(), Invalid> {
-        self.add(Opcode::Receive, |out| receive(out, op_id, cell, quantity))
+        self.write(&StockWrite::receive(op_id, cell, quantity))
     }
 
     /// Adds a read of cells.
@@ -222,7 +230,8 @@ impl Batch {
         self.add(Opcode::ReadReservation, |out| read_reservation(out, id, consistency))
     }
 
-    /// Adds a stock write.
+    /// Adds a stock write. A receive has [`Outcome::Received`](crate::Outcome::Received), all others
+    /// [`Outcome::Written`](crate::Outcome::Written).
     ///
     /// # Errors
     /// See the type; or the write is out of range.
@@ -393,24 +402,6 @@ pub(crate) fn define(out: &mut BytesMut, warehouse: &[u8], sku: &[u8]) -> Result
     Ok(())
 }
 
-pub(crate) fn receive(
-    out: &mut BytesMut,
-    op_id: OpId,
-    cell: CellRef<'_>,
-    quantity: u32,
-) -> Result<(), Invalid> {
-    check_cells([cell].into_iter())?;
-    if quantity == 0 {
-        return Err(OpError::ZeroQuantity.into());
-    }
-    let flags = match cell {
-        CellRef::Handle(_) => OpFlags(0),
-        CellRef::Name { .. } => OpFlags::DEFINE,
-    };
-    Op::encode_receive(out, flags, None, op_id, cell, quantity);
-    Ok(())
-}
-
 pub(crate) fn confirm(
     out: &mut BytesMut,
     id: ReservationId,
@@ -422,11 +413,6 @@ pub(crate) fn confirm(
 
 pub(crate) fn release(out: &mut BytesMut, id: ReservationId) -> Result<(), Invalid> {
     Op::encode_release(out, OpFlags(0), None, id);
-    Ok(())
-}
-
-pub(crate) fn extend(out: &mut BytesMut, id: ReservationId, ttl: Duration) -> Result<(), Invalid> {
-    Op::encode_extend(out, OpFlags(0), None, id, ttl_ms(ttl));
     Ok(())
 }
 
@@ -445,11 +431,6 @@ pub(crate) fn check_cells_read(cells: &[CellRef<'_>]) -> Result<(), Invalid> {
         return Err(OpError::Count(cells.len().min(usize::from(u16::MAX)) as u16).into());
     }
     check_cells(cells.iter().copied())
-}
-
-/// Out of range becomes what the server refuses.
-pub(crate) fn pin_ms(ttl: Duration) -> u32 {
-    ttl_ms(ttl)
 }
 
 pub(crate) fn read_reservation(
@@ -472,8 +453,8 @@ pub(crate) fn read_sku(
     Ok(())
 }
 
-/// A zero duration would mean the server's default, so it becomes the millisecond that the server
-/// refuses.
+/// Out of range becomes what the server refuses: a zero duration, which would mean its default, one
+/// millisecond.
 pub(crate) fn ttl_ms(ttl: Duration) -> u32 {
     ttl.as_millis().clamp(1, u128::from(u32::MAX)) as u32
 }

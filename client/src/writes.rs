@@ -68,6 +68,11 @@ impl<'a> StockWrite<'a> {
         Self { op, terms: none }
     }
 
+    /// Adds `quantity` units (at least 1): a delivery.
+    pub const fn receive(op_id: OpId, cell: CellRef<'a>, quantity: u32) -> Self {
+        Self::new(Op::Receive { op_id, quantity, cell })
+    }
+
     /// So many units more, or fewer, than the cell was thought to have. Refused with WOULD_SHORT if
     /// they are promised, unless it is the [`truth`](Self::truth).
     pub const fn adjust(op_id: OpId, cell: CellRef<'a>, delta: i64) -> Self {

@@ -1,14 +1,17 @@
 //! Stock writes, transfers and changes of reservations: what is sent, what is understood, and what is never
 //! sent.
 
+use std::time::Duration;
+
 use bytes::{BufMut, BytesMut};
 use stockd_client::{
     Amend, Batch, Bucket, CellHandle, CellRef, Change, Client, Code, Consistency, Error, Invalid,
-    LineMode, OpError, OpId, Outcome, PolicyChange, Refusal, ReservationState, Reserve,
+    LineMode, OpError, OpId, Outcome, PolicyChange, Prolong, Refusal, ReservationState, Reserve,
     ReserveFrom, Shipment, StockWrite, Transfer, TransferState, UnixMillis,
 };
 use stockd_protocol::{
-    CellDetails, Frame, Kind, LineShares, Op, OpFlags, Opcode, Reader, Terms, take_op_and_terms,
+    CellDetails, Frame, Kind, LineShares, Note, Op, OpFlags, Opcode, Reader, Terms,
+    take_op_and_terms,
 };
 use tokio::join;
 
@@ -75,6 +78,57 @@ async fn a_stock_write_carries_its_terms_and_makes_the_cell_it_names() {
 }
 
 #[tokio::test]
+async fn a_receive_may_carry_terms_and_without_them_is_the_short_one() {
+    let note = Note { reason: 2, reference: b"PO-77" };
+    let receive = StockWrite::receive(op_id(1), MUG, 5);
+    let full = receive.note(note.reason, note.reference).not_after(UnixMillis(9)).retry();
+    let op = Op::Receive { op_id: op_id(1), quantity: 5, cell: MUG };
+    let call = async |client: &Client| drop(client.write(&full).await);
+    sent(call, |sent, terms| {
+        assert_eq!((sent, terms.note, terms.not_after), (op, Some(note), Some(UnixMillis(9))));
+        assert!(terms.flags.contains(OpFlags::RETRY.with(OpFlags::DEFINE)));
+    })
+    .await;
+    let only_defines = |sent: Op<'_>, terms: Terms<'_>| {
+        assert_eq!((sent, terms.note, terms.not_after), (op, None, None));
+        assert_eq!(terms.flags, OpFlags::DEFINE.with(OpFlags::NAMES));
+    };
+    sent(async |client| drop(client.write(&receive).await), only_defines).await;
+    sent(async |client| drop(client.receive(op_id(1), MUG, 5).await), only_defines).await;
+    let by_handle = CellRef::Handle(CellHandle(3));
+    sent(
+        async |client| drop(client.receive(op_id(1), by_handle, 5).await),
+        |_, terms| assert_eq!(terms, Terms::default(), "a handle makes no cell"),
+    )
+    .await;
+}
+
+#[tokio::test]
+async fn more_time_may_carry_terms_and_without_them_is_the_short_one() {
+    let note = Note { reason: 2, reference: b"bank" };
+    let (minute, ttl_ms) = (Duration::from_secs(60), 60_000);
+    let extend = (Prolong::extend(id(1), minute), Op::Extend { id: id(1), ttl_ms });
+    let pin = (Prolong::pin(id(1), minute), Op::Pin { id: id(1), ttl_ms });
+    for (prolong, op) in [extend, pin] {
+        let full = prolong.note(note.reason, note.reference).not_after(UnixMillis(9)).retry();
+        let call = async |client: &Client| drop(client.prolong(&full).await);
+        sent(call, |sent, terms| {
+            assert_eq!((sent, terms.note, terms.not_after), (op, Some(note), Some(UnixMillis(9))));
+            assert!(terms.flags.contains(OpFlags::RETRY));
+        })
+        .await;
+    }
+    let plain = |op: Op<'static>| {
+        move |sent: Op<'_>, terms: Terms<'_>| assert_eq!((sent, terms), (op, Terms::default()))
+    };
+    sent(async |client| drop(client.extend(id(1), minute).await), plain(extend.1)).await;
+    sent(async |client| drop(client.pin(id(1), minute).await), plain(pin.1)).await;
+    let noted = pin.0.note(0, &[b'x'; 65]);
+    assert_eq!(Batch::new().prolong(&noted), Err(Invalid::Op(OpError::ReferenceLength(65))));
+    assert_eq!(Batch::new().prolong(&extend.0), Ok(()));
+}
+
+#[tokio::test]
 async fn a_reserve_carries_its_terms() {
     let cart = Reserve::new(id(1)).cell(MUG, 2).note(7, b"ORD-9").not_after(UnixMillis(9)).commit();
     let call = async |client: &Client| drop(client.reserve(&cart).await);
@@ -109,6 +163,7 @@ async fn what_a_server_would_not_take_is_not_sent() {
     let op = |error| Error::Invalid(Invalid::Op(error));
     let long = [b'x'; 65];
 
+    assert_eq!(invalid(StockWrite::receive(op_id(1), MUG, 0)).await, op(OpError::ZeroQuantity));
     assert_eq!(invalid(StockWrite::adjust(op_id(1), MUG, 0)).await, op(OpError::ZeroQuantity));
     assert_eq!(invalid(StockWrite::adjust(op_id(1), MUG, i64::MAX)).await, op(OpError::Range));
     assert_eq!(invalid(StockWrite::feed(op_id(1), MUG, 1, 0)).await, op(OpError::Range));
@@ -148,6 +203,7 @@ fn a_modifier_goes_with_an_operation_that_it_says_something_to_or_is_not_sent() 
     let frozen = PolicyChange { frozen: Some(true), ..PolicyChange::default() };
     let truth = |with| wrong("truth", with);
     for (write, expected) in [
+        (StockWrite::receive(one, MUG, 1), truth("RECEIVE")),
         (StockWrite::adjust(one, MUG, -1), Ok(())),
         (StockWrite::set(one, MUG, 2, 1), truth("SET")),
         (StockWrite::feed(one, MUG, 2, 1), truth("SET")),
@@ -225,10 +281,12 @@ async fn what_a_write_has_done_is_understood() {
             out.put_i64_le(-3);
         }))
     };
-    let write = StockWrite::take_back(op_id(1), MUG, 1, Bucket::Damaged);
-    let written = against(answer, async |client| client.write(&write).await).await.unwrap();
-    assert_eq!((written.handle, written.on_hand, written.available), (CellHandle(7), 10, -3));
-    assert_eq!((written.index, written.replay), (INDEX, true));
+    let taken_back = StockWrite::take_back(op_id(1), MUG, 1, Bucket::Damaged);
+    for write in [taken_back, StockWrite::receive(op_id(1), MUG, 1)] {
+        let written = against(answer, async |client| client.write(&write).await).await.unwrap();
+        assert_eq!((written.handle, written.on_hand, written.available), (CellHandle(7), 10, -3));
+        assert_eq!((written.index, written.replay), (INDEX, true));
+    }
 }
 
 #[tokio::test]
