@@ -208,7 +208,7 @@ fn a_day_of_a_warehouse() {
         assert_eq!(said.code, 1, "{request:?}");
         assert!(said.err.contains(why), "{request:?}: {}", said.err);
     };
-    ok(&["receive", "BER", "mug", "5"]);
+    ok(&["receive", "BER", "mug", "5", "--reason", "1", "--ref", "PO-77"]);
     ok(&["receive", "HAM", "mug", "7"]);
     ok(&["adjust", "BER", "mug", "-2", "--reason", "3", "--ref", "INC-12"]);
     refused(&["adjust", "BER", "mug", "-9"], "WOULD_SHORT");
@@ -251,7 +251,8 @@ fn a_day_of_a_warehouse() {
     assert_eq!(field(&held, "units"), "9");
     assert!(held.out.contains("6 from BER") && held.out.contains("3 from HAM"), "{}", held.out);
     refused(&["reserve-from", "mug", "9", "BER,HAM"], "NO_STOCK");
-    ok(&["pin", id, "--ttl", "48h"]);
+    ok(&["extend", id, "--ttl", "20m", "--ref", "asked for time"]);
+    ok(&["pin", id, "--ttl", "48h", "--reason", "5"]);
     ok(&["confirm", id, "--part", "0:4", "--step", "1"]);
     let again = ok(&["confirm", id, "--part", "0:4", "--step", "1"]);
     assert!(again.out.contains("it was done before"), "{}", again.out);

@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use clap::{Args, Subcommand, ValueEnum};
 use stockd_client::{
-    Amend, CellHandle, CellRef, Change, Changed, Client, Consistency, LineShares, ReservationId,
-    ReservationState, Reserve, ReserveFrom, Sourcing, UnixMillis,
+    Amend, CellHandle, CellRef, Change, Changed, Client, Consistency, LineShares, Prolong,
+    ReservationId, ReservationState, Reserve, ReserveFrom, Sourcing, UnixMillis,
 };
 
 use super::super::{Done, parse_duration};
@@ -84,6 +84,8 @@ pub(super) enum Request {
         /// The new deadline is at least this far away.
         #[arg(long, value_parser = parse_duration, default_value = "10m")]
         ttl: Duration,
+        #[command(flatten)]
+        note: Noted,
     },
     /// Keep a reservation from expiring while a payment takes days.
     Pin {
@@ -92,6 +94,8 @@ pub(super) enum Request {
         /// For at least this long: up to 168h.
         #[arg(long, value_parser = parse_duration, default_value = "24h")]
         ttl: Duration,
+        #[command(flatten)]
+        note: Noted,
     },
     /// Give a reservation other lines; its own units count as available to it.
     Amend {
@@ -184,16 +188,10 @@ impl Request {
                 let change = if ship { change.ship() } else { change };
                 which.send(client, if reacquire { change.reacquire() } else { change }).await
             }
-            Self::Extend { id, ttl } => {
-                let extended = client.extend(id, ttl).await.map_err(explain)?;
-                println!("deadline_ms  {}", extended.deadline.0);
-                Ok(())
+            Self::Extend { id, ttl, note } => {
+                prolong(client, Prolong::extend(id, ttl), &note).await
             }
-            Self::Pin { id, ttl } => {
-                let pinned = client.pin(id, ttl).await.map_err(explain)?;
-                println!("deadline_ms  {}", pinned.deadline.0);
-                Ok(())
-            }
+            Self::Pin { id, ttl, note } => prolong(client, Prolong::pin(id, ttl), &note).await,
             Self::Amend { id, step, lines, note } => amend(client, id, step, &lines, &note).await,
             Self::Hold { id } => hold(client, id).await,
         }
@@ -342,6 +340,15 @@ async fn amend(
     let granted = client.amend(&amend).await.map_err(explain)?;
     println!("state        {}{}", granted.state.name(), again(granted.replay));
     println!("deadline_ms  {}", granted.deadline.0);
+    Ok(())
+}
+
+async fn prolong<'a>(client: &Client, mut prolong: Prolong<'a>, note: &'a Noted) -> Done {
+    if let Some((reason, reference)) = note.note() {
+        prolong = prolong.note(reason, reference);
+    }
+    let extended = client.prolong(&prolong).await.map_err(explain)?;
+    println!("deadline_ms  {}", extended.deadline.0);
     Ok(())
 }
 

@@ -16,9 +16,8 @@ pub(super) enum Request {
         cell: Cell,
         /// How many units.
         quantity: u32,
-        /// Try an earlier receive again, under its id.
-        #[arg(long)]
-        id: Option<OpId>,
+        #[command(flatten)]
+        once: Once,
     },
     /// Add or take units that were found, lost or written off.
     Adjust {
@@ -281,7 +280,6 @@ impl Once {
 impl Request {
     pub(super) async fn send(self, client: &Client) -> Done {
         match self {
-            Self::Receive { cell, quantity, id } => receive(client, &cell, quantity, id).await,
             Self::Ship { sku, from, to, quantity, truth, once } => {
                 let id = once.id_for(client);
                 let (from, to) = (CellRef::name(&from, &sku), CellRef::name(&to, &sku));
@@ -316,7 +314,8 @@ impl Request {
 
     /// A write about one cell.
     async fn write(&self, client: &Client) -> Done {
-        let (Self::Adjust { once, .. }
+        let (Self::Receive { once, .. }
+        | Self::Adjust { once, .. }
         | Self::Set { once, .. }
         | Self::Count { once, .. }
         | Self::Counted { once, .. }
@@ -330,6 +329,9 @@ impl Request {
         };
         let id = once.id_for(client);
         let mut write = match self {
+            Self::Receive { cell, quantity, .. } => {
+                StockWrite::receive(id, cell.as_ref(), *quantity)
+            }
             Self::Adjust { cell, delta, .. } => StockWrite::adjust(id, cell.as_ref(), *delta),
             Self::Set { cell, on_hand, guard, .. } => match (guard.feed, guard.expected) {
                 (Some(sequence), _) => StockWrite::feed(id, cell.as_ref(), *on_hand, sequence),
@@ -385,18 +387,6 @@ impl Rules {
             owner_max: self.owner_max,
         }
     }
-}
-
-async fn receive(client: &Client, cell: &Cell, quantity: u32, id: Option<OpId>) -> Done {
-    let id = id.unwrap_or_else(|| client.new_op_id());
-    let received = client.receive(id, cell.as_ref(), quantity).await;
-    let received = received.map_err(|error| explain_in_doubt(error, id))?;
-    if received.replay {
-        println!("it was done before");
-    }
-    println!("on_hand    {}", received.on_hand);
-    println!("available  {}", received.available);
-    Ok(())
 }
 
 /// A step of a transfer. What ends one has no id of its own: the shipment's makes it be done once.
