@@ -1,9 +1,13 @@
 //! Cells by the beginning of their names, page by page.
 
-use stockd_protocol::limits;
-use stockd_protocol::{CellDetails, CellHandle, Filter, ListHead, ListedCell, Listing, Reader};
+use stockd_protocol::{
+    CellDetails, CellHandle, Filter, ListHead, ListedCell, Listing, Reader, limits,
+};
 
-use crate::outcome::BadReply;
+use crate::client::Client;
+use crate::error::Error;
+use crate::outcome::{BadReply, Read};
+use crate::request::Consistency;
 
 /// What lists of cells and of SKUs have in common.
 macro_rules! pages {
@@ -105,6 +109,25 @@ pub struct NamedCell {
     pub sku: Vec<u8>,
     /// Its counters and rules.
     pub details: CellDetails,
+}
+
+impl Client {
+    /// What a cell is called of which a reply gave the handle, and all about it; `None` if there is no such
+    /// cell. A handle is never reused, so that its names may be kept; only the SKU may be renamed.
+    ///
+    /// # Errors
+    /// See [`Error`].
+    pub async fn cell_name(
+        &self,
+        cell: CellHandle,
+        consistency: Consistency,
+    ) -> Result<Option<Read<NamedCell>>, Error> {
+        // Whatever its names are, it is the first cell from its handle on.
+        let list = ListCells::new().from(cell.0).page_cells(1);
+        let Read { age, index, server_now, value } = self.list_cells(&list, consistency).await?;
+        let found = value.cells.into_iter().find(|found| found.handle == cell);
+        Ok(found.map(|value| Read { age, index, server_now, value }))
+    }
 }
 
 pub(crate) fn take_page(body: &mut Reader<'_>) -> Result<CellPage, BadReply> {

@@ -10,8 +10,8 @@ use stockd_client::{
     ReserveFrom, Shipment, StockWrite, Transfer, TransferState, UnixMillis,
 };
 use stockd_protocol::{
-    CellDetails, Frame, Kind, LineShares, Note, Op, OpFlags, Opcode, Reader, Terms,
-    take_op_and_terms,
+    CellDetails, Filter, Frame, Kind, LineShares, ListHead, ListedCell, Listing, Note, Op, OpFlags,
+    Opcode, Reader, Terms, take_op_and_terms,
 };
 use tokio::join;
 
@@ -425,6 +425,39 @@ async fn details_and_lines_are_read() {
     assert_eq!((lines.created, lines.deadline), (UnixMillis(1), UnixMillis(2)));
     assert_eq!((lines.pinned, lines.lines), (true, vec![(CellHandle(4), shares)]));
     assert!(none.is_none());
+}
+
+#[tokio::test]
+async fn a_cell_is_named_by_its_handle() {
+    let listed = |frame: &Frame, handle: u32| {
+        let (warehouse, sku) = (b"BER".as_slice(), b"mug".as_slice());
+        let (handle, details) = (CellHandle(handle), CellDetails::default());
+        let cell = ListedCell { handle, warehouse, sku, details };
+        reply(frame, Code::OK, 0, |out| {
+            out.put_slice(&ListHead { next: Some(8), cells: 1 }.to_bytes());
+            cell.encode(out);
+        })
+    };
+    let answer = |frame: &Frame| {
+        let (op, terms) = take_op_and_terms(&mut Reader::new(&frame.body)).unwrap();
+        let (filter, none) = (Filter::All, b"".as_slice());
+        let asked = Listing { from: 7, count: 1, filter, warehouse: none, sku: none };
+        assert_eq!((op, terms), (Op::ListCells(asked), Terms::default()));
+        Some(listed(frame, 7))
+    };
+    let name =
+        async |client: Client| client.cell_name(CellHandle(7), Consistency::Linearizable).await;
+    let read = against(answer, name).await.unwrap().unwrap();
+    assert_eq!((read.value.warehouse, read.value.sku), (b"BER".to_vec(), b"mug".to_vec()));
+    assert_eq!((read.value.handle, read.index, read.server_now), (CellHandle(7), INDEX, NOW));
+    // Another cell, or none, is not it.
+    let other = |frame: &Frame| Some(listed(frame, 9));
+    assert_eq!(against(other, name).await, Ok(None));
+    let none = |frame: &Frame| {
+        let head = ListHead { next: None, cells: 0 }.to_bytes();
+        Some(reply(frame, Code::OK, 0, |out| out.put_slice(&head)))
+    };
+    assert_eq!(against(none, name).await, Ok(None));
 }
 
 #[tokio::test]
