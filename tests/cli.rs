@@ -243,13 +243,16 @@ fn a_day_of_a_warehouse() {
     let recalled = ok(&["recall", shipment, "--reason", "4", "--ref", "never left"]);
     assert_eq!(field(&recalled, "state"), "CANCELLED");
     refused(&["close", shipment], "it is CANCELLED");
-    assert_eq!(field(&ok(&["shipment", shipment]), "rest"), "1");
+    let shipment = ok(&["shipment", shipment]);
+    assert_eq!((field(&shipment, "from"), field(&shipment, "to")), ("HAM mug", "BER mug"));
+    assert_eq!(field(&shipment, "rest"), "1");
 
     // HAM has 5, BER 6 of which one is what was shipped to it.
     let held = ok(&["reserve-from", "mug", "9", "BER,HAM", "--splits", "1"]);
     let id = field(&held, "id");
     assert_eq!(field(&held, "units"), "9");
-    assert!(held.out.contains("6 from BER") && held.out.contains("3 from HAM"), "{}", held.out);
+    assert!(held.out.contains("6 from BER mug\n"), "{}", held.out);
+    assert!(held.out.contains("3 from HAM mug\n"), "{}", held.out);
     refused(&["reserve-from", "mug", "9", "BER,HAM"], "NO_STOCK");
     ok(&["extend", id, "--ttl", "20m", "--ref", "asked for time"]);
     ok(&["pin", id, "--ttl", "48h", "--reason", "5"]);
@@ -261,7 +264,8 @@ fn a_day_of_a_warehouse() {
     refused(&["cancel", id], "QTY_EXCEEDS");
     let lines = ok(&["hold", id]);
     assert_eq!(field(&lines, "state"), "FULFILLED");
-    assert!(lines.out.contains("6 fulfilled") && lines.out.contains("3 released"), "{}", lines.out);
+    assert_eq!(field(&lines, "line 0"), "BER mug, 6 fulfilled");
+    assert_eq!(field(&lines, "line 1"), "HAM mug, 3 released");
 
     let held = ok(&["reserve", "HAM", "mug", "2"]);
     let id = field(&held, "id");

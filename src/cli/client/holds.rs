@@ -4,12 +4,12 @@ use std::time::Duration;
 
 use clap::{Args, Subcommand, ValueEnum};
 use stockd_client::{
-    Amend, CellHandle, CellRef, Change, Changed, Client, Consistency, LineShares, Prolong,
-    ReservationId, ReservationState, Reserve, ReserveFrom, Sourcing, UnixMillis,
+    Amend, CellRef, Change, Changed, Client, LineShares, Prolong, ReservationId, ReservationState,
+    Reserve, ReserveFrom, Sourcing, UnixMillis,
 };
 
 use super::super::{Done, parse_duration};
-use super::{Noted, again, explain, explain_in_doubt};
+use super::{Names, Noted, again, explain, explain_in_doubt};
 
 #[derive(Subcommand)]
 pub(super) enum Request {
@@ -302,23 +302,11 @@ impl Reserving {
             "units        {units}{}",
             if sourced.partial { " (fewer than asked for)" } else { "" }
         );
+        let names = Names::read(client, sourced.parts.iter().map(|part| part.cell)).await;
         for part in &sourced.parts {
-            let warehouse = self.warehouse_of(client, part.cell).await;
-            println!("part         {} from {warehouse}", part.quantity);
+            println!("part         {} from {}", part.quantity, names.of(part.cell));
         }
         Ok(())
-    }
-
-    /// The warehouse of a cell of the SKU, as far as it can be told.
-    async fn warehouse_of(&self, client: &Client, cell: CellHandle) -> String {
-        for warehouse in &self.warehouses {
-            let read =
-                client.read_cell(CellRef::name(warehouse, &self.sku), Consistency::Stale).await;
-            if read.ok().and_then(|read| read.value).is_some_and(|found| found.handle == cell) {
-                return warehouse.clone();
-            }
-        }
-        format!("cell {}", cell.0)
     }
 }
 
@@ -359,8 +347,9 @@ async fn hold(client: &Client, id: ReservationId) -> Done {
     println!("state        {}{}", found.state.name(), if found.pinned { ", pinned" } else { "" });
     println!("created_ms   {}", found.created.0);
     println!("deadline_ms  {}", found.deadline.0);
+    let names = Names::read(client, found.lines.iter().map(|(cell, _)| *cell)).await;
     for (number, (cell, units)) in found.lines.iter().enumerate() {
-        println!("line {number:<6}  cell {}, {}", cell.0, shares(units));
+        println!("line {number:<6}  {}, {}", names.of(*cell), shares(units));
     }
     Ok(())
 }

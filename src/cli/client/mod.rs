@@ -1,11 +1,12 @@
 //! `stockd client`: one request to a cluster, for people who try things.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use clap::{Args, Subcommand};
 use stockd_client::{
-    CellCounters, CellRef, Client as Connection, Code, Consistency, Error, ListCells, NamedCell,
-    Options, UnixMillis, Why,
+    CellCounters, CellHandle, CellRef, Client as Connection, Code, Consistency, Error, ListCells,
+    NamedCell, Options, UnixMillis, Why,
 };
 
 use super::Done;
@@ -159,6 +160,33 @@ pub(super) fn cluster_of(client: &Connection) -> Result<u64, String> {
     client.cluster_id().filter(|id| *id != 0).ok_or_else(|| {
         "the node has not joined its cluster yet; run the same command again in a moment".to_owned()
     })
+}
+
+/// What cells are called, as far as that can be told.
+struct Names(BTreeMap<CellHandle, String>);
+
+impl Names {
+    /// Asks for each cell once, and for no more of them when that fails: what was done is done.
+    async fn read(client: &Connection, cells: impl Iterator<Item = CellHandle>) -> Self {
+        let mut names = BTreeMap::new();
+        for cell in cells.collect::<BTreeSet<_>>() {
+            match client.cell_name(cell, consistency(false)).await {
+                Ok(Some(read)) => {
+                    let NamedCell { warehouse, sku, .. } = read.value;
+                    let [warehouse, sku] =
+                        [warehouse, sku].map(|name| crate::server::escape(&name));
+                    names.insert(cell, format!("{warehouse} {sku}"));
+                }
+                Ok(None) => {}
+                Err(_) => break,
+            }
+        }
+        Self(names)
+    }
+
+    fn of(&self, cell: CellHandle) -> String {
+        self.0.get(&cell).cloned().unwrap_or_else(|| format!("cell {}", cell.0))
+    }
 }
 
 const fn again(replay: bool) -> &'static str {

@@ -6,7 +6,7 @@ use stockd_client::{
 };
 
 use super::super::Done;
-use super::{Noted, again, explain, explain_in_doubt};
+use super::{Names, Noted, again, explain, explain_in_doubt};
 
 #[derive(Subcommand)]
 pub(super) enum Request {
@@ -302,7 +302,9 @@ impl Request {
             Self::Shipment { shipment } => {
                 let read = client.read_transfer(shipment, super::consistency(false)).await;
                 let read = read.map_err(explain)?;
-                show(&read.ok_or("no shipment has this id, or none that is still remembered")?);
+                let read =
+                    read.ok_or("no shipment has this id, or none that is still remembered")?;
+                show(client, &read).await;
                 Ok(())
             }
             Self::Move { from, to, .. } if from == to => {
@@ -404,14 +406,17 @@ async fn transfer(
         Some(id) => explain_in_doubt(error, id),
         None => explain(error),
     })?;
-    show(&transferred);
+    show(client, &transferred).await;
     Ok(())
 }
 
-fn show(transferred: &Transferred) {
+async fn show(client: &Client, transferred: &Transferred) {
     let state = transferred.state.map_or("forgotten", |state| state.name());
     println!("state     {state}{}", again(transferred.replay));
     if let Some(found) = &transferred.transfer {
+        let names = Names::read(client, [found.from, found.to].into_iter()).await;
+        println!("from      {}", names.of(found.from));
+        println!("to        {}", names.of(found.to));
         println!("shipped   {}", found.shipped);
         println!("received  {}", found.received);
         println!("damaged   {}", found.damaged);
