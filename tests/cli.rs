@@ -150,6 +150,8 @@ fn help_is_no_error_and_wrong_usage_is_two() {
         &["serve", "--segment-bytes", "1048576"],
         &["load", "stock.csv", "--rate", "0"],
         &["client", "reserve", "BER"],
+        &["client", "reserve", "BER", "mug", "1", "--line", "HAM", "mug"],
+        &["client", "reserve-from", "mug", "1", "BER", "--mode", "some"],
         &["client", "confirm", "no-id"],
         &["client", "set", "BER", "mug", "8"],
         &["client", "set", "BER", "mug", "8", "--expected", "8", "--feed", "1"],
@@ -273,6 +275,70 @@ fn a_day_of_a_warehouse() {
     refused(&["amend", id, "--step", "2", "--line", "HAM", "mug", "6"], "NO_STOCK");
     ok(&["confirm", id]);
     assert_eq!(field(&ok(&["cancel", id, "--ref", "order 17"]), "state"), "CANCELLED");
+}
+
+#[test]
+fn a_cart_may_have_several_lines() {
+    let mut node = Node::new();
+    node.start();
+    let ok = |request: &[&str]| {
+        let said = node.ask(request);
+        assert_eq!(said.code, 0, "{request:?}: {}", said.err);
+        said
+    };
+    let refused = |request: &[&str], why: &str| {
+        let said = node.ask(request);
+        assert_eq!(said.code, 1, "{request:?}");
+        assert!(said.err.contains(why), "{request:?}: {}", said.err);
+    };
+    for (warehouse, sku, units) in [("BER", "mug", "5"), ("BER", "cup", "2"), ("HAM", "cup", "2")] {
+        ok(&["receive", warehouse, sku, units]);
+    }
+    let more = ["--line", "BER", "cup", "1", "--line", "BER", "mug", "1"];
+    let held = ok(&[&["reserve", "BER", "mug", "2"], &more[..]].concat());
+    let lines = ok(&["hold", field(&held, "id")]);
+    for (line, units) in [("line 0", "mug, 2"), ("line 1", "cup, 1"), ("line 2", "mug, 1")] {
+        assert_eq!(field(&lines, line), format!("BER {units} reserved"));
+    }
+    refused(&["reserve", "BER", "mug", "1", "--line", "BER", "cup", "9"], "line 1 asks for 9 of 1");
+    refused(&["reserve", "BER", "mug", "1", "--line", "BER", "cup", "x"], "no number of units");
+
+    // There are 2 mugs left and 3 cups.
+    let cart = ["reserve-from", "mug", "2", "BER,HAM", "--line", "cup", "5", "--splits", "1"];
+    let cart = |more: &[&'static str]| [&cart[..], more].concat();
+    refused(&cart(&[]), "line 1 asks for 5 of 3");
+    refused(&cart(&["--mode", "lines", "--at-least", "1"]), "--mode upto");
+    refused(&cart(&["--at-least", "6"]), "not sent");
+    let lines = ok(&cart(&["--mode", "lines"]));
+    assert_eq!(field(&lines, "units"), "2 (fewer than asked for)");
+    assert_eq!(field(&lines, "part"), "2 from BER mug");
+    let up_to = ok(&cart(&["--mode", "upto"]));
+    assert_eq!(field(&up_to, "units"), "3 (fewer than asked for)");
+    assert!(up_to.out.contains("1 from BER cup\n"), "{}", up_to.out);
+    assert!(up_to.out.contains("2 from HAM cup\n"), "{}", up_to.out);
+}
+
+#[test]
+fn what_else_a_client_may_ask() {
+    let mut node = Node::new();
+    node.start();
+    let handle = |warehouse: &str| {
+        let said = node.ask(&["define", warehouse, "mug"]);
+        field(&said, "handle").to_owned()
+    };
+    assert_eq!([handle("BER"), handle("HAM"), handle("BER")], ["0", "1", "0"]);
+    assert_eq!(field(&node.ask(&["read", "BER", "mug"]), "on_hand"), "0");
+    let now = node.ask(&["ping"]);
+    let now: u64 = field(&now, "server_now_ms").parse().unwrap();
+    let receive = |not_after: u64| {
+        node.ask(&["receive", "BER", "mug", "1", "--not-after", &not_after.to_string()])
+    };
+    let late = receive(now - 1);
+    assert!(late.code == 1 && late.err.contains("DEADLINE_PASSED"), "{}", late.err);
+    assert_eq!(field(&receive(now + 3_600_000), "on_hand"), "1");
+    let status = node.ask(&["status"]).out;
+    let status: serde_json::Value = serde_json::from_str(&status).unwrap();
+    assert_eq!(status["stock"]["cells"], 2, "{status}");
 }
 
 #[test]

@@ -7,7 +7,7 @@ use stockd_client::{CatalogueWrite, Client, ListSkus, NamedSku, OpId, PointCross
 
 use super::super::Done;
 use super::stock::Once;
-use super::{again, consistency, explain, explain_in_doubt};
+use super::{again, consistency, explain, explain_in_doubt, with_terms};
 
 /// How often somebody who follows looks again.
 const FOLLOW_INTERVAL: Duration = Duration::from_millis(500);
@@ -163,10 +163,7 @@ async fn send<'a>(
     write: impl FnOnce(OpId) -> CatalogueWrite<'a>,
 ) -> Done {
     let id = once.id_for(client);
-    let mut write = write(id);
-    if let Some((reason, reference)) = once.note.note() {
-        write = write.note(reason, reference);
-    }
+    let write = with_terms!(write(id), &once.terms);
     let done = client.write_catalogue(&write).await;
     let done = done.map_err(|error| explain_in_doubt(error, id))?;
     println!("done{}", again(done.replay));

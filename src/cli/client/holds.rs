@@ -9,7 +9,7 @@ use stockd_client::{
 };
 
 use super::super::{Done, parse_duration};
-use super::{Names, Noted, again, explain, explain_in_doubt};
+use super::{Names, Terms, again, explain, explain_in_doubt, with_terms};
 
 #[derive(Subcommand)]
 pub(super) enum Request {
@@ -21,6 +21,9 @@ pub(super) enum Request {
         sku: String,
         /// How many units.
         quantity: u32,
+        /// One more line, held together with the first or not at all; may be given several times.
+        #[arg(long = "line", num_args = 3, value_names = ["WAREHOUSE", "SKU", "UNITS"])]
+        lines: Vec<String>,
         #[command(flatten)]
         how: How,
     },
@@ -33,13 +36,19 @@ pub(super) enum Request {
         /// The warehouses that may ship, in the order of preference, with commas between.
         #[arg(value_delimiter = ',', required = true)]
         warehouses: Vec<String>,
+        /// One more line, of another SKU in the same warehouses; may be given several times.
+        #[arg(long = "line", num_args = 2, value_names = ["SKU", "UNITS"])]
+        lines: Vec<String>,
+        /// What is held if there is not enough for all lines. Default: nothing.
+        #[arg(long, value_enum)]
+        mode: Option<Mode>,
         /// Which of them ship.
         #[arg(long, value_enum, default_value = "first")]
         by: By,
-        /// How often the units may be split.
+        /// How often the units of a line may be split.
         #[arg(long, default_value_t = 0)]
         splits: u8,
-        /// Take fewer units, but no fewer than this, if there are not enough.
+        /// Take fewer units, but no fewer than this of any line, if there are not enough: --mode upto.
         #[arg(long, value_name = "UNITS")]
         at_least: Option<u32>,
         /// For whom: an account, a device; it counts against the limits of owners.
@@ -85,7 +94,7 @@ pub(super) enum Request {
         #[arg(long, value_parser = parse_duration, default_value = "10m")]
         ttl: Duration,
         #[command(flatten)]
-        note: Noted,
+        terms: Terms,
     },
     /// Keep a reservation from expiring while a payment takes days.
     Pin {
@@ -95,7 +104,7 @@ pub(super) enum Request {
         #[arg(long, value_parser = parse_duration, default_value = "24h")]
         ttl: Duration,
         #[command(flatten)]
-        note: Noted,
+        terms: Terms,
     },
     /// Give a reservation other lines; its own units count as available to it.
     Amend {
@@ -109,7 +118,7 @@ pub(super) enum Request {
             value_names = ["WAREHOUSE", "SKU", "UNITS"])]
         lines: Vec<String>,
         #[command(flatten)]
-        note: Noted,
+        terms: Terms,
     },
     /// Read a reservation, and what has become of its lines.
     Hold {
@@ -131,7 +140,7 @@ pub(super) struct How {
     #[arg(long)]
     id: Option<ReservationId>,
     #[command(flatten)]
-    note: Noted,
+    terms: Terms,
 }
 
 /// A reservation or some of its units.
@@ -146,7 +155,7 @@ pub(super) struct Which {
     #[arg(long, requires = "parts")]
     step: Option<u32>,
     #[command(flatten)]
-    note: Noted,
+    terms: Terms,
 }
 
 #[derive(Clone, Copy, ValueEnum)]
@@ -159,6 +168,27 @@ pub(super) enum By {
     Fewest,
 }
 
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(super) enum Mode {
+    /// Nothing.
+    All,
+    /// The lines of which there is enough.
+    Lines,
+    /// As much of each line as there is.
+    #[value(name = "upto")]
+    UpTo,
+}
+
+fn parse_units(text: &str) -> Result<u32, String> {
+    text.parse().map_err(|_| format!("{text:?} is no number of units"))
+}
+
+/// The lines of words that come in threes.
+fn parse_lines(words: &[String]) -> Result<Vec<(CellRef<'_>, u32)>, String> {
+    let lines = words.chunks_exact(3);
+    lines.map(|line| Ok((CellRef::name(&line[0], &line[1]), parse_units(&line[2])?))).collect()
+}
+
 fn parse_part(text: &str) -> Result<(u16, u32), String> {
     let part = text.split_once(':').and_then(|(line, units)| {
         Some((line.trim().parse().ok()?, units.trim().parse().ok().filter(|units| *units > 0)?))
@@ -169,11 +199,34 @@ fn parse_part(text: &str) -> Result<(u16, u32), String> {
 impl Request {
     pub(super) async fn send(self, client: &Client) -> Done {
         match self {
-            Self::Reserve { warehouse, sku, quantity, how } => {
-                reserve(client, &warehouse, &sku, quantity, &how).await
+            Self::Reserve { warehouse, sku, quantity, lines, how } => {
+                let mut all = vec![(CellRef::name(&warehouse, &sku), quantity)];
+                all.extend(parse_lines(&lines)?);
+                reserve(client, &all, &how).await
             }
-            Self::ReserveFrom { sku, quantity, warehouses, by, splits, at_least, owner, how } => {
-                let from = Reserving { sku, quantity, warehouses, by, splits, at_least, owner };
+            Self::ReserveFrom {
+                sku,
+                quantity,
+                warehouses,
+                lines,
+                mode,
+                by,
+                splits,
+                at_least,
+                owner,
+                how,
+            } => {
+                let mut all = vec![(sku, quantity)];
+                for line in lines.chunks_exact(2) {
+                    all.push((line[0].clone(), parse_units(&line[1])?));
+                }
+                let implied = if at_least.is_some() { Mode::UpTo } else { Mode::All };
+                let mode = mode.unwrap_or(implied);
+                if at_least.is_some() && mode != Mode::UpTo {
+                    return Err("--at-least goes with --mode upto only".to_owned());
+                }
+                let least = at_least.unwrap_or(0);
+                let from = Reserving { lines: all, warehouses, mode, least, by, splits, owner };
                 from.send(client, &how).await
             }
             Self::Confirm { which, reacquire } => {
@@ -188,11 +241,11 @@ impl Request {
                 let change = if ship { change.ship() } else { change };
                 which.send(client, if reacquire { change.reacquire() } else { change }).await
             }
-            Self::Extend { id, ttl, note } => {
-                prolong(client, Prolong::extend(id, ttl), &note).await
+            Self::Extend { id, ttl, terms } => {
+                prolong(client, Prolong::extend(id, ttl), &terms).await
             }
-            Self::Pin { id, ttl, note } => prolong(client, Prolong::pin(id, ttl), &note).await,
-            Self::Amend { id, step, lines, note } => amend(client, id, step, &lines, &note).await,
+            Self::Pin { id, ttl, terms } => prolong(client, Prolong::pin(id, ttl), &terms).await,
+            Self::Amend { id, step, lines, terms } => amend(client, id, step, &lines, &terms).await,
             Self::Hold { id } => hold(client, id).await,
         }
     }
@@ -203,10 +256,7 @@ impl Which {
         let parts = self.parts.iter();
         let change = parts.fold(new(self.id), |change, (line, units)| change.part(*line, *units));
         let change: Change<'_> = change.step(self.step.unwrap_or(0));
-        match self.note.note() {
-            Some((reason, reference)) => change.note(reason, reference),
-            None => change,
-        }
+        with_terms!(change, &self.terms)
     }
 
     async fn send(&self, client: &Client, change: Change<'_>) -> Done {
@@ -229,19 +279,16 @@ macro_rules! with_how {
         if how.commit {
             cart = cart.commit();
         }
-        if let Some((reason, reference)) = how.note.note() {
-            cart = cart.note(reason, reference);
-        }
-        cart
+        with_terms!(cart, &how.terms)
     }};
 }
 
-async fn reserve(client: &Client, warehouse: &str, sku: &str, quantity: u32, how: &How) -> Done {
+async fn reserve(client: &Client, lines: &[(CellRef<'_>, u32)], how: &How) -> Done {
     let cart = match how.id {
         Some(id) => Reserve::new(id).retry(),
         None => Reserve::new(client.new_id()),
-    }
-    .line(warehouse, sku, quantity);
+    };
+    let cart = lines.iter().fold(cart, |cart, (cell, units)| cart.cell(*cell, *units));
     let cart = with_how!(cart, how);
     let id = cart.id();
     let granted = client.reserve(&cart).await.map_err(|error| explain_in_doubt(error, id))?;
@@ -261,28 +308,34 @@ fn show_deadline(state: ReservationState, deadline: UnixMillis, server_now: Unix
 
 /// A reserve from several warehouses, as it was asked for.
 struct Reserving {
-    sku: String,
-    quantity: u32,
+    /// SKUs and units.
+    lines: Vec<(String, u32)>,
     warehouses: Vec<String>,
+    mode: Mode,
+    /// Of each line, if the mode takes less.
+    least: u32,
     by: By,
     splits: u8,
-    at_least: Option<u32>,
     owner: Option<String>,
 }
 
 impl Reserving {
     async fn send(&self, client: &Client, how: &How) -> Done {
-        let cells = self.warehouses.iter().map(|warehouse| CellRef::name(warehouse, &self.sku));
-        let cart = match how.id {
+        let mut cart = match how.id {
             Some(id) => ReserveFrom::new(id).retry(),
             None => ReserveFrom::new(client.new_id()),
         };
-        let mut cart = match self.at_least {
-            Some(least) => cart.up_to(self.quantity, least, cells),
-            None => cart.line(self.quantity, cells),
+        for (sku, units) in &self.lines {
+            let cells = self.warehouses.iter().map(|warehouse| CellRef::name(warehouse, sku));
+            cart = match self.mode {
+                Mode::UpTo => cart.up_to(*units, self.least, cells),
+                Mode::All | Mode::Lines => cart.line(*units, cells),
+            };
         }
-        .splits_max(self.splits)
-        .sourcing(match self.by {
+        if self.mode == Mode::Lines {
+            cart = cart.some_lines();
+        }
+        let mut cart = cart.splits_max(self.splits).sourcing(match self.by {
             By::First => Sourcing::First,
             By::Most => Sourcing::MostStock,
             By::Fewest => Sourcing::FewestSplits,
@@ -315,27 +368,19 @@ async fn amend(
     id: ReservationId,
     step: u32,
     lines: &[String],
-    note: &Noted,
+    terms: &Terms,
 ) -> Done {
-    let mut amend = Amend::new(id, step);
-    for line in lines.chunks_exact(3) {
-        let units = line[2].parse().map_err(|_| format!("{:?} is no number of units", line[2]))?;
-        amend = amend.cell(CellRef::name(&line[0], &line[1]), units);
-    }
-    if let Some((reason, reference)) = note.note() {
-        amend = amend.note(reason, reference);
-    }
+    let lines = parse_lines(lines)?.into_iter();
+    let amend = lines.fold(Amend::new(id, step), |amend, (cell, units)| amend.cell(cell, units));
+    let amend = with_terms!(amend, terms);
     let granted = client.amend(&amend).await.map_err(explain)?;
     println!("state        {}{}", granted.state.name(), again(granted.replay));
     println!("deadline_ms  {}", granted.deadline.0);
     Ok(())
 }
 
-async fn prolong<'a>(client: &Client, mut prolong: Prolong<'a>, note: &'a Noted) -> Done {
-    if let Some((reason, reference)) = note.note() {
-        prolong = prolong.note(reason, reference);
-    }
-    let extended = client.prolong(&prolong).await.map_err(explain)?;
+async fn prolong<'a>(client: &Client, prolong: Prolong<'a>, terms: &'a Terms) -> Done {
+    let extended = client.prolong(&with_terms!(prolong, terms)).await.map_err(explain)?;
     println!("deadline_ms  {}", extended.deadline.0);
     Ok(())
 }

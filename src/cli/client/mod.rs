@@ -28,6 +28,7 @@ const PATIENCE: Duration = Duration::from_secs(4);
 Examples:
   stockd client receive BER shirt-m 100
   stockd client reserve BER shirt-m 2 --ttl 5m     prints the reservation's id
+  stockd client reserve BER shirt-m 2 --line BER mug 1
   stockd client reserve-from shirt-m 5 BER,HAM --by fewest --splits 1
   stockd client confirm 018bcfe5-687b-7c1d-9a01-42434445464f
   stockd client read BER shirt-m")]
@@ -85,24 +86,49 @@ enum Request {
     },
     /// Ask whether somebody is there.
     Ping,
+    /// Print nodes, roles and progress as the asked node sees them: JSON.
+    Status,
 }
 
-/// What a write is done for.
+/// What stands around a write.
 #[derive(Args)]
-struct Noted {
+struct Terms {
     /// Why it is done, by a number of your own list; it goes into the log.
     #[arg(long)]
     reason: Option<u16>,
     /// What it belongs to: an order, a document, a person; it goes into the log.
     #[arg(long = "ref", value_name = "TEXT")]
     reference: Option<String>,
+    /// Not once the cluster's clock, which `ping` prints, has passed this: ms since 1970.
+    #[arg(long, value_name = "MS")]
+    not_after: Option<u64>,
 }
 
-impl Noted {
+/// All that builds a write has the same methods for what stands around it.
+macro_rules! with_terms {
+    ($write:expr, $terms:expr) => {{
+        let (mut write, terms) = ($write, $terms);
+        if let Some((reason, reference)) = terms.note() {
+            write = write.note(reason, reference);
+        }
+        match terms.not_after() {
+            Some(not_after) => write.not_after(not_after),
+            None => write,
+        }
+    }};
+}
+
+use with_terms;
+
+impl Terms {
     fn note(&self) -> Option<(u16, &[u8])> {
         let is_given = self.reason.is_some() || self.reference.is_some();
         let reference = self.reference.as_deref().unwrap_or_default();
         is_given.then(|| (self.reason.unwrap_or_default(), reference.as_bytes()))
+    }
+
+    fn not_after(&self) -> Option<UnixMillis> {
+        self.not_after.map(UnixMillis)
     }
 }
 
@@ -116,7 +142,7 @@ impl Client {
             let options = Options {
                 client_name: "stockd-cli".to_owned(),
                 request_timeout: PATIENCE,
-                stay: matches!(self.request, Request::Read { stale: true, .. }),
+                stay: matches!(self.request, Request::Read { stale: true, .. } | Request::Status),
                 ..Options::new(&self.nodes)
             };
             self.request.send(&connect(options).await?).await
@@ -141,6 +167,10 @@ impl Request {
             Self::Ping => {
                 let UnixMillis(now) = client.ping().await.map_err(explain)?;
                 println!("server_now_ms  {now}");
+                Ok(())
+            }
+            Self::Status => {
+                println!("{}", client.cluster_status().await.map_err(explain)?);
                 Ok(())
             }
         }

@@ -7,7 +7,7 @@ use stockd_client::{Client, LimitOwners, OwnerLimits, OwnerUsage};
 
 use super::super::{Done, parse_duration};
 use super::stock::Once;
-use super::{again, consistency, explain, explain_in_doubt};
+use super::{again, consistency, explain, explain_in_doubt, with_terms};
 
 #[derive(Subcommand)]
 pub(super) enum Request {
@@ -48,10 +48,7 @@ impl Request {
             }
             Self::LimitOwners { limits, once } => {
                 let id = once.id_for(client);
-                let mut write = LimitOwners::new(id, limits.to_limits()?);
-                if let Some((reason, reference)) = once.note.note() {
-                    write = write.note(reason, reference);
-                }
+                let write = with_terms!(LimitOwners::new(id, limits.to_limits()?), &once.terms);
                 let limited = client.limit_owners(&write).await;
                 let limited = limited.map_err(|error| explain_in_doubt(error, id))?;
                 println!("done  limits are set{}", again(limited.replay));

@@ -6,10 +6,15 @@ use stockd_client::{
 };
 
 use super::super::Done;
-use super::{Names, Noted, again, explain, explain_in_doubt};
+use super::{Names, Terms, again, explain, explain_in_doubt, with_terms};
 
 #[derive(Subcommand)]
 pub(super) enum Request {
+    /// Make a cell without units, if it is not there; prints its handle.
+    Define {
+        #[command(flatten)]
+        cell: Cell,
+    },
     /// Add units to a cell; the cell is made if it is not there.
     Receive {
         #[command(flatten)]
@@ -153,14 +158,14 @@ pub(super) enum Request {
         /// The shipment's id.
         shipment: OpId,
         #[command(flatten)]
-        note: Noted,
+        terms: Terms,
     },
     /// Put what has not arrived of a shipment back where it came from.
     Recall {
         /// The shipment's id.
         shipment: OpId,
         #[command(flatten)]
-        note: Noted,
+        terms: Terms,
     },
     /// Read a shipment.
     Shipment {
@@ -184,7 +189,7 @@ pub(super) struct Once {
     #[arg(long)]
     id: Option<OpId>,
     #[command(flatten)]
-    pub(super) note: Noted,
+    pub(super) terms: Terms,
 }
 
 /// What keeps a number that is late from overwriting a newer one.
@@ -280,24 +285,29 @@ impl Once {
 impl Request {
     pub(super) async fn send(self, client: &Client) -> Done {
         match self {
+            Self::Define { cell } => {
+                let defined = client.define(&cell.warehouse, &cell.sku).await.map_err(explain)?;
+                println!("handle     {}", defined.handle.0);
+                Ok(())
+            }
             Self::Ship { sku, from, to, quantity, truth, once } => {
                 let id = once.id_for(client);
                 let (from, to) = (CellRef::name(&from, &sku), CellRef::name(&to, &sku));
                 let ship = Shipment::ship(id, from, to, quantity);
                 let ship = if truth { ship.truth() } else { ship };
                 println!("shipment  {id}");
-                transfer(client, ship, Some(id), &once.note).await
+                transfer(client, ship, Some(id), &once.terms).await
             }
             Self::Land { shipment, good, damaged, once } => {
                 let id = once.id_for(client);
                 let land = Shipment::receive(id, shipment, good, damaged);
-                transfer(client, land, Some(id), &once.note).await
+                transfer(client, land, Some(id), &once.terms).await
             }
-            Self::Close { shipment, note } => {
-                transfer(client, Shipment::close(shipment), None, &note).await
+            Self::Close { shipment, terms } => {
+                transfer(client, Shipment::close(shipment), None, &terms).await
             }
-            Self::Recall { shipment, note } => {
-                transfer(client, Shipment::recall(shipment), None, &note).await
+            Self::Recall { shipment, terms } => {
+                transfer(client, Shipment::recall(shipment), None, &terms).await
             }
             Self::Shipment { shipment } => {
                 let read = client.read_transfer(shipment, super::consistency(false)).await;
@@ -360,9 +370,7 @@ impl Request {
         if matches!(self, Self::Adjust { truth: true, .. } | Self::Move { truth: true, .. }) {
             write = write.truth();
         }
-        if let Some((reason, reference)) = once.note.note() {
-            write = write.note(reason, reference);
-        }
+        let write = with_terms!(write, &once.terms);
         let written = client.write(&write).await.map_err(|error| explain_in_doubt(error, id))?;
         if matches!(self, Self::Count { .. }) {
             println!("token      {id}");
@@ -394,14 +402,11 @@ impl Rules {
 /// A step of a transfer. What ends one has no id of its own: the shipment's makes it be done once.
 async fn transfer(
     client: &Client,
-    mut shipment: Shipment<'_>,
+    shipment: Shipment<'_>,
     id: Option<OpId>,
-    note: &Noted,
+    terms: &Terms,
 ) -> Done {
-    if let Some((reason, reference)) = note.note() {
-        shipment = shipment.note(reason, reference);
-    }
-    let transferred = client.transfer(&shipment).await;
+    let transferred = client.transfer(&with_terms!(shipment, terms)).await;
     let transferred = transferred.map_err(|error| match id {
         Some(id) => explain_in_doubt(error, id),
         None => explain(error),
