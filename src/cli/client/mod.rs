@@ -99,7 +99,7 @@ struct Terms {
     /// What it belongs to: an order, a document, a person; it goes into the log.
     #[arg(long = "ref", value_name = "TEXT")]
     reference: Option<String>,
-    /// Not once the cluster's clock, which `ping` prints, has passed this: ms since 1970.
+    /// Not any more once the cluster's clock, which `ping` prints, has passed this: ms since 1970.
     #[arg(long, value_name = "MS")]
     not_after: Option<u64>,
 }
