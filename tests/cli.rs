@@ -392,7 +392,7 @@ fn a_day_of_a_node() {
 
 /// The sum of a SKU over all warehouses.
 fn on_hand(node: &Node, sku: &str) -> u64 {
-    let said = node.ask(&["sku", sku]);
+    let said = node.ask(&["sku", sku, "--total"]);
     let all = field(&said, "(all)");
     all.split_whitespace().next().unwrap().parse().unwrap()
 }

@@ -23,8 +23,8 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use stockd_protocol::{
-    CellHandle, CellRef, Code, ErrorReply, Frame, Kind, Op, OpId, Opcode, Reader, ReplyPrefix,
-    ReservationId, UnixMillis, take_outcome,
+    CellCounters, CellHandle, CellRef, Code, ErrorReply, Frame, Kind, Op, OpId, Opcode, Reader,
+    ReplyPrefix, ReservationId, UnixMillis, take_outcome,
 };
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 
@@ -301,6 +301,20 @@ impl Client {
             Outcome::Sku(read) => Ok(read),
             _ => unreachable!("a read of a SKU is decoded as Sku"),
         }
+    }
+
+    /// Reads the sum of a SKU over all its warehouses, at the cost of one cell.
+    ///
+    /// # Errors
+    /// See [`Error`].
+    pub async fn read_sku_total(
+        &self,
+        sku: impl AsRef<[u8]>,
+        consistency: Consistency,
+    ) -> Result<Read<CellCounters>, Error> {
+        let page = self.read_sku(sku, Some(CellHandle::END), consistency).await?;
+        let Read { age, index, server_now, value } = page;
+        Ok(Read { age, index, server_now, value: value.total })
     }
 
     /// Lists cells by the beginning of their names: one page.

@@ -109,6 +109,11 @@ fn parse_hex16(text: &str) -> Result<[u8; 16], ParseIdError> {
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct CellHandle(pub u32);
 
+impl CellHandle {
+    /// After all cells: what READ_SKU shows from there is the total alone, at the cost of one cell.
+    pub const END: Self = Self(u32::MAX - 1);
+}
+
 /// A slice of the cells with its own Raft group.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
 pub struct ShardId(pub u16);

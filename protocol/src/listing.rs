@@ -43,6 +43,11 @@ pub struct Listing<'a> {
 }
 
 impl<'a> Listing<'a> {
+    /// It passes over none.
+    pub fn is_of_all(&self) -> bool {
+        self.filter == Filter::All && self.warehouse.is_empty() && self.sku.is_empty()
+    }
+
     pub(crate) fn take(body: &mut Reader<'a>, count: u16) -> Result<Self, OpError> {
         let (from, filter) = take_start(body)?;
         let (warehouse, sku) = (body.short_bytes()?, body.short_bytes()?);

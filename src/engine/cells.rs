@@ -311,9 +311,10 @@ impl CellTable {
         // Acquire: pairs with the writer's Release when it links a cell.
         let next = |cell: &u32| self.keys.get(*cell).map(|key| key.next.load(Ordering::Acquire));
         let is_of = |cell: &u32| self.key(*cell).is_some_and(|(_, of)| of == sku);
-        let begin = match after.filter(|after| *after < self.count() && is_of(after)) {
-            Some(after) => next(&after),
-            None => self.first_of(sku),
+        let begin = match after {
+            Some(after) if after >= self.count() => None,
+            Some(after) if is_of(&after) => next(&after),
+            _ => self.first_of(sku),
         };
         std::iter::successors(begin, next)
             .take_while(|cell| *cell != NIL)

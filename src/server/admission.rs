@@ -26,8 +26,8 @@ use super::outbox::{Outbox, Owed, Ticket};
 use super::reads::{Reads, Want};
 use super::shared::{Phase, Shared};
 use crate::protocol::{
-    CellRef, Code, Frame, Kind, Op, OpError, OpFlags, Reader, ReservationId, UnixMillis, limits,
-    take_op, take_outcome,
+    CellHandle, CellRef, Code, Frame, Kind, Op, OpError, OpFlags, Reader, ReservationId,
+    UnixMillis, limits, take_op, take_outcome,
 };
 use crate::replication::{IngressGuard, Refusal, ReplyTo, RequestTag, Role};
 use crate::world::UnixMicros;
@@ -35,7 +35,8 @@ use crate::world::UnixMicros;
 /// What a READ_SKU is taken to read until it is known: most have fewer warehouses.
 const CELLS_OF_A_SKU: u32 = 32;
 
-/// What a LIST_CELLS costs beside those it shows: it looks at many more, each at a quarter of the price.
+/// What a LIST_CELLS costs beside those it shows, unless it shows all: it looks at many more, each at a quarter
+/// of the price.
 const CELLS_OF_A_LIST: u32 = 4_096;
 
 /// A READ_OWNER looks at all open reservations of the owner, and at their lines.
@@ -115,11 +116,13 @@ pub(super) fn route(
             Op::ReadCells { cells } => cells.len() as u32,
             // Each is as long as two and a half cells.
             Op::ReadDetails { cells } => cells.len() as u32 * 5 / 2,
+            Op::ReadSku { after: Some(CellHandle::END), .. } => 1,
             Op::ReadSku { .. } => CELLS_OF_A_SKU,
             Op::ReadOwner { .. } => CELLS_OF_AN_OWNER,
             Op::ReadCrossings { count, .. } => u32::from(*count) * 4,
             Op::ListCells(listing) | Op::ListSkus(listing) => {
-                u32::from(listing.count) * 4 + CELLS_OF_A_LIST
+                let searched = if listing.is_of_all() { 0 } else { CELLS_OF_A_LIST };
+                u32::from(listing.count) * 4 + searched
             }
             _ => 0,
         };

@@ -71,6 +71,9 @@ enum Request {
     Sku {
         /// The SKU's name.
         sku: String,
+        /// The sum alone.
+        #[arg(long)]
+        total: bool,
     },
     /// List cells by the beginning of their names, or those to order for.
     List {
@@ -159,7 +162,7 @@ impl Request {
             Self::Catalogue(request) => request.send(client).await,
             Self::Read { warehouse, sku, stale } => read(client, &warehouse, &sku, stale).await,
             Self::Details { warehouse, sku } => details(client, &warehouse, &sku).await,
-            Self::Sku { sku } => read_sku(client, &sku).await,
+            Self::Sku { sku, total } => read_sku(client, &sku, total).await,
             Self::List { sku, warehouse, low } => {
                 let list = ListCells::new().warehouse_prefix(warehouse).sku_prefix(sku);
                 print_list(client, if low { list.low() } else { list }).await
@@ -301,17 +304,15 @@ async fn details(client: &Connection, warehouse: &str, sku: &str) -> Done {
     Ok(())
 }
 
-async fn read_sku(client: &Connection, sku: &str) -> Done {
-    let mut after = None;
+async fn read_sku(client: &Connection, sku: &str, total: bool) -> Done {
+    let mut after = total.then_some(CellHandle::END);
+    println!(
+        "{:32}  {:>12}  {:>12}  {:>12}  {:>12}",
+        "warehouse", "on_hand", "reserved", "committed", "available"
+    );
     loop {
         let read =
             client.read_sku(sku, after, Consistency::Linearizable).await.map_err(explain)?.value;
-        if after.is_none() {
-            println!(
-                "{:32}  {:>12}  {:>12}  {:>12}  {:>12}",
-                "warehouse", "on_hand", "reserved", "committed", "available"
-            );
-        }
         for found in &read.cells {
             row(&crate::server::escape(&found.warehouse), &found.cell.counters);
         }
