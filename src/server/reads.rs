@@ -39,7 +39,7 @@ use crate::protocol::{
     Code, Header, Op, OutcomeHeader, Reader, ReplyPrefix, ShardId, UnixMillis, begin_outcome,
     finish_outcome, take_op, take_outcome,
 };
-use crate::replication::{ReadPoint, Refusal, ReplyTo, RequestTag};
+use crate::replication::{ReadPoint, Refusal, ReplyTo, RequestTag, StalePoint};
 use crate::world::UnixMicros;
 
 /// So many cells in a reply make the next read of cells on the same way wait in line.
@@ -259,16 +259,16 @@ impl Answering<'_> {
             return false;
         }
         // The state may have moved on since the barrier: the reply says how far.
-        let present = self.stale_prefix();
+        let StalePoint { index, now, age_ms } = self.shared.replica.stale_point();
+        let present = UnixMillis(now.as_millis());
         let prefix = match ready.prefix {
-            Some(fresh) => {
-                let server_now = fresh.server_now.max(present.server_now);
-                ReplyPrefix { server_now, age_ms: fresh.age_ms, ..present }
+            Some(ReplyPrefix { server_now, age_ms, .. }) => {
+                ReplyPrefix { index, server_now: server_now.max(present), age_ms }
             }
-            None => present,
+            None => ReplyPrefix { index, server_now: present, age_ms },
         };
         // A reservation may have fallen due since the barrier: what is refused now must be short now.
-        let now = ready.now.max(self.shared.replica.now());
+        let now = ready.now.max(now);
         let (mut bytes_left, first) = (ANSWER_BYTES_PER_ROUND, ready.next);
         while let Some(entry) = ready.list.entries.get(ready.next) {
             if bytes_left == 0 {
@@ -336,12 +336,6 @@ impl Answering<'_> {
                 false => outbox.reply(tag, ShardId::default(), prefix, all),
             }
         });
-    }
-
-    fn stale_prefix(&self) -> ReplyPrefix {
-        let point = self.shared.replica.stale_point();
-        let server_now = UnixMillis(point.now.as_millis());
-        ReplyPrefix { index: point.index, server_now, age_ms: point.age_ms }
     }
 
     /// Appends NO_STOCK for every reserve, or says that one of them may be granted.
