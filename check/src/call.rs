@@ -4,14 +4,23 @@ use std::time::Duration;
 
 use stockd_client::{
     Amend, Batch, CatalogueWrite, Change, Client, Consistency, Error, Invalid, LimitOwners,
-    Reserve, ReserveFrom, Shipment, StockWrite,
+    ListCells, ListSkus, Reserve, ReserveFrom, Shipment, StockWrite,
 };
 use stockd_protocol::{
-    CellRef, Guard, LineMode, Naming, Op, OpFlags, OpId, Opcode, Parts, ReservationId, Rules,
-    Terms, UnixMillis,
+    CellRef, Filter, Guard, LineMode, Listing, Naming, Op, OpFlags, OpId, Opcode, Parts,
+    ReservationId, Rules, Terms, UnixMillis, limits,
 };
 
 use crate::history::{Answer, Sent, Verdict};
+
+/// The first page of all cells, or of all SKUs.
+pub const ALL: Listing<'static> = Listing {
+    from: 0,
+    count: limits::LIST_CELLS_MAX,
+    filter: Filter::All,
+    warehouse: b"",
+    sku: b"",
+};
 
 /// What the library makes of an operation.
 enum Built<'a> {
@@ -71,6 +80,12 @@ async fn read(client: &Client, sent: &Sent) -> Verdict {
         Op::ReadCatalogue { sku } => found(client.read_catalogue(sku, consistency).await),
         Op::ReadCrossings { from, count } => {
             client.read_crossings(from, count, consistency).await.into()
+        }
+        Op::ListCells(listing) if listing == ALL => {
+            client.list_cells(&ListCells::new(), consistency).await.into()
+        }
+        Op::ListSkus(listing) if listing == ALL => {
+            client.list_skus(&ListSkus::new(), consistency).await.into()
         }
         ref other => panic!("the library has another method for {other:?}"),
     }

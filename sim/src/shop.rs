@@ -427,6 +427,8 @@ impl App {
                 plain(Op::ReadCatalogue { sku: sku.as_bytes() })
             }
             (7, _) => plain(Op::ReadCrossings { from: 0, count: 1_000 }),
+            (8, _) if self.dice.chance(50) => plain(Op::ListCells(call::ALL)),
+            (8, _) => plain(Op::ListSkus(call::ALL)),
             (1, _) => {
                 let (_, sku) = self.dice.pick(&self.shop.cells);
                 Request::ReadSku { sku: sku.clone().into_bytes(), after: None, stale }
