@@ -77,6 +77,7 @@ async fn read(client: &Client, sent: &Sent) -> Verdict {
         }
         Op::ReadLines { id } => found(client.read_lines(id, consistency).await),
         Op::ReadOwner { owner } => client.read_owner(owner, consistency).await.into(),
+        Op::ReadTransfer { transfer } => found(client.read_transfer(transfer, consistency).await),
         Op::ReadCatalogue { sku } => found(client.read_catalogue(sku, consistency).await),
         Op::ReadCrossings { from, count } => {
             client.read_crossings(from, count, consistency).await.into()

@@ -294,8 +294,8 @@ impl<'a> Check<'a> {
             if let Some(expected) = read_model(model, &operation.request) {
                 is_true &= expected == answered;
             }
-            if !is_true && let Some(id) = operation.request.reservation() {
-                let archived = model.read_archived(&id.0, |model| {
+            if !is_true && let Some(id) = id_read(&operation.request) {
+                let archived = model.read_archived(&id, |model| {
                     read_model(model, &operation.request).expect("reads of ids are in the model")
                 });
                 is_true = archived == Some(answered);
@@ -395,6 +395,18 @@ fn describe(key: &[u8]) -> String {
     format!("{:?}", Request::decode(key).map(|decoded| decoded.0))
 }
 
+/// The reservation or the transfer that is read.
+fn id_read(request: &Request) -> Option<[u8; 16]> {
+    let transfer = match request {
+        Request::Other(sent) => match sent.op().0 {
+            Op::ReadTransfer { transfer } => Some(transfer.0),
+            _ => None,
+        },
+        _ => None,
+    };
+    request.reservation().map(|id| id.0).or(transfer)
+}
+
 /// What the naive model says, of what it knows.
 fn read_model(model: &mut Model, request: &Request) -> Option<Expected> {
     match request {
@@ -402,6 +414,7 @@ fn read_model(model: &mut Model, request: &Request) -> Option<Expected> {
         Request::Other(sent) => match sent.op().0 {
             Op::ReadLines { id } => Some(model.read_lines(id.0)),
             Op::ReadOwner { owner } => Some(model.read_owner(owner)),
+            Op::ReadTransfer { transfer } => Some(model.read_transfer(transfer)),
             Op::ReadCatalogue { sku } => Some(model.read_catalogue(sku)),
             _ => None,
         },

@@ -14,7 +14,7 @@ use crate::shop::App;
 #[derive(Clone, Default)]
 pub struct Ledger {
     counts: Vec<OpId>,
-    transfers: Vec<OpId>,
+    pub transfers: Vec<OpId>,
     orders: Vec<ReservationId>,
     /// All that was sent under an id of its own.
     sent: Vec<Request>,
@@ -76,7 +76,7 @@ impl App {
         look(&mut self.shop.ledger.lock().expect("nobody panics while looking"))
     }
 
-    fn some_of(&self, look: impl FnOnce(&Ledger) -> &[OpId]) -> OpId {
+    pub(super) fn some_of(&self, look: impl FnOnce(&Ledger) -> &[OpId]) -> OpId {
         let known = self.ledger(|ledger| {
             let some = look(ledger);
             (!some.is_empty()).then(|| *self.dice.pick(some))

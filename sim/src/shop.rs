@@ -427,6 +427,10 @@ impl App {
                 plain(Op::ReadCatalogue { sku: sku.as_bytes() })
             }
             (7, _) => plain(Op::ReadCrossings { from: 0, count: 1_000 }),
+            (9, _) => {
+                let transfer = self.some_of(|ledger| &ledger.transfers);
+                plain(Op::ReadTransfer { transfer })
+            }
             (8, _) if self.dice.chance(50) => plain(Op::ListCells(call::ALL)),
             (8, _) => plain(Op::ListSkus(call::ALL)),
             (1, _) => {
