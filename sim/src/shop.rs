@@ -403,7 +403,9 @@ impl App {
     }
 
     async fn read(&self) {
-        let stale = self.dice.chance(30);
+        let kind = self.dice.between(0, 9);
+        // The library does not say how old a transfer is that it has read.
+        let stale = self.dice.chance(30) && kind != 9;
         let other = |encode: &dyn Fn(&mut BytesMut, OpFlags)| {
             let mut bytes = BytesMut::new();
             encode(&mut bytes, if stale { OpFlags::STALE } else { OpFlags::default() });
@@ -414,7 +416,7 @@ impl App {
                 op.encode(out, &stockd_protocol::Terms { flags, ..Default::default() })
             })
         };
-        let request = match (self.dice.between(0, 9), self.known()) {
+        let request = match (kind, self.known()) {
             (0, Some(id)) => Request::ReadReservation { id, stale },
             (3, Some(id)) => plain(Op::ReadLines { id }),
             (4, _) => {
