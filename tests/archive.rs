@@ -119,6 +119,15 @@ async fn fill(archive: &Archive, batches: &[ArchiveBatch]) -> Vec<bool> {
     flushed
 }
 
+/// A run of each batch, the first one the oldest.
+async fn write_in_turn(archive: &Archive, batches: &[ArchiveBatch]) {
+    for (at, batch) in batches.iter().enumerate() {
+        archive.tell_time(START_MS + at as u64);
+        archive.take_in(batch.clone());
+        archive.flush().await.unwrap();
+    }
+}
+
 /// The keeper tidies up after a flush, and before the next one.
 async fn tidied(archive: &Archive) {
     // A disk without power says no, which is all the same here.
@@ -304,11 +313,7 @@ async fn on_a_full_disk_the_oldest_answers_make_room() {
     let batches = thirty_batches();
     let disk = SimStorage::new();
     let archive = open(&disk, ArchiveOptions::default());
-    for (at, batch) in batches[..3].iter().enumerate() {
-        archive.tell_time(START_MS + at as u64);
-        archive.take_in(batch.clone());
-        archive.flush().await.unwrap();
-    }
+    write_in_turn(&archive, &batches[..3]).await;
     disk.set_bytes_max(Some(disk.bytes_used() + 100));
     archive.take_in(batches[3].clone());
     archive.flush().await.unwrap();
@@ -321,11 +326,7 @@ async fn who_needs_the_disk_gets_the_oldest_run() {
     let batches = thirty_batches();
     let disk = SimStorage::new();
     let archive = open(&disk, ArchiveOptions::default());
-    for (at, batch) in batches[..2].iter().enumerate() {
-        archive.tell_time(START_MS + at as u64);
-        archive.take_in(batch.clone());
-        archive.flush().await.unwrap();
-    }
+    write_in_turn(&archive, &batches[..2]).await;
     archive.make_room();
     tidied(&archive).await;
     let found = |at: u32| archive.find(&id(START_MS + u64::from(at), at * 10)).is_some();

@@ -108,6 +108,20 @@ impl Node {
         stockd(&[&["client", "--node", &self.client], request].concat())
     }
 
+    /// What it says to a request that is granted.
+    fn ok(&self, request: &[&str]) -> Said {
+        let said = self.ask(request);
+        assert_eq!(said.code, 0, "{request:?}: {}", said.err);
+        said
+    }
+
+    /// It refuses a request, and says why.
+    fn refused(&self, request: &[&str], why: &str) {
+        let said = self.ask(request);
+        assert_eq!(said.code, 1, "{request:?}");
+        assert!(said.err.contains(why), "{request:?}: {}", said.err);
+    }
+
     fn kill(&mut self) {
         let mut process = self.process.take().unwrap();
         process.kill().unwrap();
@@ -200,16 +214,8 @@ fn field<'a>(said: &'a Said, name: &str) -> &'a str {
 fn a_day_of_a_warehouse() {
     let mut node = Node::new();
     node.start();
-    let ok = |request: &[&str]| {
-        let said = node.ask(request);
-        assert_eq!(said.code, 0, "{request:?}: {}", said.err);
-        said
-    };
-    let refused = |request: &[&str], why: &str| {
-        let said = node.ask(request);
-        assert_eq!(said.code, 1, "{request:?}");
-        assert!(said.err.contains(why), "{request:?}: {}", said.err);
-    };
+    let ok = |request: &[&str]| node.ok(request);
+    let refused = |request: &[&str], why: &str| node.refused(request, why);
     ok(&["receive", "BER", "mug", "5", "--reason", "1", "--ref", "PO-77"]);
     ok(&["receive", "HAM", "mug", "7"]);
     ok(&["adjust", "BER", "mug", "-2", "--reason", "3", "--ref", "INC-12"]);
@@ -281,16 +287,8 @@ fn a_day_of_a_warehouse() {
 fn a_cart_may_have_several_lines() {
     let mut node = Node::new();
     node.start();
-    let ok = |request: &[&str]| {
-        let said = node.ask(request);
-        assert_eq!(said.code, 0, "{request:?}: {}", said.err);
-        said
-    };
-    let refused = |request: &[&str], why: &str| {
-        let said = node.ask(request);
-        assert_eq!(said.code, 1, "{request:?}");
-        assert!(said.err.contains(why), "{request:?}: {}", said.err);
-    };
+    let ok = |request: &[&str]| node.ok(request);
+    let refused = |request: &[&str], why: &str| node.refused(request, why);
     for (warehouse, sku, units) in [("BER", "mug", "5"), ("BER", "cup", "2"), ("HAM", "cup", "2")] {
         ok(&["receive", warehouse, sku, units]);
     }

@@ -397,14 +397,10 @@ fn describe(key: &[u8]) -> String {
 
 /// The reservation or the transfer that is read.
 fn id_read(request: &Request) -> Option<[u8; 16]> {
-    let transfer = match request {
-        Request::Other(sent) => match sent.op().0 {
-            Op::ReadTransfer { transfer } => Some(transfer.0),
-            _ => None,
-        },
-        _ => None,
-    };
-    request.reservation().map(|id| id.0).or(transfer)
+    match request {
+        Request::Other(sent) if let Op::ReadTransfer { transfer } = sent.op().0 => Some(transfer.0),
+        _ => request.reservation().map(|id| id.0),
+    }
 }
 
 /// What the naive model says, of what it knows.

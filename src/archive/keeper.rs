@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::Inner;
-use super::run::{Run, RunWriter, name_of};
+use super::run::{Run, RunWriter, name_of, remove_if_there};
 use crate::engine::{ArchiveBatch, ArchivedRecord};
 use crate::log::is_full;
 
@@ -157,7 +157,9 @@ impl Inner {
             let mut tables = self.lock();
             let is_time = tables.made_room.is_none_or(|last| now >= last + RETRY);
             let makes_room = std::mem::take(&mut tables.room_wanted) && is_time;
-            tables.made_room = if makes_room { Some(now) } else { tables.made_room };
+            if makes_room {
+                tables.made_room = Some(now);
+            }
             makes_room
         };
         if makes_room {
@@ -230,10 +232,7 @@ impl Inner {
 
     fn remove(&self, gone: &[Arc<Run>]) -> io::Result<()> {
         for run in gone {
-            match self.storage.remove(&name_of(run.number)) {
-                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-                _ => {}
-            }
+            remove_if_there(self.storage.as_ref(), &name_of(run.number))?;
             Arc::make_mut(&mut self.lock().runs).retain(|other| other.number != run.number);
         }
         self.storage.sync_dir()

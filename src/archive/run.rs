@@ -49,7 +49,12 @@ pub(super) fn number_of(name: &str) -> Option<u64> {
 
 /// Removes what a killed process left half written.
 pub(super) fn remove_unfinished(storage: &dyn Storage) -> io::Result<()> {
-    match storage.remove(BUILDING) {
+    remove_if_there(storage, BUILDING)
+}
+
+/// Removes a file, which may be gone already.
+pub(super) fn remove_if_there(storage: &dyn Storage, name: &str) -> io::Result<()> {
+    match storage.remove(name) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
         _ => Ok(()),
     }

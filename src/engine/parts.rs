@@ -43,6 +43,17 @@ enum Plan {
     Shift(&'static [Place], Place),
 }
 
+impl Plan {
+    /// Where the units are that it moves.
+    const fn from(self) -> &'static [Place] {
+        match self {
+            Self::Answer(_) => &[],
+            Self::Reacquire(_) => &[Place::Expired],
+            Self::Shift(from, _) => from,
+        }
+    }
+}
+
 impl StockState {
     /// CANCEL and FULFIL.
     pub(super) fn shift_known(
@@ -94,10 +105,7 @@ impl StockState {
             Plan::Reacquire(_) | Plan::Shift(..) => {}
         }
         let lines = self.holds.shares(handle);
-        let from = match plan {
-            Plan::Shift(from, _) => from,
-            _ => &[Place::Expired],
-        };
+        let from = plan.from();
         let wanted = match parts.is_whole() {
             true => all_in(from, &lines),
             false => parts.iter().collect(),
@@ -133,12 +141,10 @@ impl StockState {
                 }
                 (handle, code)
             }
-            Plan::Reacquire(to) => {
-                match self.reacquire(handle, state, (&wanted, to), &lines, out) {
-                    Some(handle) => (handle, Code::OK_REACQUIRED),
-                    None => return,
-                }
-            }
+            Plan::Reacquire(to) => match self.reacquire(handle, (&wanted, to), &lines, out) {
+                Some(handle) => (handle, Code::OK_REACQUIRED),
+                None => return,
+            },
             Plan::Answer(_) => unreachable!("answered above"),
         };
         if remember {
@@ -150,12 +156,8 @@ impl StockState {
 
     /// Are there units that the plan would move?
     fn has_more(&self, handle: u32, plan: Plan) -> bool {
-        let from = match plan {
-            Plan::Answer(_) => return false,
-            Plan::Reacquire(_) => &[Place::Expired],
-            Plan::Shift(from, _) => from,
-        };
-        self.holds.shares(handle).iter().any(|(_, units)| units_in(from, *units) > 0)
+        let more = |(_, units): &(HeldLine, LineShares)| units_in(plan.from(), *units) > 0;
+        self.holds.shares(handle).iter().any(more)
     }
 
     /// LATE is said of units that leave `reserved` for good after the deadline.
@@ -183,14 +185,13 @@ impl StockState {
     fn reacquire(
         &mut self,
         handle: u32,
-        state: ReservationState,
         (wanted, to): (&[Part], Place),
         lines: &[(HeldLine, LineShares)],
         out: &mut Outcomes<'_>,
     ) -> Option<u32> {
         // It was his already, and it is paid: of the limits of owners, only the one that bounds a walk is in the
         // way, and late.
-        let comes_back = !matches!(state, ReservationState::Active | ReservationState::Confirmed);
+        let comes_back = self.holds.records.get(handle).is_terminal();
         if comes_back
             && let Some(owner) = self.holds.owner_of(handle)
             && let Err(reached) = self.check_open(owner, 2)
