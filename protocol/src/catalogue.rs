@@ -23,6 +23,15 @@ pub enum Naming {
 }
 
 impl Naming {
+    /// The inverse of `as u8`.
+    pub const fn from_u8(naming: u8) -> Option<Self> {
+        match naming {
+            0 => Some(Self::Alias),
+            1 => Some(Self::Rename),
+            _ => None,
+        }
+    }
+
     /// As documents write it.
     pub const fn name(self) -> &'static str {
         match self {

@@ -5,6 +5,7 @@
 //! body     hello | one operation | a batch | reply       hello.rs, reply.rs
 //! op       header (8 bytes) + body                       op.rs, encode.rs, lists.rs, stock.rs
 //! outcome  header (8 bytes) + body                       outcome.rs
+//! event    what a log entry has changed                  event/
 //! ```
 //!
 //! Every integer is little-endian. `protocol.md` draws every byte and is enough to write a client
@@ -21,6 +22,7 @@
 mod catalogue;
 mod code;
 mod encode;
+pub mod event;
 mod frame;
 mod hello;
 mod id;
