@@ -3,10 +3,12 @@
 //! Its own units count as available to it, so that nobody loses a unit to somebody else by asking for one
 //! more, and a refusal changes nothing.
 
+use crate::protocol::event::EventKind;
 use crate::protocol::limits::STEPS_MAX;
 use crate::protocol::{Code, Lines, Opcode, OwnerBound, ReservationId, ReservationState};
 
 use super::cell::Closed;
+use super::events::until;
 use super::holds::HeldLine;
 use super::lifecycle::refusal_if_not_active;
 use super::outcomes::{Outcomes, in_time, put_millis};
@@ -109,13 +111,16 @@ impl StockState {
             return out.plain(Code::OVERFLOW, 0);
         }
         // From here on the reservation has the new lines.
-        for (line, units) in &shares {
+        let deadline_ms = self.clock.ms_until(self.holds.records.get(handle).deadline);
+        let cause = until(EventKind::Amended, id, deadline_ms);
+        for (line, units) in shares.iter().filter(|(_, units)| units.reserved > 0) {
             let own = i64::from(units.reserved);
-            self.cells.update(line.cell, |cell| cell.reserved -= own);
+            self.cells.update(line.cell, &cause, |cell| cell.reserved -= own);
         }
         let lines_now: &[HeldLine] = &scratch.lines;
         for line in lines_now {
-            self.cells.update(line.cell, |cell| cell.reserved += i64::from(line.quantity));
+            let more = i64::from(line.quantity);
+            self.cells.update(line.cell, &cause, |cell| cell.reserved += more);
         }
         let annex = self.holds.make_annex(handle);
         self.holds.annexes.drop_shares(annex);

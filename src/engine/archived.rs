@@ -437,8 +437,10 @@ impl StockState {
         let loans: Vec<_> = records.map(|record| record.load_into(&mut ledger, cells)).collect();
         let all = loans.iter().all(Option::is_some);
         if all {
+            let next_event = self.next_event();
             std::mem::swap(&mut self.holds, &mut *ledger);
             deed(self);
+            assert!(self.next_event() == next_event, "what is archived changes nothing");
             std::mem::swap(&mut self.holds, &mut *ledger);
         }
         loans.into_iter().flatten().for_each(|loan| ledger.end_loan(loan));

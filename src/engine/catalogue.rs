@@ -16,8 +16,11 @@
 
 use bytes::BytesMut;
 
+use crate::protocol::event::{Cause, EventBody, EventKind};
 use crate::protocol::limits::{ALIASES_MAX, COUNTER_MAX, SCALE_MAX, TITLE_BYTES_MAX};
-use crate::protocol::{Code, Described, Filter, LineFault, ListedSku, Listing, Naming, Op};
+use crate::protocol::{
+    Code, Described, Filter, LineFault, ListedSku, Listing, Naming, Op, OpId, ReservationId,
+};
 
 use super::cell_writer::CellWriter;
 use super::cells::{CellTable, Missing};
@@ -293,8 +296,28 @@ impl StockState {
             }
             _ => unreachable!("refused above"),
         }
+        self.tell_of_sku(op, op_id, sku);
         self.remember_plain(op_id, hash, print);
         out.plain(Code::OK, 0);
+    }
+
+    fn tell_of_sku(&mut self, op: &Op<'_>, op_id: OpId, sku: SkuId) {
+        let table = self.cells.table().clone();
+        let sku = table.skus.name(sku.0).unwrap_or_default();
+        let (kind, body) = match *op {
+            Op::DescribeSku { scale, title, .. } => {
+                (EventKind::SkuDescribed, EventBody::Described { sku, scale, title })
+            }
+            Op::NameSku { naming, name, .. } => {
+                (EventKind::SkuNamed, EventBody::Named { sku, naming, name })
+            }
+            Op::SetReorder { point, .. } => {
+                (EventKind::ReorderSet, EventBody::Reorder { sku, point })
+            }
+            _ => unreachable!("refused before"),
+        };
+        let cause = Cause::new(kind, ReservationId(op_id.0));
+        self.cells.events.tell(&Cause { body, ..cause });
     }
 
     fn name_sku(&mut self, sku: SkuId, naming: Naming, name: &[u8]) -> Result<(), Code> {

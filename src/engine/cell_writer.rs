@@ -3,12 +3,14 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
+use crate::protocol::event::{Cause, EventBody, EventKind};
 use crate::protocol::limits::COUNTER_MAX;
 
 use super::cell::{Cell, Change, Details, Sums};
 use super::cells::{CellTable, Slot, encode, encode_details};
 use super::crossings::{self, Crossed, Subject};
 use super::cut::PageCut;
+use super::events::{self, EventMark, EventWriter};
 use super::names::{SkuId, WarehouseId};
 use super::prefetch::prefetch;
 use super::ring::NIL;
@@ -22,17 +24,32 @@ pub(super) struct CellWriter {
     cut: Option<PageCut>,
     details_cut: Option<PageCut>,
     /// Cells before each change, in order, if somebody may want to undo them.
-    journal: Option<Vec<(u32, Cell, Details)>>,
+    journal: Option<Journal>,
+    /// What has changed, for whoever follows.
+    pub events: EventWriter,
     /// Reorder points that the present operation has crossed.
     crossed: Crossed,
+}
+
+/// What a chain that fails has to put back.
+struct Journal {
+    before: Vec<(u32, Cell, Details)>,
+    cells: u32,
+    events: EventMark,
 }
 
 impl CellWriter {
     /// No cells yet. The seed is this process's own.
     pub fn new(seed: u64) -> Self {
-        let (cut, details_cut) = (None, None);
-        let table = Arc::new(CellTable::new(seed));
-        Self { table, total_count: 0, cut, details_cut, journal: None, crossed: Crossed::new() }
+        Self {
+            table: Arc::new(CellTable::new(seed)),
+            total_count: 0,
+            cut: None,
+            details_cut: None,
+            journal: None,
+            events: EventWriter::new(1),
+            crossed: Crossed::new(),
+        }
     }
 
     /// What readers share.
@@ -117,8 +134,8 @@ impl CellWriter {
     /// # Panics
     /// A counter leaves its range.
     #[inline(always)]
-    pub fn update(&mut self, cell: u32, change: impl FnOnce(&mut Cell)) {
-        self.update_slot(cell, change);
+    pub fn update(&mut self, cell: u32, cause: &Cause<'_>, change: impl FnOnce(&mut Cell)) {
+        self.update_slot(cell, cause, change);
     }
 
     /// Takes units for a reservation: as committed at once, or reserved until the tick `due`.
@@ -126,8 +143,8 @@ impl CellWriter {
     /// # Panics
     /// They were not there.
     #[inline]
-    pub fn take(&mut self, cell: u32, quantity: u32, due: Option<Tick>) {
-        let (slot, after) = self.update_slot(cell, |cell| match due {
+    pub fn take(&mut self, cell: u32, quantity: u32, due: Option<Tick>, cause: &Cause<'_>) {
+        let (slot, after) = self.update_slot(cell, cause, |cell| match due {
             None => cell.committed += i64::from(quantity),
             Some(due) => {
                 cell.reserved += i64::from(quantity);
@@ -140,7 +157,12 @@ impl CellWriter {
 
     /// [`CellWriter::update`]; the slot, and what is in it now.
     #[inline(always)]
-    fn update_slot(&mut self, cell: u32, change: impl FnOnce(&mut Cell)) -> (&Slot, Cell) {
+    fn update_slot(
+        &mut self,
+        cell: u32,
+        cause: &Cause<'_>,
+        change: impl FnOnce(&mut Cell),
+    ) -> (&Slot, Cell) {
         self.before_change(cell);
         let slot = self.table.slots.get(cell).expect("a resolved cell has a slot");
         let before = slot.load();
@@ -149,6 +171,12 @@ impl CellWriter {
         assert!(value.reserved >= 0 && value.committed >= 0, "promised units are never negative");
         assert!(value.on_hand.abs() <= COUNTER_MAX, "a counter is within its range");
         slot.seq.write(|| slot.store(&value));
+        self.events.changed(cause, cell, (&before, &value), || {
+            slot.is_detailed().then(|| {
+                let details = self.table.load_details(cell, slot);
+                (details, details)
+            })
+        });
         if let Some(total) = self.total_of(slot) {
             total.seq.write(|| total.follow(&before, &value));
         }
@@ -195,10 +223,15 @@ impl CellWriter {
     ///
     /// # Panics
     /// A counter leaves its range: ask [`CellWriter::fits`] before.
-    pub fn change(&mut self, cell: u32, change: &Change) {
-        let after = change.checked(&self.get(cell), &self.details(cell), self.sums(cell));
+    pub fn change(&mut self, cell: u32, cause: &Cause<'_>, change: &Change) {
+        let (before, details_before) = (self.get(cell), self.details(cell));
+        let after = change.checked(&before, &details_before, self.sums(cell));
         let (value, details) = after.expect("a counter is within its range");
         self.put(cell, &value, &details);
+        let has_details = self.slot(cell).is_detailed();
+        self.events.changed(cause, cell, (&before, &value), || {
+            has_details.then_some((details_before, details))
+        });
     }
 
     /// Puts a cell's counters and details in the place of those it has.
@@ -259,25 +292,28 @@ impl CellWriter {
         }
         let before = (cell, self.get(cell), self.details(cell));
         if let Some(journal) = &mut self.journal {
-            journal.push(before);
+            journal.before.push(before);
         }
     }
 
     /// Notes changes from now on, so that they can be undone. Readers wait until that is decided.
     pub fn begin_journal(&mut self) {
         self.table.undecided.begin();
-        self.journal = Some(Vec::new());
+        let (cells, events) = (self.table.count(), self.events.mark());
+        self.journal = Some(Journal { before: Vec::new(), cells, events });
     }
 
     /// Ends the journal: undoes what it has noted, or keeps it. Cells that were made stay, with nothing
     /// in them.
     pub fn end_journal(&mut self, undo: bool) {
         let journal = self.journal.take().expect("a journal that ends was begun");
-        for (cell, value, details) in journal.into_iter().rev().filter(|_| undo) {
-            self.put(cell, &value, &details);
-        }
         if undo {
+            for (cell, value, details) in journal.before.into_iter().rev() {
+                self.put(cell, &value, &details);
+            }
             self.crossed.clear();
+            self.events.undo(journal.events);
+            (journal.cells..self.table.count()).for_each(|cell| self.tell_defined(cell));
         }
         self.table.undecided.end();
     }
@@ -286,8 +322,16 @@ impl CellWriter {
     #[inline]
     pub fn lower_earliest_due(&mut self, cell: u32, tick: Tick) {
         if tick < self.slot(cell).load().earliest_due {
-            self.update(cell, |value| value.earliest_due = tick);
+            self.set_earliest_due(cell, tick);
         }
+    }
+
+    /// No line of the cell falls due before `tick`.
+    pub fn set_earliest_due(&mut self, cell: u32, tick: Tick) {
+        self.before_change(cell);
+        let slot = self.slot(cell);
+        let value = Cell { earliest_due: tick, ..slot.load() };
+        slot.seq.write(|| slot.store(&value));
     }
 
     /// The cell of two names, made if need be.
@@ -302,7 +346,20 @@ impl CellWriter {
             self.table.prefetch(warehouse, SkuId(self.table.skus.count()));
             SkuId(self.table.skus.push(sku))
         });
-        self.push(warehouse, sku, Cell { earliest_due: Tick::NEVER, ..Cell::default() })
+        let none = Cell { earliest_due: Tick::NEVER, ..Cell::default() };
+        let cell = self.push(warehouse, sku, none);
+        self.tell_defined(cell);
+        cell
+    }
+
+    fn tell_defined(&mut self, cell: u32) {
+        let table = self.table.clone();
+        let (warehouse, sku) = table.key(cell).expect("a cell that was made has names");
+        let names = (table.warehouses.name(warehouse.0), table.skus.name(sku.0));
+        let (Some(warehouse), Some(sku)) = names else { unreachable!("numbered names are there") };
+        let body = EventBody::Names { warehouse, sku };
+        let cause = events::unnamed(EventKind::CellDefined, body);
+        self.events.tell_of_cell(&cause, cell, &self.get(cell), &self.details(cell));
     }
 
     /// Appends a cell that is not there yet.

@@ -13,10 +13,12 @@ use std::collections::{BTreeMap, VecDeque};
 
 use bytes::{BufMut, BytesMut};
 
+use crate::protocol::event::{EventBody, EventKind};
 use crate::protocol::limits::CROSSINGS_MAX;
 use crate::protocol::{CellHandle, Code, Crossing, CrossingsHead, Reader, Truncated};
 
 use super::cells::CellTable;
+use super::events;
 use super::names::SkuId;
 use super::outcomes::body;
 use super::state::StockState;
@@ -138,7 +140,7 @@ impl StockState {
     #[cold]
     pub(super) fn keep_crossings(&mut self) {
         let crossed = self.cells.take_crossed();
-        let table = self.cells.table();
+        let table = self.cells.table().clone();
         for (subject, is_low) in crossed {
             let (position, point) = match subject {
                 Subject::Cell(cell) => {
@@ -147,6 +149,20 @@ impl StockState {
                 }
                 Subject::Sku(sku) => (table.sku_position(sku), table.points.of(sku)),
             };
+            let kind = if is_low { EventKind::CrossedDown } else { EventKind::CrossedUp };
+            match subject {
+                Subject::Cell(cell) => {
+                    let body = EventBody::Crossed { position, point, sku: &[] };
+                    let (cause, cells) = (events::unnamed(kind, body), &mut self.cells);
+                    let (value, details) = (cells.get(cell), cells.details(cell));
+                    cells.events.tell_of_cell(&cause, cell, &value, &details);
+                }
+                Subject::Sku(sku) => {
+                    let sku = table.skus.name(sku.0).unwrap_or_default();
+                    let body = EventBody::Crossed { position, point, sku };
+                    self.cells.events.tell(&events::unnamed(kind, body));
+                }
+            }
             let (at_ms, point) = (self.clock.now.as_millis(), point.unwrap_or(-1));
             self.crossings.push(Kept { at_ms, position, point, subject, is_low });
         }

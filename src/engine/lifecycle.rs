@@ -14,9 +14,11 @@
 //! When `not_after` has passed, what was done before is still answered with REPLAY; anything else is
 //! DEADLINE_PASSED and changes nothing.
 
+use crate::protocol::event::{Cause, EventKind};
 use crate::protocol::limits::{PIN_MS_MAX, TTL_MS_MIN};
 use crate::protocol::{Code, Opcode, ReservationId, ReservationState};
 
+use super::events::until;
 use super::holds::trace;
 use super::outcomes::{Outcomes, in_time, put_millis};
 use super::parts::Asked;
@@ -76,8 +78,9 @@ impl StockState {
             Released if !asked.late => out.state(Code::HOLD_RELEASED, state),
             Active if !asked.late => {
                 let in_grace = self.clock.is_late(self.holds.records.get(handle).deadline);
-                let (from, to) = (Place::Reserved, Place::Committed);
-                self.holds.shift_alike(&mut self.cells, handle, from, to, HoldMillis(0));
+                let places = (Place::Reserved, Place::Committed);
+                let kind = EventKind::Confirmed;
+                self.holds.shift_alike(&mut self.cells, handle, kind, places, HoldMillis(0));
                 out.state(if in_grace { Code::OK_LATE } else { Code::OK }, Confirmed);
             }
             _ => self.shift(Opcode::Confirm, handle, state, asked, out),
@@ -101,8 +104,9 @@ impl StockState {
             Released => out.state(Code::REPLAY, state),
             Active if !asked.late => {
                 let forget = HoldMillis(self.clock.hold().0 + self.config.retention_ms);
-                let (from, to) = (Place::Reserved, Place::Released);
-                self.holds.shift_alike(&mut self.cells, handle, from, to, forget);
+                let places = (Place::Reserved, Place::Released);
+                let kind = EventKind::Released;
+                self.holds.shift_alike(&mut self.cells, handle, kind, places, forget);
                 out.state(Code::OK, Released);
             }
             Confirmed if !asked.late => out.state(Code::HOLD_CONFIRMED, state),
@@ -124,6 +128,7 @@ impl StockState {
         let mut record = trace(id, standing, self.forget_from_now(&id));
         record.created_ms = self.clock.now.as_millis();
         self.holds.insert(&mut self.cells, record, asked.hash, &[]);
+        self.cells.events.tell(&Cause::new(EventKind::Fenced, id));
         out.state(Code::OK, ReservationState::Fenced);
     }
 
@@ -144,7 +149,7 @@ impl StockState {
         if wanted > life_end && deadline == record.deadline {
             return out.state(Code::MAX_LIFE, ReservationState::Active);
         }
-        self.move_deadline(handle, deadline, out);
+        self.move_deadline(handle, deadline, EventKind::Extended, out);
     }
 
     pub(super) fn pin(
@@ -160,7 +165,7 @@ impl StockState {
         let record = self.holds.records.get_mut(handle);
         record.pin();
         let deadline = record.deadline.max(self.clock.deadline_after(u64::from(ttl_ms)));
-        self.move_deadline(handle, deadline, out);
+        self.move_deadline(handle, deadline, EventKind::Pinned, out);
     }
 
     /// The reservation, if its deadline can be moved; `None`: it cannot, which has been said.
@@ -190,9 +195,20 @@ impl StockState {
     }
 
     /// The lines stay in their group; whoever walks it moves them on.
-    fn move_deadline(&mut self, handle: u32, deadline: HoldMillis, out: &mut Outcomes<'_>) {
-        if deadline != self.holds.records.get(handle).deadline {
+    fn move_deadline(
+        &mut self,
+        handle: u32,
+        deadline: HoldMillis,
+        kind: EventKind,
+        out: &mut Outcomes<'_>,
+    ) {
+        let record = self.holds.records.get(handle);
+        let (id, is_moved) = (record.id, deadline != record.deadline);
+        if is_moved {
             self.holds.records.get_mut(handle).deadline = deadline;
+        }
+        if is_moved || kind == EventKind::Pinned {
+            self.cells.events.tell(&until(kind, id, self.clock.ms_until(deadline)));
         }
         let real = self.clock.real(deadline);
         out.body(Code::OK, ReservationState::Active as u16, |out| put_millis(out, real));

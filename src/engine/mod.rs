@@ -44,6 +44,7 @@ mod chunked;
 mod crossings;
 mod cut;
 mod details;
+mod events;
 mod hash;
 mod holds;
 mod index;

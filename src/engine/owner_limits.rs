@@ -18,8 +18,11 @@ use std::collections::BTreeMap;
 
 use bytes::{BufMut, BytesMut};
 
+use crate::protocol::event::{Cause, EventBody, EventKind};
 use crate::protocol::limits::{OWNER_LINES_MAX, OWNER_OPEN_MAX};
-use crate::protocol::{Code, OpId, OwnerBound, OwnerLimits, OwnerUsage, ReservationState};
+use crate::protocol::{
+    Code, OpId, OwnerBound, OwnerLimits, OwnerUsage, ReservationId, ReservationState,
+};
 
 use super::hash::{mix2, to_32};
 use super::holds::Holds;
@@ -80,6 +83,9 @@ impl StockState {
         }
         // From here on the limits are set.
         self.holds.annexes.owners.limits = limits;
+        let (kind, id) = (EventKind::OwnerLimitsSet, ReservationId(op_id.0));
+        let body = EventBody::OwnerLimits(limits);
+        self.cells.events.tell(&Cause { body, ..Cause::new(kind, id) });
         self.remember_plain(op_id, hash, print);
         out.plain(Code::OK, 0);
     }
@@ -91,7 +97,7 @@ impl StockState {
         for handle in records {
             let record = holds.records.get(handle);
             if record.is(ReservationState::Active) && clock.is_due(record.deadline) {
-                holds.expire(cells, clock, config.retention_ms, handle);
+                holds.expire(cells, clock, config.retention_ms, (handle, EventKind::Reclaimed));
             }
         }
     }
@@ -299,7 +305,8 @@ mod tests {
     fn stocked() -> StockState {
         let mut state = StockState::new(EngineConfig::default());
         let cell = state.cells.define(b"w", b"s");
-        state.cells.update(cell, |cell| cell.on_hand = 20_000);
+        let cause = Cause::new(EventKind::Received, ReservationId([0; 16]));
+        state.cells.update(cell, &cause, |cell| cell.on_hand = 20_000);
         state
     }
 

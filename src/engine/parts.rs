@@ -8,6 +8,7 @@
 //!
 //! `plan` is the table of states and operations; everything after it is the same for all of them.
 
+use crate::protocol::event::EventKind;
 use crate::protocol::limits::STEPS_MAX;
 use crate::protocol::{
     Code, LineFault, LineShares, OpFlags, Opcode, Part, Parts, ReservationId, ReservationState,
@@ -71,8 +72,8 @@ impl StockState {
         }
         // The common case: all that was promised, at once.
         let to = if opcode == Opcode::Cancel { Place::Cancelled } else { Place::Fulfilled };
-        let (from, forget) = (&[Place::Committed], self.forget_if_over());
-        self.holds.shift_whole(&mut self.cells, handle, from, to, forget);
+        let (places, forget) = ((&[Place::Committed][..], to), self.forget_if_over());
+        self.holds.shift_whole(&mut self.cells, handle, kind_of(to), places, forget);
         out.state(Code::OK, self.holds.state(handle));
     }
 
@@ -134,10 +135,22 @@ impl StockState {
                 };
                 let forget = self.forget_if_over();
                 if parts.is_whole() {
-                    self.holds.shift_whole(&mut self.cells, handle, from, to, forget);
+                    self.holds.shift_whole(
+                        &mut self.cells,
+                        handle,
+                        kind_of(to),
+                        (from, to),
+                        forget,
+                    );
                 } else {
-                    let cells = &mut self.cells;
-                    self.holds.shift_parts(cells, handle, &wanted, (from, to), forget);
+                    self.holds.shift_parts(
+                        &mut self.cells,
+                        handle,
+                        kind_of(to),
+                        &wanted,
+                        (from, to),
+                        forget,
+                    );
                 }
                 (handle, code)
             }
@@ -231,8 +244,9 @@ impl StockState {
         } else {
             handle
         };
-        let (from, forget) = (&[Place::Expired][..], self.forget_if_over());
-        self.holds.shift_parts(&mut self.cells, handle, wanted, (from, to), forget);
+        let (places, forget) = ((&[Place::Expired][..], to), self.forget_if_over());
+        let kind = EventKind::Reacquired;
+        self.holds.shift_parts(&mut self.cells, handle, kind, wanted, places, forget);
         Some(handle)
     }
 
@@ -282,6 +296,18 @@ fn plan(opcode: Opcode, state: ReservationState, sums: &LineSums, asked: &Asked<
             Plan::Shift(committed, Place::Fulfilled)
         }
         _ => unreachable!("{opcode:?} moves no units"),
+    }
+}
+
+/// What it is called when units get there.
+const fn kind_of(to: Place) -> EventKind {
+    match to {
+        Place::Reserved => EventKind::Reserved,
+        Place::Committed => EventKind::Confirmed,
+        Place::Fulfilled => EventKind::Fulfilled,
+        Place::Released => EventKind::Released,
+        Place::Expired => EventKind::Expired,
+        Place::Cancelled => EventKind::Cancelled,
     }
 }
 

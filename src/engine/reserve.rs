@@ -10,6 +10,7 @@
 
 use bytes::{BufMut, BytesMut};
 
+use crate::protocol::event::{Cause, EventBody, EventKind};
 use crate::protocol::limits::{TTL_MS_DEFAULT, TTL_MS_MAX, TTL_MS_MIN};
 use crate::protocol::{
     CellHandle, Code, LineFault, Lines, OwnerBound, ReservationId, ReservationState, ShortLine,
@@ -146,7 +147,7 @@ impl StockState {
         }
         // From here on the grant succeeds.
         let print = fingerprint(&scratch.lines, ttl_ms);
-        let handle = self.grant((id, hash), (ttl, print), commit, &scratch.lines);
+        let handle = self.grant((id, hash), (ttl, print), (commit, &[]), &scratch.lines);
         let record = self.holds.records.get(handle);
         let deadline = self.clock.real(record.deadline);
         out.body(Code::OK, self.holds.state(handle) as u16, |out| {
@@ -164,7 +165,7 @@ impl StockState {
         &mut self,
         (id, hash): (ReservationId, u64),
         (ttl, fingerprint): (u64, u32),
-        commit: bool,
+        (commit, owner): (bool, &[u8]),
         lines: &[HeldLine],
     ) -> u32 {
         let state = if commit { ReservationState::Confirmed } else { ReservationState::Active };
@@ -176,8 +177,14 @@ impl StockState {
             ..Record::new(id, Standing::Reservation(state))
         };
         let due = (!commit).then(|| record.deadline.tick());
+        let deadline_ms = (!commit).then(|| self.clock.ms_until(record.deadline));
+        let mut cause = Cause { deadline_ms, ..Cause::new(EventKind::Reserved, id) };
+        if !owner.is_empty() {
+            cause.body = EventBody::Owner(owner);
+        }
         for line in lines {
-            self.cells.take(line.cell, line.quantity, due);
+            self.cells.take(line.cell, line.quantity, due, &cause);
+            cause.body = EventBody::None;
         }
         self.holds.insert(&mut self.cells, record, hash, lines)
     }

@@ -31,6 +31,8 @@ use super::wheel::{SPAN_TICKS, Wheel};
 
 /// Times past the year 140,000 are no times: keeps every later sum within 64 bits.
 pub(super) const MILLIS_MAX: u64 = 1 << 50;
+/// Half a million years of a million events a second.
+const EVENTS_MAX: u64 = 1 << 63;
 
 /// A snapshot that cannot be restored. Retrying the same bytes fails again; the snapshot must be
 /// taken or fetched anew.
@@ -133,6 +135,7 @@ struct Head {
     free: [(u32, u32); 8],
     limits: OwnerLimits,
     next_crossing: u64,
+    next_event: u64,
 }
 
 impl SnapshotLoader {
@@ -316,7 +319,10 @@ impl SnapshotLoader {
         if u64::from(head.limits.cool_down_ms) > self.config.retention_ms {
             return Err(SnapshotFault::Content("an owner is known while it cools down"));
         }
-        head.next_crossing = reader.u64()?;
+        (head.next_crossing, head.next_event) = (reader.u64()?, reader.u64()?);
+        if !(1..=EVENTS_MAX).contains(&head.next_event) {
+            return Err(SnapshotFault::Content("events are counted from 1"));
+        }
         if reader.is_empty() { Ok(()) } else { Err(SnapshotFault::Block) }
     }
 
@@ -421,6 +427,7 @@ impl SnapshotLoader {
         (state.cells, state.holds) = (self.cells, holds);
         state.catalogue = Catalogue::restore(self.items, seed);
         state.catalogue.publish(&mut state.cells);
+        state.cells.events.go_on_from(head.next_event);
         let counted = self.crossings.set_next(head.next_crossing);
         if !counted || !self.crossings.are_sound(state.cells.table()) {
             return Err(SnapshotFault::Content("crossings are of what is there, and are counted"));

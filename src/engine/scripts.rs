@@ -33,8 +33,10 @@
 //! cell w/s           reservation ID      sku s [after=]     stats
 //! lines ID           details w/s         list [low] [w=PREFIX] [s=PREFIX] [from=N] [count=N]
 //! short w/s=N … [commit]   what a session says without the log
+//! events             what has changed since the last time
 //! any operation:     [not_after=ms]      relative to the start
 //!                    [define]            with a stock write
+//!                    [ref= reason=]      a note
 //! ```
 
 use std::collections::BTreeMap;
@@ -43,12 +45,14 @@ use std::path::{Path, PathBuf};
 
 use bytes::{BufMut, BytesMut};
 
+use crate::protocol::event::{self, Counts, Event, EventRecord, Ledger};
 use crate::protocol::{
     Bucket, CellCounters, CellDetails, CellHandle, CellRef, Code, Crossing, CrossingsHead,
     Described, Filter, Guard, Line, LineMode, LineShares, ListHead, ListedCell, ListedSku, Listing,
-    Naming, Op, OpFlags, OpId, Opcode, Outcome, OwnerBound, OwnerLimits, OwnerUsage, Part, Parts,
-    PolicyChange, Reader, ReservationId, ReservationState, Rules, ShortLine, SkuTotal, Sourcing,
-    TakenPart, Terms, Transfer, TransferState, UnixMillis, Wish, take_op, take_outcome,
+    Naming, Note, Op, OpFlags, OpId, Opcode, Outcome, OwnerBound, OwnerLimits, OwnerUsage, Part,
+    Parts, PolicyChange, Reader, ReservationId, ReservationState, Rules, ShardId, ShortLine,
+    SkuTotal, Sourcing, TakenPart, Terms, Transfer, TransferState, UnixMillis, Wish, take_op,
+    take_outcome,
 };
 use crate::world::UnixMicros;
 
@@ -61,6 +65,9 @@ struct Script {
     state: StockState,
     now_ms: u64,
     ids: BTreeMap<String, ReservationId>,
+    /// What has changed, added up, and as text since it was last shown.
+    ledger: Ledger,
+    events: String,
 }
 
 /// A command's words: positional ones, and those with `=` that are options.
@@ -125,8 +132,11 @@ impl<'a> Words<'a> {
 
 impl Script {
     fn new() -> Self {
-        let state = StockState::new(EngineConfig::default());
-        Self { state, now_ms: START_MS, ids: BTreeMap::new() }
+        let mut state = StockState::new(EngineConfig::default());
+        state.keep_events(ShardId::default());
+        let mut ledger = Ledger::new();
+        ledger.expect(1);
+        Self { state, now_ms: START_MS, ids: BTreeMap::new(), ledger, events: String::new() }
     }
 
     fn id(&mut self, words: &Words<'_>) -> ReservationId {
@@ -222,6 +232,7 @@ impl Script {
             "list" => return self.list(&words),
             "stats" => return self.stats(),
             "short" => return self.short(&words),
+            "events" => return std::mem::take(&mut self.events).trim_end().to_owned(),
             command => {
                 let mut ops = BytesMut::new();
                 self.encode(command, &words, &mut ops);
@@ -243,13 +254,49 @@ impl Script {
         entry.put_slice(ops);
         batch.finish(&mut entry, UnixMicros(self.now_ms * 1_000), count);
         self.state.apply(self.state.applied_index() + 1, &entry, Some(&mut out));
+        self.read_events();
         out
+    }
+
+    /// Adds up what the entry has changed: it must be what is in the cells.
+    fn read_events(&mut self) {
+        for mut record in self.state.take_events() {
+            event::seal(&mut record);
+            let record = EventRecord::take(&mut Reader::new(&record)).unwrap();
+            for event in record.events() {
+                let event = event.unwrap();
+                self.ledger.take(&event).unwrap();
+                writeln!(self.events, "{}", self.shown(&event)).unwrap();
+            }
+        }
+        assert_eq!(self.ledger.next(), Some(self.state.next_event()));
+        for (cell, counts) in self.ledger.known() {
+            let details = self.state.cells().details(cell).unwrap();
+            assert_eq!(Counts::from(&details), counts, "cell {cell:?}");
+        }
+    }
+
+    /// With the numbers by which the script calls ids, and deadlines from the start on.
+    fn shown(&self, event: &Event<'_>) -> String {
+        let mut text = event.to_string();
+        for (name, id) in &self.ids {
+            text = text.replace(&format!("id={id}"), &format!("id={name}"));
+        }
+        if let Some(deadline) = event.deadline {
+            let shown = format!("deadline={}", deadline.0 - START_MS);
+            text = text.replace(&format!("deadline={}", deadline.0), &shown);
+        }
+        text
     }
 
     fn encode(&mut self, command: &str, words: &Words<'_>, out: &mut BytesMut) {
         let not_after = words.number("not_after").map(|ms| UnixMillis(START_MS + ms));
         let flags = words.flags();
-        let terms = Terms { flags, not_after, note: None };
+        let note = words.options.get("ref").map(|reference| Note {
+            reason: words.number("reason").unwrap_or(0) as u16,
+            reference: reference.as_bytes(),
+        });
+        let terms = Terms { flags, not_after, note };
         let ttl_ms = words.number("ttl").unwrap_or(0) as u32;
         let step = words.number("step").unwrap_or(0) as u32;
         if let Some(write) = self.stock_write(command, words) {

@@ -11,6 +11,7 @@
 //! While all units of a reservation move as one, its state says where they are. Once some go another way
 //! than others, its annex says it line by line, and the state follows from the sums.
 
+use crate::protocol::event::{Cause, EventKind};
 use crate::protocol::{LineShares, Part, ReservationState};
 
 use super::cell::Cell;
@@ -178,18 +179,18 @@ impl Holds {
         &mut self,
         cells: &mut CellWriter,
         handle: u32,
-        from: &[Place],
-        to: Place,
+        kind: EventKind,
+        (from, to): (&[Place], Place),
         forget: HoldMillis,
     ) {
         if self.records.get(handle).is_annexed()
             && let Some(annex) = self.shared_annex(handle)
         {
-            return self.shift_shares(cells, handle, annex, from, to, forget);
+            return self.shift_shares(cells, (handle, annex), kind, (from, to), forget);
         }
         let place = Place::of(self.state(handle));
         assert!(from.contains(&place), "units move from where they are");
-        self.shift_alike(cells, handle, place, to, forget);
+        self.shift_alike(cells, handle, kind, (place, to), forget);
     }
 
     /// [`Holds::shift_whole`] of a record that has no shares, and whose units are all in `from`. Both places
@@ -199,24 +200,31 @@ impl Holds {
         &mut self,
         cells: &mut CellWriter,
         handle: u32,
-        from: Place,
-        to: Place,
+        kind: EventKind,
+        (from, to): (Place, Place),
         forget: HoldMillis,
     ) {
-        self.shift_lines(cells, handle, from, to);
+        self.shift_lines(cells, handle, kind, (from, to));
         if from != to {
             self.change_state(handle, (from.state(), to.state()), forget);
         }
     }
 
     #[inline(always)]
-    fn shift_lines(&self, cells: &mut CellWriter, handle: u32, from: Place, to: Place) {
+    fn shift_lines(
+        &self,
+        cells: &mut CellWriter,
+        handle: u32,
+        kind: EventKind,
+        (from, to): (Place, Place),
+    ) {
         let record = self.records.get(handle);
-        cells.update(record.cell, |cell| move_units(cell, from, to, record.quantity));
+        let cause = Cause::new(kind, record.id);
+        cells.update(record.cell, &cause, |cell| move_units(cell, from, to, record.quantity));
         let mut extra = record.more;
         while extra != NIL {
             let line = self.lines.get(extra);
-            cells.update(line.cell, |cell| move_units(cell, from, to, line.quantity));
+            cells.update(line.cell, &cause, |cell| move_units(cell, from, to, line.quantity));
             extra = line.more;
         }
     }
@@ -225,14 +233,14 @@ impl Holds {
     fn shift_shares(
         &mut self,
         cells: &mut CellWriter,
-        handle: u32,
-        annex: u32,
-        from: &[Place],
-        to: Place,
+        (handle, annex): (u32, u32),
+        kind: EventKind,
+        places: (&[Place], Place),
         forget: HoldMillis,
     ) {
+        let cause = Cause::new(kind, self.records.get(handle).id);
         for (line, (share, _)) in self.shared_lines(handle, annex) {
-            self.shift_share(cells, line.cell, share, from, to, u32::MAX);
+            self.shift_share(cells, &cause, (line.cell, share), places, u32::MAX);
         }
         self.restate(handle, state_of(&self.sums(handle)), forget);
     }
@@ -245,15 +253,18 @@ impl Holds {
         &mut self,
         cells: &mut CellWriter,
         handle: u32,
+        kind: EventKind,
         parts: &[Part],
-        (from, to): (&[Place], Place),
+        places: (&[Place], Place),
         forget: HoldMillis,
     ) {
+        let cause = Cause::new(kind, self.records.get(handle).id);
         let annex = self.make_shares(handle);
         let lines = self.shared_lines(handle, annex);
         for part in parts {
             let (line, (share, _)) = lines[usize::from(part.line)];
-            let left = self.shift_share(cells, line.cell, share, from, to, part.quantity);
+            let at = (line.cell, share);
+            let left = self.shift_share(cells, &cause, at, places, part.quantity);
             assert!(left == 0, "a part is checked before it moves");
         }
         self.restate(handle, state_of(&self.sums(handle)), forget);
@@ -263,10 +274,9 @@ impl Holds {
     fn shift_share(
         &mut self,
         cells: &mut CellWriter,
-        cell: u32,
-        share: u32,
-        from: &[Place],
-        to: Place,
+        cause: &Cause<'_>,
+        (cell, share): (u32, u32),
+        (from, to): (&[Place], Place),
         mut quantity: u32,
     ) -> u32 {
         let units = &mut self.annexes.shares.get_mut(share).units;
@@ -277,7 +287,7 @@ impl Holds {
             *to.in_line(units) += moved;
             quantity -= moved;
             if moved > 0 {
-                cells.update(cell, |cell| move_units(cell, *place, to, moved));
+                cells.update(cell, cause, |cell| move_units(cell, *place, to, moved));
             }
         }
         quantity

@@ -13,7 +13,7 @@
 //!                   counts u32: warehouses, skus, cells, details, records, lines, groups, annexes,
 //!                   shares, steps, owners, items, ticks, buckets, aliases, crossings · free chains of
 //!                   the slabs, records to items: head u32, length u32 · limits of owners 12 · number of
-//!                   the next crossing u64
+//!                   the next crossing u64 · of the next event u64
 //!   2   warehouses  names: len u8 + bytes                       blocks of whole items,
 //!   3   skus        names                                       as many blocks as it takes
 //!   4   cells       warehouse u32 · sku u32 · earliest due tick u64 · on_hand, reserved, committed i64
@@ -47,7 +47,7 @@ use super::ring::Ring;
 use super::state::StockState;
 
 pub(super) const MAGIC: &[u8; 8] = b"STOCKSNP";
-pub(super) const VERSION: u32 = 4;
+pub(super) const VERSION: u32 = 5;
 pub(super) const BLOCK_HEADER_BYTES: usize = 12;
 pub(super) const BLOCK_BODY_BYTES_MAX: usize = 1 << 20;
 
@@ -191,6 +191,7 @@ impl StockState {
         self.crossings.put(&mut crossings);
         digest.bytes(&crossings);
         digest.word(self.crossings.next());
+        digest.word(self.cells.events.next());
         let limits = self.holds.annexes.owners.limits;
         for limit in [limits.holds_max, limits.units_max, limits.cool_down_ms] {
             digest.word(u64::from(limit));
@@ -244,6 +245,7 @@ impl StockState {
         counts.chain(free).for_each(|number| head.put_u32_le(number));
         annexes.owners.limits.encode(&mut head);
         head.put_u64_le(self.crossings.next());
+        head.put_u64_le(self.cells.events.next());
         head
     }
 

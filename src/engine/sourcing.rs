@@ -155,7 +155,8 @@ impl StockState {
         // From here on the grant succeeds.
         let code = if taken.is_partial() { Code::OK_PARTIAL } else { Code::OK };
         let (id, hash) = (asked.id, asked.hash);
-        let handle = self.grant((id, hash), (ttl, print), asked.commit, &taken.parts);
+        let end = (asked.commit, rules.owner);
+        let handle = self.grant((id, hash), (ttl, print), end, &taken.parts);
         if !rules.owner.is_empty() {
             self.holds.set_owner(handle, rules.owner);
         }

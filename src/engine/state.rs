@@ -2,8 +2,9 @@
 
 use bytes::BytesMut;
 
+use crate::protocol::event::{EventBody, EventKind};
 use crate::protocol::{
-    CellRef, Code, Lines, Op, OpFlags, Opcode, Reader, ReservationId, ReservationState,
+    CellRef, Code, Lines, Op, OpFlags, Opcode, Reader, ReservationId, ReservationState, ShardId,
     TransferState, UnixMillis,
 };
 use crate::world::UnixMicros;
@@ -13,6 +14,7 @@ use super::batch::{Batch, Command};
 use super::catalogue::Catalogue;
 use super::cell_writer::CellWriter;
 use super::crossings::Crossings;
+use super::events;
 use super::holds::{FORGET_CHAINS, FORGET_MS, Holds};
 use super::outcomes::Outcomes;
 use super::parts::Asked;
@@ -122,6 +124,22 @@ impl StockState {
         self.index
     }
 
+    /// Keeps events from now on, for [`StockState::take_events`].
+    pub fn keep_events(&mut self, shard: ShardId) {
+        self.cells.events.keep(shard);
+    }
+
+    /// What the entries since the last time have changed: records, see [`crate::protocol::event`]. Their
+    /// checksums are missing.
+    pub fn take_events(&mut self) -> Vec<Vec<u8>> {
+        self.cells.events.take()
+    }
+
+    /// The sequence number that the next event will have.
+    pub fn next_event(&self) -> u64 {
+        self.cells.events.next()
+    }
+
     /// Reservations that hold units under a deadline, due ones that nobody noticed included.
     pub fn active_reservations(&self) -> u64 {
         self.holds.active
@@ -179,6 +197,7 @@ impl StockState {
         let mut chain = None;
         let before = self.clock.now;
         self.clock.now = before.max(batch.now);
+        self.cells.events.begin_entry(index, self.clock.now);
         let mut outage_ms = (self.clock.now.0 - before.0) / 1_000;
         let count = batch.op_count as usize;
         let mut queue = [Queued::NONE; QUEUE];
@@ -198,6 +217,7 @@ impl StockState {
             }
             let Some(at) = at(EXECUTE) else { continue };
             let queued = &queue[at % QUEUE];
+            self.cells.events.begin_operation(queued.bytes);
             if queued.is_linked || chain.is_some() {
                 let (command, hash) = (queued.command(), queued.hash);
                 self.execute_linked(&command, hash, &mut chain, &mut outcomes);
@@ -213,6 +233,7 @@ impl StockState {
         }
         self.end_chain(&mut chain);
         assert!(batch.ops.is_empty(), "a log entry ends with its last operation");
+        self.cells.events.end_entry();
         self.advance();
         self.cells.publish(&self.clock, self.holds.wheel.front());
         let too_old = outcomes.too_old();
@@ -227,7 +248,8 @@ impl StockState {
     pub fn replace_from(&mut self, newer: StockState) {
         assert!(newer.index >= self.index, "a state is replaced by a later one");
         self.cells.overwrite(newer.cells.table());
-        let cells = std::mem::replace(&mut self.cells, CellWriter::new(0));
+        let mut cells = std::mem::replace(&mut self.cells, CellWriter::new(0));
+        cells.events.go_on_from(newer.cells.events.next());
         let forgotten = self.holds.forgotten.take();
         *self = Self { cells, cuts: self.cuts, ..newer };
         self.holds.forgotten = forgotten;
@@ -438,8 +460,11 @@ impl StockState {
 
     /// A new leader: moves every deadline later by the time in which nobody could be served.
     fn give_back(&mut self, outage_ms: u64) {
-        if self.holds.active > 0 {
-            self.clock.shift_ms += outage_ms.min(OUTAGE_MS_MAX);
+        let given_ms = outage_ms.min(OUTAGE_MS_MAX);
+        if self.holds.active > 0 && given_ms > 0 {
+            self.clock.shift_ms += given_ms;
+            let (kind, body) = (EventKind::OutageGivenBack, EventBody::Outage(given_ms));
+            self.cells.events.tell(&events::unnamed(kind, body));
         }
     }
 
@@ -458,7 +483,7 @@ impl StockState {
             if ahead == 0 {
                 ahead = holds.prefetch_due(cells, group);
             }
-            match holds.pop_due(cells, clock, config.retention_ms, group) {
+            match holds.pop_due(cells, clock, config.retention_ms, (group, EventKind::Expired)) {
                 Some(lines) => budget = budget.saturating_sub(lines),
                 None => {
                     holds.wheel.remove_first(tick);
@@ -486,7 +511,7 @@ impl StockState {
                 return Some(handle);
             }
             let Self { holds, cells, clock, config, .. } = self;
-            holds.expire(cells, clock, config.retention_ms, handle);
+            holds.expire(cells, clock, config.retention_ms, (handle, EventKind::Expired));
         }
         let record = self.holds.records.get(handle);
         let forgotten = record.is_terminal() && self.clock.hold() >= record.forget;
@@ -571,13 +596,15 @@ mod tests {
 
     use super::super::batch::BatchBuilder;
     use super::*;
+    use crate::protocol::event::Cause;
     use crate::protocol::{CellHandle, Line, OpFlags};
 
     #[test]
     fn a_cart_weighs_more_than_one_line() {
         let mut state = StockState::new(EngineConfig::default());
         let cell = state.cells.define(b"w", b"s");
-        state.cells.update(cell, |cell| cell.on_hand = 2_000);
+        let cause = Cause::new(EventKind::Received, ReservationId([0; 16]));
+        state.cells.update(cell, &cause, |cell| cell.on_hand = 2_000);
         let line = Line { cell: CellRef::Handle(CellHandle(cell)), quantity: 1 };
         for (index, lines, load) in [(1, 1, 1), (2, 1_024, 2 + 512)] {
             let id = ReservationId::from_parts(0, [index as u8; 10]);

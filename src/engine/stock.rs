@@ -11,12 +11,13 @@
 
 use bytes::BufMut;
 
+use crate::protocol::event::{Cause, EventBody, EventKind};
 use crate::protocol::limits::COUNTER_MAX;
 use crate::protocol::{
     CellHandle, CellRef, Code, Guard, LineFault, Op, OpFlags, OpId, ReservationId, ShortLine,
 };
 
-use super::cell::Change;
+use super::cell::{Change, Details};
 use super::cells::Missing;
 use super::hash::{mix2, to_32};
 use super::holds::{HeldLine, trace};
@@ -90,7 +91,8 @@ impl StockState {
             return out.plain(Code::OVERFLOW, 0);
         }
         // From here on the receipt succeeds.
-        self.cells.update(cell, |cell| cell.on_hand += i64::from(quantity));
+        let cause = Cause::new(EventKind::Received, ReservationId(op_id.0));
+        self.cells.update(cell, &cause, |cell| cell.on_hand += i64::from(quantity));
         self.remember_write(op_id, hash, (Standing::Op, cell), |record| {
             record.fingerprint = print(cell);
         });
@@ -149,7 +151,7 @@ impl StockState {
             _ => Standing::Op,
         };
         let (value, details) = (self.cells.get(cell), self.cells.details(cell));
-        self.cells.change(cell, &change);
+        self.cells.change(cell, &cause_of(op, op_id, &details, &change), &change);
         let count_ms_more = COUNT_MS_MAX.saturating_sub(self.config.retention_ms);
         self.remember_write(op_id, hash, (standing, cell), |record| {
             record.fingerprint = print;
@@ -409,6 +411,25 @@ impl StockState {
     }
 }
 
+/// What a write has done to a cell.
+fn cause_of<'a>(op: &Op<'_>, op_id: OpId, before: &Details, change: &Change) -> Cause<'a> {
+    let kind = match op {
+        Op::Adjust { .. } => EventKind::Adjusted,
+        Op::Set { .. } => EventKind::Set,
+        Op::CountBegin { .. } => EventKind::CountBegun,
+        Op::CountCommit { .. } => EventKind::Counted,
+        Op::Move { .. } => EventKind::Moved,
+        Op::Announce { .. } => EventKind::Announced,
+        Op::Arrive { .. } => EventKind::Arrived,
+        Op::Return { .. } => EventKind::Returned,
+        Op::SetPolicy { .. } => EventKind::PolicySet,
+        _ => unreachable!("other writes are not planned"),
+    };
+    let rules = |after| EventBody::Policy { before: before.policy, after };
+    let body = change.policy.map_or(EventBody::None, rules);
+    Cause { body, ..Cause::new(kind, ReservationId(op_id.0)) }
+}
+
 /// 32 bits over what a write says, but for its cell.
 fn print(op: &Op<'_>, flags: OpFlags) -> u32 {
     let words: [u64; 4] = match *op {
@@ -472,11 +493,13 @@ mod tests {
     use super::*;
     use crate::protocol::{CellHandle, Reader, take_outcome};
 
+    const FOUND: Cause<'_> = Cause::new(EventKind::Adjusted, ReservationId([0; 16]));
+
     #[test]
     fn a_counter_reaches_its_limit_and_not_beyond() {
         let mut state = StockState::new(EngineConfig::default());
         let cell = state.cells.define(b"w", b"s");
-        state.cells.update(cell, |cell| cell.on_hand = COUNTER_MAX - 10);
+        state.cells.update(cell, &FOUND, |cell| cell.on_hand = COUNTER_MAX - 10);
         fill_up(&mut state, cell);
         assert_eq!(state.cells.get(cell).on_hand, COUNTER_MAX);
     }
@@ -485,7 +508,7 @@ mod tests {
     fn a_sku_reaches_its_limit_over_all_warehouses_and_not_beyond() {
         let mut state = StockState::new(EngineConfig::default());
         let (cell, other) = (state.cells.define(b"w", b"s"), state.cells.define(b"v", b"s"));
-        state.cells.update(other, |cell| cell.on_hand = COUNTER_MAX - 10);
+        state.cells.update(other, &FOUND, |cell| cell.on_hand = COUNTER_MAX - 10);
         fill_up(&mut state, cell);
         assert_eq!(state.cells.get(cell).on_hand, 10);
         assert_eq!(state.cells.sums(other).on_hand, COUNTER_MAX);

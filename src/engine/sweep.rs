@@ -2,6 +2,7 @@
 //! to be late.
 
 use crate::protocol::ReservationState;
+use crate::protocol::event::EventKind;
 
 use super::cell::Change;
 use super::cell_writer::CellWriter;
@@ -50,13 +51,14 @@ impl StockState {
 }
 
 impl Holds {
-    /// Expires a reservation that is due; says how many lines gave their units back.
+    /// Expires a reservation that is due; says how many lines gave their units back. Its event is EXPIRED, or
+    /// RECLAIMED if somebody else needs the units.
     pub fn expire(
         &mut self,
         cells: &mut CellWriter,
         clock: &HoldClock,
         retention_ms: u64,
-        handle: u32,
+        (handle, kind): (u32, EventKind),
     ) -> u32 {
         // The moment it fell due, not the moment somebody noticed: how far the sweep has come must
         // not change what is remembered.
@@ -66,7 +68,8 @@ impl Holds {
             let last_due = &mut self.annexes.owners.owners.get_mut(owner).last_due;
             *last_due = due.max(*last_due);
         }
-        self.shift_whole(cells, handle, &[Place::Reserved], Place::Expired, forget);
+        let places = (&[Place::Reserved][..], Place::Expired);
+        self.shift_whole(cells, handle, kind, places, forget);
         self.records.get(handle).lines()
     }
 
@@ -77,7 +80,7 @@ impl Holds {
         cells: &mut CellWriter,
         clock: &HoldClock,
         retention_ms: u64,
-        group: u32,
+        (group, kind): (u32, EventKind),
     ) -> Option<u32> {
         let line = self.wheel.groups.get(group).head;
         let (handle, cell, next) = match line.at()? {
@@ -96,7 +99,7 @@ impl Holds {
         let (active, deadline) = (record.is(ReservationState::Active), record.deadline);
         match active {
             true if clock.is_due(deadline) => {
-                return Some(self.expire(cells, clock, retention_ms, handle));
+                return Some(self.expire(cells, clock, retention_ms, (handle, kind)));
             }
             true => self.link(cells, line, handle, cell, deadline.tick()),
             false => self.settle(handle),
@@ -125,9 +128,10 @@ impl Holds {
                 break;
             }
             if let Some(group) = self.wheel.find(cell, tick) {
-                while self.pop_due(cells, clock, retention_ms, group).is_some() {
+                let due = (group, EventKind::Reclaimed);
+                while self.pop_due(cells, clock, retention_ms, due).is_some() {
                     if cells.get(cell).grantable() >= asked {
-                        cells.update(cell, |cell| cell.earliest_due = tick);
+                        cells.set_earliest_due(cell, tick);
                         return true;
                     }
                 }
@@ -139,7 +143,7 @@ impl Holds {
         while tick < limit && self.wheel.find(cell, tick).is_none() {
             tick = tick.next();
         }
-        cells.update(cell, |cell| cell.earliest_due = tick);
+        cells.set_earliest_due(cell, tick);
         false
     }
 

@@ -118,6 +118,12 @@ impl HoldClock {
         UnixMillis(moment.0 + self.shift_ms)
     }
 
+    /// How long it is until a moment of the hold clock, in ms; 0 if it is over. No deadline is 49 days away.
+    pub fn ms_until(&self, moment: HoldMillis) -> u32 {
+        let ms = self.real(moment).0.saturating_sub(self.now.as_millis());
+        u32::try_from(ms).unwrap_or(u32::MAX)
+    }
+
     /// When an id was made, on the hold clock; now, if it does not say.
     pub fn born(&self, id: &ReservationId) -> HoldMillis {
         id.born().map_or_else(|| self.hold(), |born_ms| self.unreal(born_ms))

@@ -10,6 +10,7 @@
 //! Invariant: a cell's `in_transit` is the sum of what has not arrived of the open transfers to it. An
 //! open transfer is never forgotten.
 
+use crate::protocol::event::{Cause, EventKind};
 use crate::protocol::{
     Bucket, CellHandle, CellRef, Code, OpFlags, OpId, ReservationId, Transfer, TransferState,
 };
@@ -86,8 +87,9 @@ impl StockState {
             return out.plain(Code::OVERFLOW, 0);
         }
         // From here on the units are on their way.
-        self.cells.change(from, &leave);
-        self.cells.change(to, &travel);
+        let cause = Cause::new(EventKind::TransferShipped, id);
+        self.cells.change(from, &cause, &leave);
+        self.cells.change(to, &cause, &travel);
         let (from, to) = (CellHandle(from), CellHandle(to));
         let transfer = Transfer { from, to, shipped: quantity, received: 0, damaged: 0 };
         let standing = Standing::Transfer(TransferState::Open);
@@ -139,7 +141,8 @@ impl StockState {
             return out.plain(Code::OVERFLOW, 0);
         }
         // From here on the units are there.
-        self.cells.change(to, &arrive);
+        let cause = Cause::new(EventKind::TransferReceived, ReservationId(transfer.0));
+        self.cells.change(to, &cause, &arrive);
         now.received += good;
         now.damaged += damaged;
         let state = match now.rest() {
@@ -180,9 +183,14 @@ impl StockState {
             return out.plain(Code::OVERFLOW, 0);
         }
         // From here on nothing is in transit.
-        self.cells.change(now.to.0, &vanish);
+        let kind = match comes_back {
+            true => EventKind::TransferCancelled,
+            false => EventKind::TransferClosed,
+        };
+        let cause = Cause::new(kind, ReservationId(transfer.0));
+        self.cells.change(now.to.0, &cause, &vanish);
         if comes_back {
-            self.cells.change(now.from.0, &come_back);
+            self.cells.change(now.from.0, &cause, &come_back);
         }
         self.put_state_of_transfer(handle, into, &now);
         put_transfer(Code::OK, into, &now, out);

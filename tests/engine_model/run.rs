@@ -5,12 +5,13 @@ use std::collections::BTreeMap;
 use bytes::{BufMut, BytesMut};
 use stockd::engine::batch::{self, BatchBuilder};
 use stockd::engine::{ArchivedRecord, EngineConfig, SnapshotLoader, StockState};
+use stockd::protocol::event::{self, Counts, EventKind, EventRecord, Ledger};
 use stockd::protocol::limits::COUNTER_MAX;
 use stockd::protocol::{
-    Bucket, CellHandle, Code, CrossingsHead, Filter, Guard, Line, LineMode, ListHead, ListedCell,
-    Listing, Naming, Note, Op, OpFlags, OpId, Opcode, Outcome, OutcomeHeader, OwnerLimits, Part,
-    Parts, PolicyChange, Reader, ReservationId, Rules, Sourcing, Terms, UnixMillis, Wish,
-    begin_outcome, take_op_and_terms, take_outcome,
+    Bucket, CellHandle, Code, CrossingsHead, Filter, Guard, Line, LineMode, LineShares, ListHead,
+    ListedCell, Listing, Naming, Note, Op, OpFlags, OpId, Opcode, Outcome, OutcomeHeader,
+    OwnerLimits, Part, Parts, PolicyChange, Reader, ReservationId, Rules, ShardId, Sourcing, Terms,
+    UnixMillis, Wish, begin_outcome, take_op_and_terms, take_outcome,
 };
 use stockd::world::UnixMicros;
 use stockd_check::history::Sent;
@@ -35,6 +36,16 @@ enum Command {
     Tick,
 }
 
+/// What the events say has become of a reservation's units.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+struct Life {
+    reserved: i64,
+    committed: i64,
+    gone: i64,
+    /// The log entry in which it began.
+    since: u64,
+}
+
 /// A run: engine, model, and what the dice have made up so far.
 pub struct Run {
     seed: u64,
@@ -50,6 +61,9 @@ pub struct Run {
     transfers: Vec<OpId>,
     /// What the engine has forgotten.
     archive: BTreeMap<[u8; 16], ArchivedRecord>,
+    /// What the events say is in the cells, and what has become of each reservation's units.
+    ledger: Ledger,
+    lives: BTreeMap<[u8; 16], Life>,
     pub refused_early: u64,
     pub archived: u64,
     pub codes: BTreeMap<Code, u64>,
@@ -61,6 +75,9 @@ impl Run {
         let config = EngineConfig { hash_seed: seed, ..CONFIG };
         let mut state = StockState::new(config);
         state.keep_forgotten();
+        state.keep_events(ShardId::default());
+        let mut ledger = Ledger::new();
+        ledger.expect(1);
         Self {
             seed,
             dice,
@@ -73,6 +90,8 @@ impl Run {
             counts: Vec::new(),
             transfers: Vec::new(),
             archive: BTreeMap::new(),
+            ledger,
+            lives: BTreeMap::new(),
             refused_early: 0,
             archived: 0,
             codes: BTreeMap::new(),
@@ -666,9 +685,18 @@ impl Run {
         let mut out = BytesMut::new();
         let applied = self.state.apply(index, &entry, Some(&mut out));
         assert_eq!(applied.now.0, self.model.now_micros(), "seed {}", self.seed);
+        let records = self.state.take_events();
         if let Some(twin) = &mut self.twin {
             twin.apply(index, &entry, None);
+            assert!(
+                twin.take_events() == records,
+                "seed {}: events are the same on all",
+                self.seed
+            );
         }
+        records.into_iter().for_each(|record| self.read_events(record));
+        let seed = self.seed;
+        assert_eq!(self.ledger.next(), Some(self.state.next_event()), "seed {seed}");
         let forgotten = self.state.take_forgotten();
         for at in 0..forgotten.len() {
             let record = forgotten.get(at).unwrap();
@@ -678,6 +706,54 @@ impl Run {
             assert!(same, "seed {seed}: {before:?} was forgotten twice, then as {record:?}");
         }
         out
+    }
+
+    fn read_events(&mut self, mut record: Vec<u8>) {
+        event::seal(&mut record);
+        let seed = self.seed;
+        let record = EventRecord::take(&mut Reader::new(&record)).unwrap();
+        assert_eq!(record.header().at_us, self.model.now_micros(), "seed {seed}");
+        for event in record.events() {
+            let event = event.unwrap();
+            let taken = self.ledger.take(&event);
+            taken.unwrap_or_else(|fault| panic!("seed {seed}: {fault}: {event}"));
+            if let Some(id) = event.id {
+                let life = self.lives.entry(id.0).or_default();
+                // An id that tells no time may live again once it is forgotten.
+                let begins = matches!(event.kind, EventKind::Reserved | EventKind::Fenced);
+                if begins && life.since != event.index {
+                    *life = Life { since: event.index, ..Life::default() };
+                }
+                let Some(change) = event.change else { continue };
+                life.reserved += change.delta.reserved;
+                life.committed += change.delta.committed;
+                life.gone -= if event.kind.is_of_hold() { change.delta.on_hand } else { 0 };
+            }
+        }
+    }
+
+    /// What the events say of cells and reservations is what the model says.
+    fn compare_events(&self) {
+        let seed = self.seed;
+        assert_eq!(self.ledger.known().count(), self.model.names().len(), "seed {seed}");
+        for (cell, counts) in self.ledger.known() {
+            let want = Counts::from(&self.model.counters(cell.0).details());
+            assert_eq!(counts, want, "seed {seed}: cell {}", cell.0);
+        }
+        for (id, entry) in self.model.entries() {
+            let Entry::Hold(hold) = entry else { continue };
+            let sum = |of: fn(&LineShares) -> u32| {
+                hold.units.iter().map(|units| i64::from(of(units))).sum::<i64>()
+            };
+            let want = Life {
+                reserved: sum(|units| units.reserved),
+                committed: sum(|units| units.committed),
+                gone: sum(|units| units.fulfilled),
+                since: self.lives.get(id).map_or(0, |life| life.since),
+            };
+            let have = self.lives.get(id).copied().unwrap_or_default();
+            assert_eq!(have, want, "seed {seed}: reservation {}", ReservationId(*id));
+        }
     }
 
     fn compare(&self, command: &dyn std::fmt::Debug, expected: &Expected, outcome: &Outcome<'_>) {
@@ -722,6 +798,7 @@ impl Run {
         }
         self.compare_lists();
         self.compare_crossings();
+        self.compare_events();
         for number in 0..14 {
             for name in [format!("s{number}"), format!("x{number}")] {
                 let mut out = BytesMut::new();
@@ -855,12 +932,14 @@ impl Run {
         self.state.end_snapshot(cut);
         let mut twin = loader.finish().unwrap_or_else(|error| panic!("seed {seed}: {error}"));
         assert_eq!(twin.digest(), digest, "seed {seed}: a snapshot is of the moment of its cut");
+        twin.keep_events(ShardId::default());
         for (index, ops) in (first + 1..).zip(tail) {
             let mut entry = BytesMut::new();
             let batch = BatchBuilder::begin(&mut entry);
             entry.put_slice(&ops);
             batch.finish(&mut entry, UnixMicros(self.model.now_micros()), 1);
             twin.apply(index, &entry, None);
+            twin.take_events();
         }
         self.twin = Some(twin);
     }

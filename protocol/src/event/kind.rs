@@ -71,6 +71,12 @@ kinds! {
 
 /// Ways to group them, as filters write them.
 impl EventKind {
+    /// It is about a reservation.
+    pub const fn is_of_hold(self) -> bool {
+        let number = self as u8;
+        number >= Self::Reserved as u8 && number <= Self::Reacquired as u8
+    }
+
     /// The inverse of [`EventKind::name`], whatever the case.
     pub fn from_name(name: &str) -> Option<Self> {
         Self::ALL.iter().copied().find(|kind| kind.name().eq_ignore_ascii_case(name))

@@ -50,15 +50,19 @@
 
 mod body;
 mod kind;
+mod ledger;
 mod read;
+mod show;
 mod write;
 
 pub use body::EventBody;
 pub use kind::EventKind;
+pub use ledger::{Ledger, LedgerFault};
 pub use read::{Event, EventError, EventRecord, Events, RecordHeader};
 pub use write::{Cause, Mark, RecordWriter};
 
 use crate::id::CellHandle;
+use crate::stock::CellDetails;
 
 /// Bytes before a record's items.
 pub const RECORD_HEADER_BYTES: usize = 40;
@@ -181,6 +185,20 @@ impl Counts {
 pub fn seal(record: &mut [u8]) {
     let crc = crc32fast::hash(&record[UNCHECKED_BYTES..]);
     record[LEN_BYTES..UNCHECKED_BYTES].copy_from_slice(&crc.to_le_bytes());
+}
+
+impl From<&CellDetails> for Counts {
+    fn from(details: &CellDetails) -> Self {
+        let counters = &details.counters;
+        Self {
+            on_hand: counters.on_hand,
+            reserved: counters.reserved,
+            committed: counters.committed,
+            blocked: details.blocked,
+            incoming: details.incoming,
+            in_transit: details.in_transit,
+        }
+    }
 }
 
 /// What an event has done to a cell.

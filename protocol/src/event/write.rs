@@ -89,6 +89,13 @@ impl RecordWriter {
         Self { bytes, count: 0, id: None, note: LastNote::NONE, principal }
     }
 
+    /// Goes on with a record that was finished.
+    pub fn reopen(bytes: Vec<u8>) -> Self {
+        let count = bytes.get(36..40).and_then(|count| count.try_into().ok());
+        let count = u32::from_le_bytes(count.expect("a finished record has a header"));
+        Self { bytes, count, id: None, note: LastNote::NONE, principal: Vec::new() }
+    }
+
     /// Bytes so far.
     #[inline]
     pub fn len(&self) -> usize {

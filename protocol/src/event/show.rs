@@ -1,0 +1,118 @@
+//! Events as one line of text, for people.
+
+use std::fmt;
+
+use super::{CellChange, Counts, Event, EventBody};
+use crate::id::ReservationId;
+use crate::stock::Policy;
+
+/// Bytes that are mostly text.
+struct Text<'a>(&'a [u8]);
+
+impl fmt::Display for Text<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.0.escape_ascii())
+    }
+}
+
+impl fmt::Display for Event<'_> {
+    /// `17 RESERVED id=… deadline=… cell=3 on_hand=10 reserved=2(+2) …`; what is 0 and has not changed is left out.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {}", self.sequence, self.kind.name())?;
+        if let Some(ReservationId(id)) = self.id {
+            write!(f, " id={}", ReservationId(id))?;
+        }
+        if let Some(deadline) = self.deadline {
+            write!(f, " deadline={}", deadline.0)?;
+        }
+        if let Some(change) = &self.change {
+            write!(f, " {change}")?;
+        }
+        write!(f, "{}", self.body)?;
+        if let Some(note) = &self.note {
+            write!(f, " reason={} reference={}", note.reason, Text(note.reference))?;
+        }
+        if !self.principal.is_empty() {
+            write!(f, " by={}", Text(self.principal))?;
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Display for CellChange {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "cell={}", self.cell.0)?;
+        let counts = Counts::NAMES.iter().zip(self.after.all()).zip(self.delta.all());
+        for ((name, after), delta) in counts {
+            match (after, delta) {
+                (0, 0) => {}
+                (_, 0) => write!(f, " {name}={after}")?,
+                _ => write!(f, " {name}={after}({delta:+})")?,
+            }
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Display for EventBody<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let point = |point: Option<i64>| point.map_or("none".to_owned(), |point| point.to_string());
+        match *self {
+            Self::None => Ok(()),
+            Self::Names { warehouse, sku } => {
+                write!(f, " warehouse={} sku={}", Text(warehouse), Text(sku))
+            }
+            Self::Policy { before, after } => {
+                write!(f, " before=[{}] after=[{}]", Rules(before), Rules(after))
+            }
+            Self::Owner(owner) => write!(f, " owner={}", Text(owner)),
+            Self::Described { sku, scale, title } => {
+                write!(f, " sku={} scale={scale} title={}", Text(sku), Text(title))
+            }
+            Self::Named { sku, naming, name } => {
+                write!(f, " sku={} naming={} name={}", Text(sku), naming.name(), Text(name))
+            }
+            Self::Reorder { sku, point: at } => {
+                write!(f, " sku={} point={}", Text(sku), point(at))
+            }
+            Self::OwnerLimits(limits) => {
+                let (holds, units) = (limits.holds_max, limits.units_max);
+                write!(f, " holds={holds} units={units} cool_down_ms={}", limits.cool_down_ms)
+            }
+            Self::Crossed { position, point: at, sku } => {
+                write!(f, " position={position} point={}", point(at))?;
+                match sku {
+                    [] => Ok(()),
+                    sku => write!(f, " sku={}", Text(sku)),
+                }
+            }
+            Self::Outage(ms) => write!(f, " ms={ms}"),
+        }
+    }
+}
+
+/// The rules of a cell that are not as they are in the beginning.
+struct Rules(Policy);
+
+impl fmt::Display for Rules {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let rules = &self.0;
+        let flags = [
+            ("frozen", rules.frozen),
+            ("untracked", rules.untracked),
+            ("preorder", rules.preorder),
+            ("no_hold", rules.no_hold),
+        ];
+        let numbers = [
+            ("oversell_limit", Some(rules.oversell_limit).filter(|number| *number != 0)),
+            ("buffer", Some(rules.buffer).filter(|number| *number != 0)),
+            ("reorder_point", rules.reorder_point),
+            ("owner_max", Some(i64::from(rules.owner_max)).filter(|number| *number != 0)),
+        ];
+        let flags = flags.iter().filter(|(_, is_set)| *is_set).map(|(name, _)| (*name).to_owned());
+        let numbers = numbers.iter().filter_map(|(name, number)| Some((name, (*number)?)));
+        let all: Vec<String> =
+            flags.chain(numbers.map(|(name, number)| format!("{name}={number}"))).collect();
+        f.write_str(&all.join(" "))
+    }
+}
