@@ -20,7 +20,9 @@ pub(super) fn map(file: &File) -> io::Result<Bytes> {
     }
     // SAFETY: the bytes must not change while they are mapped. The data directory is locked by the
     // process that writes it, that process only maps segments which it has finished (or, while it
-    // recovers, has not begun) to write, and segments are never shortened. `stockd log` on a running
+    // recovers, has not begun) to write, and the log's segments are never shortened. Those of events are
+    // while they are opened, before this process maps them; who looks at their directory meanwhile reads
+    // without a mapping. `stockd log` on a running
     // node may see the last segment change under it: every decision there is made on copied heads
     // and bounds-checked slices, so a change can give a wrong verdict but no wrong access.
     let map = unsafe { memmap2::Mmap::map(file)? };

@@ -78,7 +78,15 @@ struct Disk {
 struct SimFileState {
     current: Vec<u8>,
     durable: Vec<u8>,
-    unsynced: Vec<(u64, Vec<u8>)>,
+    unsynced: Vec<Change>,
+}
+
+#[derive(Clone)]
+enum Change {
+    /// The file has no more than so many bytes.
+    Truncate(u64),
+    /// These bytes are at this offset.
+    Write(u64, Vec<u8>),
 }
 
 #[derive(Clone)]
@@ -257,15 +265,19 @@ impl Disk {
         }
         self.names = self.names_durable.clone();
         for file in self.files.values_mut() {
-            for (offset, bytes) in std::mem::take(&mut file.unsynced) {
-                for (at, sector) in sectors(offset, &bytes) {
-                    let keep = match survival {
-                        Survival::Kept | Survival::Killed => true,
-                        Survival::Lost => false,
-                        Survival::Torn(_) => dice.below(2) == 0,
-                    };
-                    if keep {
-                        write(&mut file.durable, at, sector);
+            let mut is_kept = || match survival {
+                Survival::Kept | Survival::Killed => true,
+                Survival::Lost => false,
+                Survival::Torn(_) => dice.below(2) == 0,
+            };
+            for change in std::mem::take(&mut file.unsynced) {
+                match change {
+                    Change::Truncate(bytes) if is_kept() => file.durable.truncate(bytes as usize),
+                    Change::Truncate(_) => {}
+                    Change::Write(offset, bytes) => {
+                        for (at, sector) in sectors(offset, &bytes).filter(|_| is_kept()) {
+                            write(&mut file.durable, at, sector);
+                        }
                     }
                 }
             }
@@ -388,7 +400,18 @@ impl File for SimFile {
             return Err(io::ErrorKind::StorageFull.into());
         }
         write(&mut file.current, offset, bytes);
-        file.unsynced.push((offset, bytes.to_vec()));
+        file.unsynced.push(Change::Write(offset, bytes.to_vec()));
+        disk.alive()
+    }
+
+    fn truncate(&self, bytes: u64) -> io::Result<()> {
+        let mut disk = lock(&self.disk);
+        if disk.operation()? == Some(Fault::WriteFails) {
+            return Err(eio());
+        }
+        let file = disk.files.get_mut(&self.file).expect("an open file exists");
+        file.current.truncate(bytes as usize);
+        file.unsynced.push(Change::Truncate(bytes));
         disk.alive()
     }
 
@@ -413,8 +436,11 @@ impl File for SimFile {
                 Err(eio())
             }
             Some(Fault::WriteFails) | None => {
-                for (offset, bytes) in std::mem::take(&mut file.unsynced) {
-                    write(&mut file.durable, offset, &bytes);
+                for change in std::mem::take(&mut file.unsynced) {
+                    match change {
+                        Change::Truncate(bytes) => file.durable.truncate(bytes as usize),
+                        Change::Write(offset, bytes) => write(&mut file.durable, offset, &bytes),
+                    }
                 }
                 Ok(())
             }

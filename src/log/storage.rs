@@ -127,6 +127,13 @@ pub trait File: Send + Sync {
     /// without any reason, so do not make one.
     fn sync_data(&self) -> io::Result<()>;
 
+    /// Shortens the file to so many bytes. Only for files that nobody has mapped: whoever reads what is
+    /// gone from a mapping dies of it. Without a sync, what was cut off may be back after a power cut.
+    ///
+    /// # Errors
+    /// What the operating system says.
+    fn truncate(&self, bytes: u64) -> io::Result<()>;
+
     /// The file's length.
     ///
     /// # Errors
@@ -256,6 +263,10 @@ impl File for RealFile {
 
     fn sync_data(&self) -> io::Result<()> {
         self.0.sync_data()
+    }
+
+    fn truncate(&self, bytes: u64) -> io::Result<()> {
+        self.0.set_len(bytes)
     }
 
     fn bytes(&self) -> io::Result<u64> {
