@@ -4,6 +4,8 @@
 //! cli           commands a person types
 //! server        sessions, admission, reads, admin lines
 //! replication   Raft: one log of batches on a majority of nodes (the only place that names openraft)
+//! events        what has changed, chained, in segments of its own
+//! archive       what is forgotten, for retries days later
 //! log           the write-ahead log: segments, group commit, recovery
 //! engine        the stock state machine: sans-IO, deterministic
 //! world         the doors to clock, randomness, network and threads
@@ -18,6 +20,7 @@ pub use stockd_protocol as protocol;
 pub mod archive;
 pub mod cli;
 pub mod engine;
+pub mod events;
 pub mod log;
 pub mod replication;
 pub mod server;

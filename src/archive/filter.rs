@@ -1,11 +1,11 @@
-//! Which ids a run surely does not have: a Bloom filter in blocks of one cache line (Putze, Sanders,
-//! Singler, "Cache-, Hash- and Space-Efficient Bloom Filters", 2007), so that a miss costs one.
+//! Which ids a run, or keys a block of events, surely does not have: a Bloom filter in blocks of one cache line
+//! (Putze, Sanders, Singler, "Cache-, Hash- and Space-Efficient Bloom Filters", 2007), so that a miss costs one.
 //!
 //! Filters of libraries live in memory; this one is read in its file, where it takes none.
 
 /// A cache line.
 const BLOCK_BYTES: usize = 64;
-/// With ten bits for each id, about one id in seventy passes without being there.
+/// With ten bits for each id, about one id in a hundred passes without being there.
 const BITS_PER_ID: u64 = 10;
 /// Bits that an id sets in its block: nine bits of the hash choose each.
 const PROBES: u32 = 6;
@@ -62,7 +62,7 @@ mod tests {
         (0..ids).for_each(|id| add(&mut filter, hash(id)));
         assert!((0..ids).all(|id| may_have(&filter, hash(id))));
         let passed = (ids..ids * 11).filter(|id| may_have(&filter, hash(*id))).count();
-        // One in seventy of 200,000 is 2,857.
-        assert!((1_000..5_000).contains(&passed), "{passed}");
+        // One in a hundred of 200,000 is 2,000.
+        assert!((1_500..2_500).contains(&passed), "{passed}");
     }
 }

@@ -1,0 +1,144 @@
+//! The segment that is written.
+
+use std::io;
+use std::sync::Arc;
+
+use super::index::Builder;
+use super::position::Position;
+use super::segment::{HEADER_BYTES, Header, Segment, Trailer};
+use crate::log::File;
+use crate::protocol::event::EventRecord;
+
+/// The segment that is written, and what of it is not on disk for sure.
+///
+/// ```text
+///  0          synced            written           end
+///  ├ on disk ──┼ may be on disk ─┼ in memory only ─┤
+///              └── unsynced: all of it is in memory, and written again when a write or a sync fails
+/// ```
+pub(super) struct Current {
+    pub segment: Arc<Segment>,
+    file: Arc<dyn File>,
+    builder: Builder,
+    synced: u64,
+    unsynced: Vec<u8>,
+    /// How many of the unsynced bytes are written.
+    written: usize,
+    /// After what is in it, and when that was.
+    next: u64,
+    last_at_us: u64,
+}
+
+impl Current {
+    /// A new one.
+    pub fn begin(header: Header, file: Arc<dyn File>) -> Self {
+        let segment = Arc::new(Segment::begin(header, file.clone()));
+        Self {
+            segment,
+            file,
+            builder: Builder::new(&header.start.chain),
+            synced: 0,
+            unsynced: header.encode().to_vec(),
+            written: 0,
+            next: header.start.next,
+            last_at_us: 0,
+        }
+    }
+
+    /// One that was there before, whose header was read: records follow by [`Current::reload`].
+    pub fn resume(header: Header, file: Arc<dyn File>) -> Self {
+        let mut current = Self::begin(header, file);
+        current.synced = HEADER_BYTES as u64;
+        current.unsynced.clear();
+        current
+    }
+
+    /// A record that is on disk already, before which the chain is this.
+    pub fn reload(&mut self, record: &EventRecord<'_>, position: &mut Position) {
+        self.add(record, position);
+        self.synced += record.bytes().len() as u64;
+    }
+
+    /// Lets readers see what was reloaded.
+    pub fn publish(&self) {
+        let written = self.synced + self.written as u64;
+        self.segment.publish(written, self.next, self.last_at_us, self.builder.index());
+    }
+
+    /// Is there room for a record of so many bytes? For one there always is.
+    pub fn has_room(&self, bytes: u64, bytes_max: u64) -> bool {
+        self.next == self.segment.first() || self.end() + bytes <= bytes_max
+    }
+
+    /// Takes a record in.
+    pub fn put(&mut self, record: &EventRecord<'_>, position: &mut Position) {
+        self.add(record, position);
+        self.unsynced.extend_from_slice(record.bytes());
+    }
+
+    fn add(&mut self, record: &EventRecord<'_>, position: &mut Position) {
+        self.builder.add(record, &position.chain);
+        position.pass(record.bytes(), record.header().next());
+        self.next = position.next;
+        self.last_at_us = record.header().at_us;
+    }
+
+    fn end(&self) -> u64 {
+        self.synced + self.unsynced.len() as u64
+    }
+
+    pub fn unsynced_bytes(&self) -> usize {
+        self.unsynced.len()
+    }
+
+    pub fn unwritten_bytes(&self) -> usize {
+        self.unsynced.len() - self.written
+    }
+
+    /// Writes what is not, and publishes it; says how many bytes that were.
+    pub fn write(&mut self) -> io::Result<usize> {
+        let bytes = &self.unsynced[self.written..];
+        let count = bytes.len();
+        if count > 0 {
+            self.file.write_at(self.synced + self.written as u64, bytes)?;
+            self.written += count;
+            self.publish();
+        }
+        Ok(count)
+    }
+
+    /// Syncs what is written, which is everything.
+    pub fn sync(&mut self) -> io::Result<()> {
+        if let Err(error) = self.file.sync_data() {
+            // Nobody knows what is on disk. A second sync would say yes to what is nowhere.
+            self.written = 0;
+            return Err(error);
+        }
+        self.synced += self.written as u64;
+        self.unsynced.drain(..self.written);
+        self.written = 0;
+        Ok(())
+    }
+
+    /// Writes the footer, and syncs everything. All records are written; those that are not synced are written
+    /// again when that has failed.
+    pub fn seal(&mut self, end: Position) -> io::Result<()> {
+        let (footer, blocks) = self.builder.finish();
+        let records_end = self.end();
+        let index_at = records_end.next_multiple_of(64);
+        let trailer = Trailer {
+            records_end,
+            index_at,
+            blocks,
+            last_at_us: self.last_at_us,
+            footer_crc: crc32fast::hash(&footer),
+            end,
+        };
+        let mut bytes = vec![0; (index_at - records_end) as usize];
+        bytes.extend_from_slice(&footer);
+        bytes.extend_from_slice(&trailer.encode());
+        self.file.write_at(records_end, &bytes)?;
+        self.sync()?;
+        self.segment.seal(trailer)
+    }
+}

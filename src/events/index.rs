@@ -1,0 +1,285 @@
+//! Where what is in a segment: blocks of about 64 KiB of whole records, and which keys each surely lacks.
+//!
+//! ```text
+//! index, 72 bytes for each block             filters, from the next multiple of 64 on
+//!  0  8 where it begins in the file           of each block, one after the other (archive/filter.rs);
+//!  8  8 its first sequence number             keys are hashed with the first eight bytes of the chain
+//! 16  8 `at` of its first record, µs          before the segment as seed
+//! 24  8 log index of its first record
+//! 32 32 chain before it
+//! 64  4 where its filter begins, in 64 bytes from where filters begin
+//! 68  4 bytes of its filter; 0: it has none, and may have every key
+//! ```
+//!
+//! The seed is the same wherever these records are made again, and nobody knows it who chooses an id. While a
+//! segment is written its index is in memory; it is found again by reading the segment.
+
+use std::sync::{Arc, OnceLock};
+
+use bytes::Bytes;
+
+use super::key::Key;
+use super::segment::{HEADER_BYTES, TRAILER_BYTES, Trailer, array, word};
+use crate::archive::filter;
+use crate::protocol::event::EventRecord;
+
+/// A block is closed before it would have more bytes, unless one record has.
+pub(super) const BLOCK_BYTES: u64 = 64 << 10;
+/// Bytes for a block in the index.
+pub(super) const ENTRY_BYTES: usize = 72;
+/// Filters are read by the cache line.
+const FILTER_ALIGN: usize = 64;
+/// Keys that came lately, so that most come only once into a filter: a cell that is in every event.
+const RECENT_KEYS: usize = 1 << 12;
+
+/// Where a block begins.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct Block {
+    /// In the file.
+    pub offset: u64,
+    /// Its first sequence number.
+    pub first: u64,
+    /// Of its first record.
+    pub at_us: u64,
+    /// The log index of its first record.
+    pub log_index: u64,
+    /// The chain before it.
+    pub chain: [u8; 32],
+}
+
+/// A block that is whole, with its filter.
+#[derive(Debug)]
+pub(super) struct ClosedBlock {
+    block: Block,
+    filter: Vec<u8>,
+}
+
+/// See the module.
+#[derive(Clone, Debug)]
+pub(super) enum Index {
+    /// Of a segment that is written.
+    Open { closed: Arc<Vec<Arc<ClosedBlock>>>, last: Option<Block> },
+    /// Of one that is whole.
+    Sealed(Arc<Sealed>),
+}
+
+impl Default for Index {
+    fn default() -> Self {
+        Self::Open { closed: Arc::default(), last: None }
+    }
+}
+
+/// A sealed segment's content.
+#[derive(Debug)]
+pub(super) struct Sealed {
+    map: Bytes,
+    trailer: Trailer,
+    /// Is the index in order? Looked at once.
+    is_sound: OnceLock<bool>,
+}
+
+impl Index {
+    /// Of a whole segment.
+    ///
+    /// The trailer's index begins inside of it.
+    pub fn sealed(map: Bytes, trailer: Trailer) -> Self {
+        Self::Sealed(Arc::new(Sealed { map, trailer, is_sound: OnceLock::new() }))
+    }
+
+    /// Is it what was written? Reads all of it the first time.
+    pub fn is_sound(&self) -> bool {
+        match self {
+            Self::Open { .. } => true,
+            Self::Sealed(sealed) => *sealed.is_sound.get_or_init(|| sealed.is_in_order()),
+        }
+    }
+
+    /// How many blocks there are.
+    pub fn len(&self) -> usize {
+        match self {
+            Self::Open { closed, last } => closed.len() + usize::from(last.is_some()),
+            Self::Sealed(sealed) => sealed.trailer.blocks as usize,
+        }
+    }
+
+    /// A block.
+    ///
+    /// # Panics
+    /// There is none with this number.
+    pub fn block(&self, at: usize) -> Block {
+        match self {
+            Self::Open { closed, last } => match closed.get(at) {
+                Some(closed) => closed.block,
+                None => last.expect("the last block is not closed"),
+            },
+            Self::Sealed(sealed) => sealed.block(at),
+        }
+    }
+
+    /// May the block have a key of this hash? `false` is certain.
+    pub fn may_have(&self, at: usize, hash: u64) -> bool {
+        match self {
+            Self::Open { closed, .. } => {
+                closed.get(at).is_none_or(|closed| filter::may_have(&closed.filter, hash))
+            }
+            Self::Sealed(sealed) => {
+                sealed.filter(at).is_none_or(|filter| filter::may_have(filter, hash))
+            }
+        }
+    }
+
+    /// The segment's content, if it is mapped.
+    pub fn map(&self) -> Option<&Bytes> {
+        match self {
+            Self::Open { .. } => None,
+            Self::Sealed(sealed) => Some(&sealed.map),
+        }
+    }
+}
+
+impl Sealed {
+    fn entry(&self, at: usize) -> &[u8] {
+        &self.map[self.trailer.index_at as usize + at * ENTRY_BYTES..][..ENTRY_BYTES]
+    }
+
+    fn block(&self, at: usize) -> Block {
+        let entry = self.entry(at);
+        Block {
+            offset: word(entry, 0),
+            first: word(entry, 8),
+            at_us: word(entry, 16),
+            log_index: word(entry, 24),
+            chain: array(entry, 32),
+        }
+    }
+
+    fn filter(&self, at: usize) -> Option<&[u8]> {
+        let entry = self.entry(at);
+        let [begin, bytes] = [64, 68].map(|at| u32::from_le_bytes(array(entry, at)) as usize);
+        let index_end = self.trailer.index_at as usize + self.trailer.blocks as usize * ENTRY_BYTES;
+        let begin = index_end.next_multiple_of(FILTER_ALIGN) + begin * FILTER_ALIGN;
+        self.map.get(begin..begin + bytes)
+    }
+
+    fn is_in_order(&self) -> bool {
+        let footer = &self.map[self.trailer.index_at as usize..self.map.len() - TRAILER_BYTES];
+        if crc32fast::hash(footer) != self.trailer.footer_crc {
+            return false;
+        }
+        let blocks = self.trailer.blocks as usize;
+        let first = self.block(0);
+        let rises = |at: usize| {
+            let [one, other] = [self.block(at - 1), self.block(at)];
+            one.offset < other.offset && one.first < other.first
+        };
+        let last = self.block(blocks - 1);
+        first.offset == HEADER_BYTES as u64
+            && last.offset < self.trailer.records_end
+            && last.first < self.trailer.end.next
+            && (1..blocks).all(rises)
+    }
+}
+
+/// Makes the index of a segment that is written.
+pub(super) struct Builder {
+    seed: u64,
+    closed: Arc<Vec<Arc<ClosedBlock>>>,
+    last: Option<Block>,
+    /// Where the last block ends.
+    end: u64,
+    /// Hashes of the last block's keys; `None`: some are not known.
+    keys: Option<Vec<u64>>,
+    recent: Vec<u64>,
+}
+
+impl Builder {
+    /// Of an empty segment.
+    pub fn new(chain_before: &[u8; 32]) -> Self {
+        Self {
+            seed: seed_of(chain_before),
+            closed: Arc::default(),
+            last: None,
+            end: HEADER_BYTES as u64,
+            keys: Some(Vec::new()),
+            recent: vec![0; RECENT_KEYS],
+        }
+    }
+
+    /// A record follows.
+    pub fn add(&mut self, record: &EventRecord<'_>, chain_before: &[u8; 32]) {
+        let bytes = record.bytes().len() as u64;
+        let begun = self.last.map_or(self.end, |block| block.offset);
+        if self.end - begun + bytes > BLOCK_BYTES {
+            self.close();
+        }
+        let header = record.header();
+        self.last.get_or_insert(Block {
+            offset: self.end,
+            first: header.first,
+            at_us: header.at_us,
+            log_index: header.index,
+            chain: *chain_before,
+        });
+        self.end += bytes;
+        self.add_keys(record);
+    }
+
+    fn add_keys(&mut self, record: &EventRecord<'_>) {
+        for event in record.events() {
+            let (Ok(event), Some(keys)) = (event, &mut self.keys) else {
+                // A kind of a later version: nobody knows what it is about.
+                self.keys = None;
+                return;
+            };
+            for key in Key::all_of(&event) {
+                let hash = key.hash(self.seed);
+                let recent = &mut self.recent[hash as usize % RECENT_KEYS];
+                if *recent != hash {
+                    *recent = hash;
+                    keys.push(hash);
+                }
+            }
+        }
+    }
+
+    fn close(&mut self) {
+        let Some(block) = self.last.take() else { return };
+        let filter = self.keys.take().map_or_else(Vec::new, |keys| {
+            let mut filter = vec![0; filter::bytes_for(keys.len() as u64) as usize];
+            keys.iter().for_each(|hash| filter::add(&mut filter, *hash));
+            filter
+        });
+        Arc::make_mut(&mut self.closed).push(Arc::new(ClosedBlock { block, filter }));
+        self.keys = Some(Vec::new());
+        self.recent.fill(0);
+    }
+
+    /// As it is now.
+    pub fn index(&self) -> Index {
+        Index::Open { closed: self.closed.clone(), last: self.last }
+    }
+
+    /// The segment ends here: its index and filters, and how many blocks they are of.
+    pub fn finish(&mut self) -> (Vec<u8>, u64) {
+        self.close();
+        let mut out = Vec::new();
+        let mut filters_bytes = 0;
+        for ClosedBlock { block, filter } in self.closed.iter().map(Arc::as_ref) {
+            for word in [block.offset, block.first, block.at_us, block.log_index] {
+                out.extend_from_slice(&word.to_le_bytes());
+            }
+            out.extend_from_slice(&block.chain);
+            out.extend_from_slice(&((filters_bytes / FILTER_ALIGN) as u32).to_le_bytes());
+            out.extend_from_slice(&(filter.len() as u32).to_le_bytes());
+            filters_bytes += filter.len();
+        }
+        out.resize(out.len().next_multiple_of(FILTER_ALIGN), 0);
+        self.closed.iter().for_each(|closed| out.extend_from_slice(&closed.filter));
+        (out, self.closed.len() as u64)
+    }
+}
+
+/// The seed of a segment's hashes.
+pub(super) fn seed_of(chain_before: &[u8; 32]) -> u64 {
+    word(chain_before, 0)
+}

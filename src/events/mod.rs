@@ -1,0 +1,427 @@
+//! The event log: what has changed in the stock, in segments on disk, for whoever follows, explains or audits it.
+//!
+//! ```text
+//! apply ─▶ queue ─▶ writer: seal, chain, one pwrite ─▶ readable ─▶ synced, every MiB ─▶ sealed segments ─▶ removed
+//!        (a lock)   (every 4 ms)                                    (and for a mark)     (64 MiB)           (by age or bytes)
+//! ```
+//!
+//! Records (`protocol::event`) are opaque here but for their headers and keys. They are **derived**: the same bytes on
+//! every node, made from the log's entries, and made again while the log is replayed after a restart. So an append
+//! is not synced. Only a snapshot must not be published before the events up to its cut are on disk, because the log
+//! below it goes: that is what [`EventLog::mark`] is for. When the log is opened at the position of a snapshot, all
+//! that was written after it is cut off and comes again.
+//!
+//! Invariants:
+//! - Records follow each other without a gap, but where a snapshot of another node was installed
+//!   ([`EventLog::rebase`]): there a new segment begins.
+//! - What a mark has said is on disk is found by the next [`EventLog::open`] at its position, or is damaged.
+//! - Nothing is dropped but whole sealed segments, by age or bytes. A disk that refuses is tried again; what it does
+//!   not take waits in memory, and apply waits in [`EventLog::room`] when that is too much.
+
+mod current;
+mod error;
+mod index;
+mod key;
+mod open;
+mod position;
+mod reader;
+mod records;
+mod retention;
+mod scan;
+mod segment;
+mod view;
+mod writer;
+
+use std::io;
+use std::ops::{ControlFlow, Range};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard};
+
+use tokio::sync::{Notify, oneshot, watch};
+
+pub use error::{Flaw, ReadError};
+pub use key::Key;
+pub use position::Position;
+pub use reader::Chunk;
+pub use scan::Direction;
+
+use crate::archive::Notice;
+use crate::log::Storage;
+use crate::protocol::ShardId;
+use crate::protocol::event::{Event, RecordHeader};
+use crate::world::World;
+use segment::Segment;
+use writer::Writer;
+
+/// Apply waits while more than this waits for the disk.
+const MEMORY_BYTES_MAX: u64 = 64 << 20;
+/// The writer is woken when so much waits; else it comes by itself.
+const WAKE_BYTES: usize = 512 << 10;
+
+/// How much is kept, and for how long.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct EventOptions {
+    /// How long events are kept, in ms of the log's time. Default 30 days.
+    pub retention_ms: u64,
+    /// Bytes on disk; above it the oldest segments are removed. Default 16 GiB.
+    pub bytes_max: u64,
+    /// Bytes of a segment, without its index. Default 64 MiB.
+    pub segment_bytes: u64,
+}
+
+impl Default for EventOptions {
+    fn default() -> Self {
+        let retention_ms = 30 * 24 * 60 * 60 * 1_000;
+        Self { retention_ms, bytes_max: 16 << 30, segment_bytes: 64 << 20 }
+    }
+}
+
+/// How much there is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct EventStats {
+    /// Events that can be read.
+    pub events: u64,
+    /// Bytes on disk.
+    pub bytes: u64,
+    /// Files.
+    pub segments: u64,
+    /// Bytes in memory that are not written yet.
+    pub waiting_bytes: u64,
+    /// The sequence number of the first event that can be read.
+    pub oldest: u64,
+    /// The sequence number after the last one.
+    pub next: u64,
+    /// Places where events are missing, because a snapshot was installed.
+    pub gaps: u64,
+    /// The last attempt to write or to remove something failed.
+    pub is_failing: bool,
+}
+
+/// See the module. The writer ends with it.
+pub struct EventLog(Arc<Inner>);
+
+/// What the event log and its writer share.
+struct Inner {
+    storage: Arc<dyn Storage>,
+    options: EventOptions,
+    shard: ShardId,
+    queue: Mutex<Queue>,
+    wake: Notify,
+    stop: Notify,
+    /// Bytes that were appended and are not written.
+    waiting_bytes: AtomicU64,
+    has_room: Notify,
+    segments: Mutex<Arc<Vec<Arc<Segment>>>>,
+    /// The sequence number after the last readable event.
+    readable: watch::Sender<u64>,
+    /// The latest time in the log.
+    now_ms: AtomicU64,
+    is_failing: AtomicBool,
+    is_full: AtomicBool,
+    notice: Notice,
+}
+
+/// Who waits for a position.
+type Answer = oneshot::Sender<io::Result<Position>>;
+
+enum Item {
+    /// An unsealed record.
+    Record(Vec<u8>),
+    /// Somebody waits until all before is on disk.
+    Mark(Answer),
+    /// What comes next begins there.
+    Rebase(Position, Answer),
+}
+
+/// What the writer has not taken yet.
+#[derive(Default)]
+struct Queue {
+    items: Vec<Item>,
+    bytes: usize,
+    /// The sequence number that the next record begins with.
+    next: u64,
+    /// The writer sleeps until it is woken.
+    idle: bool,
+    /// The writer shall not wait for more.
+    urgent: bool,
+    stopping: bool,
+}
+
+impl Queue {
+    /// The writer wants to sleep; `false`: there is something to do.
+    fn park(&mut self) -> bool {
+        self.idle = self.items.is_empty();
+        self.idle
+    }
+}
+
+impl EventLog {
+    /// Opens what is there at the position of the last snapshot, and starts the writer: events from it on are cut
+    /// off, and come again. `notice` is told when files cannot be written, and when they can again.
+    ///
+    /// # Errors
+    /// `InvalidData`: what is there is damaged or of another history; the text says where, and what to do. What the
+    /// operating system says.
+    pub fn open(
+        storage: Arc<dyn Storage>,
+        world: &World,
+        options: EventOptions,
+        shard: ShardId,
+        position: Position,
+        notice: Notice,
+    ) -> io::Result<Self> {
+        let opened = open::open(storage.as_ref(), shard, position)?;
+        let inner = Arc::new(Inner {
+            storage,
+            options,
+            shard,
+            queue: Mutex::new(Queue { next: position.next, ..Queue::default() }),
+            wake: Notify::new(),
+            stop: Notify::new(),
+            waiting_bytes: AtomicU64::new(0),
+            has_room: Notify::new(),
+            segments: Mutex::new(Arc::new(opened.segments)),
+            readable: watch::Sender::new(position.next),
+            now_ms: AtomicU64::new(0),
+            is_failing: AtomicBool::new(false),
+            is_full: AtomicBool::new(false),
+            notice,
+        });
+        if opened.end != position {
+            // The writer ends what is there, and begins anew.
+            let (answer, _) = oneshot::channel();
+            inner.lock().items.push(Item::Rebase(position, answer));
+        }
+        let writer = Writer::new(inner.clone(), opened.current, opened.end);
+        world.threads.spawn("events", Box::pin(writer.run()))?;
+        Ok(Self(inner))
+    }
+
+    /// Takes in the record of the events that come next: finished, not sealed. Costs a short lock, and wakes the
+    /// writer only when it sleeps or much waits. Apply calls it, after [`EventLog::room`].
+    ///
+    /// # Panics
+    /// It is no whole record, or other events should come next.
+    pub fn append(&self, record: Vec<u8>) {
+        let header = RecordHeader::peek(&record).expect("a record has a header");
+        assert!(
+            header.bytes == record.len() && header.count > 0,
+            "a record is finished, and has events"
+        );
+        assert!(header.shard == self.0.shard, "a record is of the shard whose events these are");
+        let mut queue = self.0.lock();
+        assert!(header.first == queue.next, "events come without a gap");
+        queue.next = header.next();
+        queue.bytes += record.len();
+        self.0.waiting_bytes.fetch_add(record.len() as u64, Ordering::Relaxed);
+        queue.items.push(Item::Record(record));
+        let is_much = queue.bytes >= WAKE_BYTES && !queue.urgent;
+        queue.urgent |= is_much;
+        let wakes = std::mem::take(&mut queue.idle) || is_much;
+        drop(queue);
+        if wakes {
+            self.0.wake.notify_one();
+        }
+    }
+
+    /// Waits while too much waits for the disk; at once, else.
+    pub async fn room(&self) {
+        loop {
+            let mut freed = std::pin::pin!(self.0.has_room.notified());
+            freed.as_mut().enable();
+            if self.0.waiting_bytes.load(Ordering::Relaxed) <= MEMORY_BYTES_MAX {
+                return;
+            }
+            freed.await;
+        }
+    }
+
+    /// Resolves when all that was appended before the call is on disk, with the position after it. For a snapshot:
+    /// called when it is cut, under the lock of apply, and awaited before it is published.
+    ///
+    /// # Errors
+    /// The disk says no; events wait in memory and are written later, but this mark is given up.
+    pub fn mark(&self) -> impl Future<Output = io::Result<Position>> + Send + use<> {
+        let (answer, answered) = oneshot::channel();
+        self.ask(Item::Mark(answer), None);
+        wait_for(answered)
+    }
+
+    /// A snapshot was installed: what is appended next begins at `base`. If that is ahead, a gap is left; if it is
+    /// not, it must be of this history, and what comes again up to its end must be the same. Resolves as a mark:
+    /// before the snapshot is kept, so that no power cut leaves what looks like damage.
+    ///
+    /// # Errors
+    /// `InvalidData`: it is of another history, and nothing may be appended. The disk says no.
+    pub fn rebase(
+        &self,
+        base: Position,
+    ) -> impl Future<Output = io::Result<Position>> + Send + use<> {
+        let (answer, answered) = oneshot::channel();
+        self.ask(Item::Rebase(base, answer), Some(base.next));
+        wait_for(answered)
+    }
+
+    /// Asks the writer for something, now.
+    fn ask(&self, item: Item, next: Option<u64>) {
+        let mut queue = self.0.lock();
+        queue.items.push(item);
+        queue.next = next.unwrap_or(queue.next);
+        (queue.urgent, queue.idle) = (true, false);
+        drop(queue);
+        self.0.wake.notify_one();
+    }
+
+    /// The sequence number after the last event that can be read, as it rises.
+    pub fn subscribe(&self) -> watch::Receiver<u64> {
+        self.0.readable.subscribe()
+    }
+
+    /// Whole records: the one that has the event `from`, and those that follow it, up to so many bytes if that is
+    /// more. May read the disk.
+    ///
+    /// # Errors
+    /// The event is not here, or not in order: see [`ReadError`].
+    pub fn read(&self, from: u64, bytes_max: usize) -> Result<Chunk, ReadError> {
+        self.0.read(from, bytes_max)
+    }
+
+    /// The sequence number of the first event at a time or after it, in µs of the cluster's clock; that of the next
+    /// event if there is none. May read the disk.
+    ///
+    /// # Errors
+    /// What is on disk is not in order.
+    pub fn find(&self, at_us: u64) -> Result<u64, ReadError> {
+        self.0.find(at_us)
+    }
+
+    /// Shows the events of a key in a range of sequence numbers, in that order, until `visit` breaks it off: then the
+    /// result is a break, too. May read the disk; blocks that surely lack the key are not read.
+    ///
+    /// # Errors
+    /// [`ReadError::Gone`] where it comes to events that are not here: those before them in its direction were
+    /// shown. What is on disk is not in order.
+    pub fn scan(
+        &self,
+        key: Key,
+        range: Range<u64>,
+        direction: Direction,
+        visit: &mut dyn FnMut(&Event<'_>) -> ControlFlow<()>,
+    ) -> Result<ControlFlow<()>, ReadError> {
+        self.0.scan(key, range, direction, visit)
+    }
+
+    /// The sequence number of the first event that can be read; that of the next one if there is none.
+    pub fn oldest(&self) -> u64 {
+        let next = self.0.next();
+        self.0.segments().first().map_or(next, |segment| segment.first())
+    }
+
+    /// The log's time has come to this.
+    pub fn tell_time(&self, now_ms: u64) {
+        self.0.now_ms.fetch_max(now_ms, Ordering::Relaxed);
+    }
+
+    /// The disk is full: what clients want to write should be refused, before apply must wait.
+    pub fn is_full(&self) -> bool {
+        self.0.is_full.load(Ordering::Relaxed)
+    }
+
+    /// How much there is.
+    pub fn stats(&self) -> EventStats {
+        let next = self.0.next();
+        let segments = self.0.segments();
+        let mut stats = EventStats {
+            segments: segments.len() as u64,
+            waiting_bytes: self.0.waiting_bytes.load(Ordering::Relaxed),
+            oldest: segments.first().map_or(next, |segment| segment.first()),
+            next,
+            is_failing: self.0.is_failing.load(Ordering::Relaxed),
+            ..EventStats::default()
+        };
+        let mut end = stats.oldest;
+        for segment in segments.iter() {
+            stats.bytes += segment.file_bytes();
+            stats.events += segment.next() - segment.first();
+            stats.gaps += u64::from(segment.first() > end);
+            end = segment.next();
+        }
+        stats.gaps += u64::from(next > end);
+        stats
+    }
+}
+
+impl Drop for EventLog {
+    /// What waits is in the Raft log still.
+    fn drop(&mut self) {
+        self.0.lock().stopping = true;
+        self.0.stop.notify_one();
+        self.0.wake.notify_one();
+    }
+}
+
+impl Inner {
+    fn lock(&self) -> MutexGuard<'_, Queue> {
+        self.queue.lock().expect("no holder panics")
+    }
+
+    fn segments(&self) -> Arc<Vec<Arc<Segment>>> {
+        self.segments.lock().expect("no holder panics").clone()
+    }
+
+    fn next(&self) -> u64 {
+        *self.readable.borrow()
+    }
+
+    fn now_ms(&self) -> u64 {
+        self.now_ms.load(Ordering::Relaxed)
+    }
+
+    fn add_segment(&self, segment: Arc<Segment>) {
+        let mut segments = self.segments.lock().expect("no holder panics");
+        Arc::make_mut(&mut segments).push(segment);
+    }
+
+    fn forget_segment(&self, gone: &Arc<Segment>) {
+        let mut segments = self.segments.lock().expect("no holder panics");
+        Arc::make_mut(&mut segments).retain(|segment| !Arc::ptr_eq(segment, gone));
+    }
+
+    /// Events before this one can be read.
+    fn publish(&self, next: u64) {
+        self.readable.send_replace(next);
+    }
+
+    /// So many bytes wait no more.
+    fn written(&self, bytes: usize) {
+        let before = self.waiting_bytes.fetch_sub(bytes as u64, Ordering::Relaxed);
+        if before > MEMORY_BYTES_MAX {
+            self.has_room.notify_waiters();
+        }
+    }
+
+    fn set_failing(&self, is_failing: bool, is_full: bool) {
+        self.is_failing.store(is_failing, Ordering::Relaxed);
+        self.is_full.store(is_full, Ordering::Relaxed);
+    }
+
+    /// The latency of a simulated disk.
+    async fn pause_before_sync(&self) {
+        let delay = self.storage.sync_delay();
+        if !delay.is_zero() {
+            tokio::time::sleep(delay).await;
+        }
+    }
+}
+
+async fn wait_for(answer: oneshot::Receiver<io::Result<Position>>) -> io::Result<Position> {
+    answer.await.unwrap_or_else(|_| Err(io::Error::other("the writer of events is gone")))
+}
+
+/// A position is not of this history.
+fn other_history(next: u64) -> io::Error {
+    let text = format!(
+        "the events before {next} are not those of the snapshot: this node's history is another"
+    );
+    io::Error::new(io::ErrorKind::InvalidData, text)
+}

@@ -1,0 +1,294 @@
+//! A segment: a run of records in a file.
+//!
+//! ```text
+//! events-{first, 20 digits}
+//!
+//!  ┌────────┬────────┬────────┬───┬────────┐ ┌───────┬─────────┬─────────┐
+//!  │ header │ record │ record │ … │ record │ │ index │ filters │ trailer │
+//!  └────────┴────────┴────────┴───┴────────┘ └───────┴─────────┴─────────┘
+//!            └─ block ────────┘ └─ block ┘    when it is full: the segment is sealed
+//!
+//! header, 64 bytes                       trailer, the last 96 bytes of the file
+//!  0  8 magic "STKDEVTS"                  0  8 magic "STKDEVTE"
+//!  8  4 format = 1                        8  4 format = 1
+//! 12  4 crc32 of bytes 16..64            12  4 crc32 of bytes 16..96
+//! 16  8 first sequence number            16  8 where the records end
+//! 24 32 chain before it                  24  8 where the index begins, a multiple of 64
+//! 56  2 shard                            32  8 blocks
+//! 58  6 0                                40  8 sequence number after the last event
+//!                                        48  8 `at` of the last record, µs
+//!                                        56  4 crc32 of index and filters
+//!                                        60  4 0
+//!                                        64 32 chain at the end
+//! ```
+//!
+//! All numbers are little-endian. The index and the filters are drawn in `index.rs`.
+//!
+//! Invariants:
+//! - Only the last segment is not sealed. The file of the next one is made when the seal is on disk.
+//! - A sealed segment is never changed, but when a node is opened at a position that is inside of it.
+
+use std::io;
+use std::sync::{Arc, Mutex, MutexGuard};
+
+use bytes::Bytes;
+
+use super::index::Index;
+use super::position::Position;
+use super::view::View;
+use crate::log::{File, Storage};
+use crate::protocol::ShardId;
+
+const MAGIC: &[u8; 8] = b"STKDEVTS";
+const MAGIC_END: &[u8; 8] = b"STKDEVTE";
+const FORMAT: u32 = 1;
+/// Bytes before the first record.
+pub(super) const HEADER_BYTES: usize = 64;
+/// Bytes at the end of a sealed segment.
+pub(super) const TRAILER_BYTES: usize = 96;
+/// How the names of all event files begin.
+pub(super) const PREFIX: &str = "events-";
+
+/// The name of the segment that begins with an event.
+pub(super) fn name_of(first: u64) -> String {
+    format!("{PREFIX}{first:020}")
+}
+
+/// The first event of the segment of this name; `None`: it is no segment.
+pub(super) fn first_of(name: &str) -> Option<u64> {
+    let first = name.strip_prefix(PREFIX)?.parse().ok()?;
+    (name_of(first) == name).then_some(first)
+}
+
+/// What a segment says of itself.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct Header {
+    pub shard: ShardId,
+    pub start: Position,
+}
+
+impl Header {
+    pub fn encode(&self) -> [u8; HEADER_BYTES] {
+        let mut bytes = [0; HEADER_BYTES];
+        bytes[16..24].copy_from_slice(&self.start.next.to_le_bytes());
+        bytes[24..56].copy_from_slice(&self.start.chain);
+        bytes[56..58].copy_from_slice(&self.shard.0.to_le_bytes());
+        finish(&mut bytes, MAGIC);
+        bytes
+    }
+
+    /// `Err`: what is wrong.
+    pub fn decode(bytes: &[u8]) -> Result<Self, &'static str> {
+        let bytes = bytes.first_chunk::<HEADER_BYTES>().ok_or("it is shorter than a header")?;
+        check(bytes, MAGIC)?;
+        let start = Position { next: word(bytes, 16), chain: array(bytes, 24) };
+        Ok(Self { shard: ShardId(u16::from_le_bytes(array(bytes, 56))), start })
+    }
+
+    /// Reads it from a file.
+    pub fn read(file: &dyn File, bytes: u64) -> io::Result<Result<Self, &'static str>> {
+        if bytes < HEADER_BYTES as u64 {
+            return Ok(Self::decode(&[]));
+        }
+        let mut header = [0; HEADER_BYTES];
+        file.read_at(0, &mut header)?;
+        Ok(Self::decode(&header))
+    }
+}
+
+/// How a sealed segment ends.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct Trailer {
+    pub records_end: u64,
+    pub index_at: u64,
+    pub blocks: u64,
+    pub last_at_us: u64,
+    pub footer_crc: u32,
+    pub end: Position,
+}
+
+impl Trailer {
+    pub fn encode(&self) -> [u8; TRAILER_BYTES] {
+        let mut bytes = [0; TRAILER_BYTES];
+        let words = [self.records_end, self.index_at, self.blocks, self.end.next, self.last_at_us];
+        for (place, word) in bytes[16..56].chunks_exact_mut(8).zip(words) {
+            place.copy_from_slice(&word.to_le_bytes());
+        }
+        bytes[56..60].copy_from_slice(&self.footer_crc.to_le_bytes());
+        bytes[64..].copy_from_slice(&self.end.chain);
+        finish(&mut bytes, MAGIC_END);
+        bytes
+    }
+
+    /// `None`: these bytes are none, of a file of so many.
+    pub fn decode(bytes: &[u8; TRAILER_BYTES], file_bytes: u64) -> Option<Self> {
+        check(bytes, MAGIC_END).ok()?;
+        let trailer = Self {
+            records_end: word(bytes, 16),
+            index_at: word(bytes, 24),
+            blocks: word(bytes, 32),
+            last_at_us: word(bytes, 48),
+            footer_crc: u32::from_le_bytes(array(bytes, 56)),
+            end: Position { next: word(bytes, 40), chain: array(bytes, 64) },
+        };
+        let footer_bytes = (file_bytes - TRAILER_BYTES as u64).checked_sub(trailer.index_at)?;
+        let is_sound = trailer.records_end > HEADER_BYTES as u64
+            && trailer.records_end <= trailer.index_at
+            && trailer.blocks > 0
+            && trailer.blocks <= footer_bytes / super::index::ENTRY_BYTES as u64;
+        is_sound.then_some(trailer)
+    }
+
+    /// Reads it from a file; `None`: the segment is not sealed.
+    pub fn read(file: &dyn File, bytes: u64) -> io::Result<Option<Self>> {
+        let Some(at) = bytes.checked_sub(TRAILER_BYTES as u64) else { return Ok(None) };
+        let mut trailer = [0; TRAILER_BYTES];
+        file.read_at(at, &mut trailer)?;
+        Ok(Self::decode(&trailer, bytes))
+    }
+}
+
+fn finish(bytes: &mut [u8], magic: &[u8; 8]) {
+    bytes[..8].copy_from_slice(magic);
+    bytes[8..12].copy_from_slice(&FORMAT.to_le_bytes());
+    let crc = crc32fast::hash(&bytes[16..]);
+    bytes[12..16].copy_from_slice(&crc.to_le_bytes());
+}
+
+fn check(bytes: &[u8], magic: &[u8; 8]) -> Result<(), &'static str> {
+    if bytes[..8] != *magic {
+        return Err("it is no segment of events");
+    }
+    if u32::from_le_bytes(array(bytes, 8)) != FORMAT {
+        return Err("it was written by another version");
+    }
+    if u32::from_le_bytes(array(bytes, 12)) != crc32fast::hash(&bytes[16..]) {
+        return Err("the checksum of its header is wrong");
+    }
+    Ok(())
+}
+
+pub(super) fn word(bytes: &[u8], at: usize) -> u64 {
+    u64::from_le_bytes(array(bytes, at))
+}
+
+/// # Panics
+/// They are not all there.
+pub(super) fn array<const N: usize>(bytes: &[u8], at: usize) -> [u8; N] {
+    *bytes[at..].first_chunk().expect("the caller has looked how many there are")
+}
+
+/// How far a segment can be read.
+#[derive(Clone, Debug)]
+struct State {
+    /// Where the readable records end in the file.
+    records_end: u64,
+    /// The sequence number after the last of their events.
+    next: u64,
+    /// Of the last record.
+    last_at_us: u64,
+    /// All bytes of the file.
+    file_bytes: u64,
+    index: Index,
+}
+
+/// A segment, as readers and the writer share it.
+pub(super) struct Segment {
+    pub header: Header,
+    file: Arc<dyn File>,
+    state: Mutex<State>,
+}
+
+impl Segment {
+    /// One that has no records yet.
+    pub fn begin(header: Header, file: Arc<dyn File>) -> Self {
+        let state = State {
+            records_end: HEADER_BYTES as u64,
+            next: header.start.next,
+            last_at_us: 0,
+            file_bytes: HEADER_BYTES as u64,
+            index: Index::default(),
+        };
+        Self { header, file, state: Mutex::new(state) }
+    }
+
+    /// One that is sealed.
+    pub fn sealed(header: Header, trailer: Trailer, file: Arc<dyn File>) -> io::Result<Self> {
+        let segment = Self::begin(header, file);
+        segment.seal(trailer)?;
+        Ok(segment)
+    }
+
+    pub fn name(&self) -> String {
+        name_of(self.first())
+    }
+
+    pub fn first(&self) -> u64 {
+        self.header.start.next
+    }
+
+    pub fn next(&self) -> u64 {
+        self.lock().next
+    }
+
+    pub fn last_at_us(&self) -> u64 {
+        self.lock().last_at_us
+    }
+
+    pub fn file_bytes(&self) -> u64 {
+        self.lock().file_bytes
+    }
+
+    pub fn is_sealed(&self) -> bool {
+        matches!(self.lock().index, Index::Sealed(_))
+    }
+
+    /// Readers may read so far.
+    pub fn publish(&self, records_end: u64, next: u64, last_at_us: u64, index: Index) {
+        *self.lock() = State { records_end, next, last_at_us, file_bytes: records_end, index };
+    }
+
+    /// It is on disk for good.
+    pub fn seal(&self, trailer: Trailer) -> io::Result<()> {
+        let map = self.file.map()?;
+        let file_bytes = map.len() as u64;
+        if trailer.index_at + TRAILER_BYTES as u64 > file_bytes {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        *self.lock() = State {
+            records_end: trailer.records_end,
+            next: trailer.end.next,
+            last_at_us: trailer.last_at_us,
+            file_bytes,
+            index: Index::sealed(map, trailer),
+        };
+        Ok(())
+    }
+
+    /// As it is now.
+    pub fn view(self: &Arc<Self>) -> View {
+        let state = self.lock().clone();
+        let State { records_end, next, last_at_us, index, .. } = state;
+        View { segment: self.clone(), records_end, next, last_at_us, index }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().expect("no holder panics")
+    }
+
+    /// Bytes of an unsealed one.
+    pub fn read(&self, from: u64, to: u64) -> io::Result<Bytes> {
+        let mut bytes = vec![0; (to - from) as usize];
+        self.file.read_at(from, &mut bytes)?;
+        Ok(bytes.into())
+    }
+}
+
+/// The event files of a directory, by their first event.
+pub(super) fn list(storage: &dyn Storage) -> io::Result<Vec<(u64, u64)>> {
+    let entries = storage.list()?.into_iter();
+    let mut found: Vec<_> =
+        entries.filter_map(|entry| Some((first_of(&entry.name)?, entry.bytes))).collect();
+    found.sort_unstable();
+    Ok(found)
+}

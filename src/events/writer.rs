@@ -1,0 +1,273 @@
+//! The writer: the one who seals, chains, writes, syncs and removes.
+
+use std::collections::VecDeque;
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::current::Current;
+use super::position::Position;
+use super::segment::{Header, name_of};
+use super::{Answer, Inner, Item};
+use crate::log::is_full;
+use crate::protocol::Reader;
+use crate::protocol::event::{EventRecord, seal};
+
+/// After something has come, others are waited for: a wake-up for each entry of the log would cost more than all
+/// the rest here.
+const LINGER: Duration = Duration::from_millis(4);
+/// So much is written at once.
+const WRITE_BYTES: usize = 1 << 20;
+/// So much is written before it is synced; it stays in memory until it is.
+const SYNC_BYTES: usize = 1 << 20;
+/// How long the writer waits whose disk did not do what it should.
+const RETRY: Duration = Duration::from_millis(250);
+/// What is too old goes at the latest so long after.
+const LOOK: Duration = Duration::from_secs(60);
+
+pub(super) struct Writer {
+    log: Arc<Inner>,
+    /// What was taken from the queue, and is not in a segment yet.
+    taken: VecDeque<Item>,
+    /// After the last record that is in a segment, be it written or not.
+    position: Position,
+    /// After the last one that was appended again: up to `position` the same must come as before.
+    again: Option<Position>,
+    current: Option<Current>,
+    marks: Vec<(Position, Answer)>,
+    failure: Option<String>,
+}
+
+impl Writer {
+    /// `current`: the segment that is written, and the position after what is in it.
+    pub fn new(log: Arc<Inner>, current: Option<Current>, position: Position) -> Self {
+        let (taken, marks) = (VecDeque::new(), Vec::new());
+        Self { log, taken, position, again: None, current, marks, failure: None }
+    }
+
+    /// Writes until it is stopped.
+    pub async fn run(mut self) {
+        let mut found = true;
+        while self.wait(found).await {
+            found = self.take();
+            let result = self.work().await;
+            self.note(result);
+        }
+    }
+
+    /// Waits until there is something to do. `false`: the end.
+    async fn wait(&mut self, found: bool) -> bool {
+        let log = &self.log;
+        if self.failure.is_some() {
+            tokio::select! {
+                () = tokio::time::sleep(RETRY) => {}
+                () = log.stop.notified() => {}
+            }
+            return !log.lock().stopping;
+        }
+        if !found && log.lock().park() {
+            tokio::select! {
+                () = log.wake.notified() => {}
+                () = tokio::time::sleep(LOOK) => {}
+            }
+        }
+        if !log.lock().urgent {
+            tokio::select! {
+                () = log.wake.notified() => {}
+                () = tokio::time::sleep(LINGER) => {}
+            }
+        }
+        !log.lock().stopping
+    }
+
+    /// Takes what has queued up. `true`: there was something.
+    fn take(&mut self) -> bool {
+        let mut queue = self.log.lock();
+        queue.urgent = false;
+        queue.bytes = 0;
+        let items = std::mem::take(&mut queue.items);
+        drop(queue);
+        let found = !items.is_empty();
+        self.taken.extend(items);
+        found
+    }
+
+    /// Writes what was taken.
+    async fn work(&mut self) -> io::Result<()> {
+        loop {
+            self.fill().await?;
+            self.write()?;
+            let unsynced = self.current.as_ref().map_or(0, Current::unsynced_bytes);
+            if unsynced >= SYNC_BYTES || !self.marks.is_empty() {
+                self.sync().await?;
+            }
+            if self.taken.is_empty() {
+                return self.log.remove_superfluous();
+            }
+        }
+    }
+
+    /// Puts what was taken into the segment, as much as is written at once.
+    async fn fill(&mut self) -> io::Result<()> {
+        while let Some(item) = self.taken.front() {
+            match item {
+                Item::Record(record) => {
+                    let bytes = record.len();
+                    let unwritten = self.current.as_ref().map_or(0, Current::unwritten_bytes);
+                    if unwritten > 0 && unwritten + bytes > WRITE_BYTES {
+                        return Ok(());
+                    }
+                    if self.again.is_none() {
+                        self.make_room(bytes as u64).await?;
+                    }
+                    if let Some(Item::Record(record)) = self.taken.pop_front() {
+                        self.put(record);
+                    }
+                }
+                Item::Mark(_) => {
+                    if let Some(Item::Mark(answer)) = self.taken.pop_front() {
+                        self.marks.push((self.again.unwrap_or(self.position), answer));
+                    }
+                }
+                Item::Rebase(base, _) => {
+                    let base = *base;
+                    let result = self.rebase(base).await?;
+                    if let Some(Item::Rebase(_, answer)) = self.taken.pop_front() {
+                        match result {
+                            Ok(()) => self.marks.push((base, answer)),
+                            Err(error) => drop(answer.send(Err(error))),
+                        }
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Sees to it that there is a segment with room for a record.
+    async fn make_room(&mut self, bytes: u64) -> io::Result<()> {
+        let bytes_max = self.log.options.segment_bytes;
+        if self.current.as_ref().is_some_and(|current| !current.has_room(bytes, bytes_max)) {
+            self.seal().await?;
+        }
+        if self.current.is_none() {
+            let storage = self.log.storage.as_ref();
+            let header = Header { shard: self.log.shard, start: self.position };
+            let file = storage.create(&name_of(self.position.next))?;
+            storage.sync_dir()?;
+            let current = Current::begin(header, file);
+            self.log.add_segment(current.segment.clone());
+            self.current = Some(current);
+        }
+        Ok(())
+    }
+
+    /// Puts a record into the segment, for which there is room.
+    fn put(&mut self, mut bytes: Vec<u8>) {
+        seal(&mut bytes);
+        let record = EventRecord::take(&mut Reader::new(&bytes)).expect("it was just sealed");
+        match (&mut self.again, &mut self.current) {
+            (Some(again), _) => {
+                again.pass(&bytes, record.header().next());
+                let is_at_end = again.next >= self.position.next;
+                assert!(
+                    !is_at_end || *again == self.position,
+                    "events that come again are the same"
+                );
+                if is_at_end {
+                    self.again = None;
+                }
+                self.log.written(bytes.len());
+            }
+            (None, Some(current)) => current.put(&record, &mut self.position),
+            (None, None) => unreachable!("a segment was made"),
+        }
+    }
+
+    /// Writes what is not, and lets others read it.
+    fn write(&mut self) -> io::Result<()> {
+        let Some(current) = &mut self.current else { return Ok(()) };
+        let bytes = current.write()?;
+        if bytes > 0 {
+            self.log.written(bytes);
+            self.log.publish(self.position.next);
+        }
+        Ok(())
+    }
+
+    /// Syncs what is written, and says so to whoever waits for it.
+    async fn sync(&mut self) -> io::Result<()> {
+        if let Some(current) = self.current.as_mut().filter(|current| current.unsynced_bytes() > 0)
+        {
+            self.log.pause_before_sync().await;
+            current.sync()?;
+        }
+        for (position, answer) in self.marks.drain(..) {
+            // Whoever asked may have given up.
+            let _ = answer.send(Ok(position));
+        }
+        Ok(())
+    }
+
+    /// Ends the segment.
+    async fn seal(&mut self) -> io::Result<()> {
+        self.write()?;
+        if let Some(current) = &mut self.current {
+            self.log.pause_before_sync().await;
+            current.seal(self.position)?;
+            self.current = None;
+        }
+        self.sync().await
+    }
+
+    /// What comes next begins at `base`. `Err`: it is not of this history.
+    async fn rebase(&mut self, base: Position) -> io::Result<io::Result<()>> {
+        self.again = None;
+        if base.next > self.position.next {
+            if self.current.is_some() {
+                self.seal().await?;
+            }
+            self.position = base;
+            self.log.publish(base.next);
+        } else if base != self.position {
+            self.write()?;
+            match self.log.position_at(base.next) {
+                Ok(ours) if ours == base => self.again = Some(base),
+                Ok(_) => return Ok(Err(super::other_history(base.next))),
+                Err(error) => return Ok(Err(io::Error::other(error))),
+            }
+        }
+        Ok(Ok(()))
+    }
+
+    /// Says so when things go wrong in another way than before, and when they go well again.
+    fn note(&mut self, result: io::Result<()>) {
+        let full = matches!(&result, Err(error) if is_full(error));
+        let failure = result.err().map(|error| error.to_string());
+        self.log.set_failing(failure.is_some(), full);
+        if let Some(error) = &failure {
+            self.refuse_marks(error);
+        }
+        if failure != self.failure {
+            (self.log.notice)(&match &failure {
+                Some(error) => format!("events: {error}; trying again"),
+                None => "events: all is written again".to_owned(),
+            });
+        }
+        self.failure = failure;
+    }
+
+    /// Whoever waits hears that it goes wrong, and may ask again; nothing is lost.
+    fn refuse_marks(&mut self, error: &str) {
+        let mut answers: Vec<Answer> = self.marks.drain(..).map(|(_, answer)| answer).collect();
+        for item in std::mem::take(&mut self.taken) {
+            match item {
+                Item::Mark(answer) => answers.push(answer),
+                other => self.taken.push_back(other),
+            }
+        }
+        for answer in answers {
+            let _ = answer.send(Err(io::Error::other(error.to_owned())));
+        }
+    }
+}
