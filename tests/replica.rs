@@ -8,6 +8,7 @@ use std::time::Duration;
 use bytes::{Bytes, BytesMut};
 use stockd::archive::ArchiveOptions;
 use stockd::engine::EngineConfig;
+use stockd::events::EventOptions;
 use stockd::log::{LogOptions, RealStorage};
 use stockd::protocol::{
     CellHandle, CellRef, Code, Line, Op, OpFlags, OpId, Reader, ReplyPrefix, ReservationId,
@@ -90,6 +91,7 @@ impl Node {
             follower_lag_max: 1 << 20,
             lease_reads: false,
             archive: Some(ArchiveOptions::default()),
+            events: Some(EventOptions::default()),
             draining: Arc::new(AtomicBool::new(false)),
             notice: Arc::new(move |line| {
                 eprintln!("node {id}: {line}");

@@ -8,6 +8,7 @@ use std::time::Duration;
 use bytes::{BufMut, BytesMut};
 use stockd::archive::ArchiveOptions;
 use stockd::engine::EngineConfig;
+use stockd::events::EventOptions;
 use stockd::log::{LogOptions, RealStorage};
 use stockd::protocol::{
     CellHandle, CellRef, Code, ErrorReply, Frame, Header, Hello, HelloReply, Kind, Line, MAGIC, Op,
@@ -105,6 +106,7 @@ impl Node {
             follower_lag_max: 1_000,
             lease_reads: false,
             archive: Some(ArchiveOptions::default()),
+            events: Some(EventOptions::default()),
             draining: Arc::new(AtomicBool::new(false)),
             notice: Arc::new(|_| {}),
             observer: None,
@@ -113,7 +115,7 @@ impl Node {
         let world = World::real();
         let replica =
             Replica::start(options, storage, world.clone(), &mut |_, _, _| {}).await.unwrap();
-        let server = listeners.serve(replica.clone(), world, limits);
+        let server = listeners.serve(replica.clone(), world, limits).unwrap();
         Self { server, replica, client, admin, peer, _directory: directory }
     }
 

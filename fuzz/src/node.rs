@@ -12,6 +12,7 @@ use std::time::Duration;
 use bytes::BytesMut;
 use stockd::archive::ArchiveOptions;
 use stockd::engine::EngineConfig;
+use stockd::events::EventOptions;
 use stockd::log::{LogOptions, SimStorage};
 use stockd::replication::{Bootstrap, NodeInfo, Replica, ReplicaOptions, Timing};
 use stockd::server::{Limits, Listeners, Server};
@@ -68,6 +69,7 @@ impl Node {
             follower_lag_max: 1_000,
             lease_reads: false,
             archive: Some(ArchiveOptions::default()),
+            events: Some(EventOptions::default()),
             draining: Arc::new(AtomicBool::new(false)),
             observer: None,
             notice: Arc::new(|_| {}),
@@ -80,7 +82,7 @@ impl Node {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
         let limits = Limits { cells_max: 200, ..Limits::default() };
-        (client, admin, listeners.serve(replica, world, limits))
+        (client, admin, listeners.serve(replica, world, limits).unwrap())
     }
 
     /// Says all of `bytes` in pieces and nothing more; what is answered until the node closes.

@@ -90,6 +90,10 @@ codes! {
     DEADLINE_PASSED = 123, "not_after has passed; the request did not and will not take effect: if it is still wanted, send it with a later one";
     /// Fewer units than `min_qty`.
     MIN_QTY = 124, "fewer units than min_quantity are there; accept fewer, or ask again when there is stock";
+    /// The events are not there.
+    EVENTS_GONE = 125, "these events are not on this node: it has removed them by age or size, or never had them; the message says from where on there are any. Ask another node, or begin again there and read the stock for what came before";
+    /// The node keeps no events.
+    NO_EVENTS = 126, "this node keeps no events; ask another one";
     /// Ask the leader.
     NOT_LEADER = 200, "send it to the leader, whose address the reply carries if it is known";
     /// Too much to do.

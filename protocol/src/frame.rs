@@ -27,6 +27,10 @@ pub enum Kind {
     Op = 0x02,
     /// Client → server: `count u32`, then that many operations, all writes or all reads.
     Batch = 0x03,
+    /// Client → server: who wants to follow the events: [`Subscribe`](crate::Subscribe).
+    Subscribe = 0x04,
+    /// Client → server: so many more bytes of events may come: `bytes u32`. The request id is the subscription's.
+    Credit = 0x05,
     /// Server → client: [`HelloReply`](crate::HelloReply).
     HelloReply = 0x81,
     /// Server → client: a [`ReplyPrefix`](crate::ReplyPrefix) and one outcome.
@@ -34,6 +38,9 @@ pub enum Kind {
     /// Server → client: a [`ReplyPrefix`](crate::ReplyPrefix), `count u32`, and that many outcomes in the order of
     /// the operations.
     BatchReply = 0x83,
+    /// Server → client: [`EventsHead`](crate::EventsHead) and records of [events](crate::event), as often as there
+    /// are any.
+    Events = 0x84,
     /// Server → client: the whole frame was refused: [`ErrorReply`](crate::ErrorReply).
     Error = 0xff,
 }
@@ -44,9 +51,12 @@ impl Kind {
         Self::Hello,
         Self::Op,
         Self::Batch,
+        Self::Subscribe,
+        Self::Credit,
         Self::HelloReply,
         Self::OpReply,
         Self::BatchReply,
+        Self::Events,
         Self::Error,
     ];
 
@@ -56,9 +66,12 @@ impl Kind {
             Self::Hello => "HELLO",
             Self::Op => "OP",
             Self::Batch => "BATCH",
+            Self::Subscribe => "SUBSCRIBE",
+            Self::Credit => "CREDIT",
             Self::HelloReply => "HELLO_REPLY",
             Self::OpReply => "OP_REPLY",
             Self::BatchReply => "BATCH_REPLY",
+            Self::Events => "EVENTS",
             Self::Error => "ERROR",
         }
     }
@@ -68,9 +81,12 @@ impl Kind {
             0x01 => Self::Hello,
             0x02 => Self::Op,
             0x03 => Self::Batch,
+            0x04 => Self::Subscribe,
+            0x05 => Self::Credit,
             0x81 => Self::HelloReply,
             0x82 => Self::OpReply,
             0x83 => Self::BatchReply,
+            0x84 => Self::Events,
             0xff => Self::Error,
             _ => return None,
         })

@@ -37,6 +37,7 @@ mod reader;
 mod reorder;
 mod reply;
 mod stock;
+mod subscribe;
 mod wishes;
 
 pub use catalogue::{Described, Naming};
@@ -59,7 +60,7 @@ pub use reply::{ErrorReply, ReplyPrefix};
 pub use stock::{
     Bucket, CellDetails, Guard, LineShares, Note, Policy, PolicyChange, Transfer, TransferState,
 };
-
+pub use subscribe::{EventsHead, Selector, Start, Subscribe, SubscribeError};
 pub use wishes::{DecodedWish, LineMode, Rules, Sourcing, TakenPart, Wish, Wishes};
 
 /// The protocol version this crate speaks.

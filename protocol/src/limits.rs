@@ -64,3 +64,7 @@ pub const REFERENCE_BYTES_MAX: usize = 64;
 pub const STEPS_MAX: u32 = 4096;
 /// A counter stays within ±(2⁵³ − 1), so that every language can hold it exactly.
 pub const COUNTER_MAX: i64 = (1 << 53) - 1;
+/// Selectors of a subscription: each is looked at for each event.
+pub const SELECTORS_MAX: usize = 64;
+/// Bytes of events that a subscriber may have granted and not got: more is taken for so much.
+pub const CREDIT_BYTES_MAX: u32 = 1 << 20;

@@ -5,13 +5,15 @@
 use std::collections::BTreeSet;
 
 use bytes::{BufMut, BytesMut};
+use stockd_protocol::event::{EventKind, EventRecord, RecordWriter, seal};
 use stockd_protocol::{
     Bucket, CellCounters, CellDetails, CellHandle, CellRef, Code, Crossing, CrossingsHead,
-    Described, ErrorReply, Guard, Header, Hello, HelloReply, Kind, LineFault, LineShares, ListHead,
-    ListedCell, ListedSku, Listing, Note, Op, OpFlags, Opcode, OutcomeHeader, OwnerBound,
-    OwnerLimits, OwnerUsage, PolicyChange, Reader, ReplyPrefix, ReservationState, Rules, ShortLine,
-    SkuTotal, TakenPart, Transfer, TransferState, begin_frame, begin_outcome, finish_frame,
-    finish_outcome, limits, take_frame, take_op_and_terms, take_outcome,
+    Described, ErrorReply, EventsHead, Guard, Header, Hello, HelloReply, Kind, LineFault,
+    LineShares, ListHead, ListedCell, ListedSku, Listing, Note, Op, OpFlags, Opcode, OutcomeHeader,
+    OwnerBound, OwnerLimits, OwnerUsage, PolicyChange, Reader, ReplyPrefix, ReservationState,
+    Rules, Selector, ShortLine, SkuTotal, Subscribe, TakenPart, Transfer, TransferState,
+    begin_frame, begin_outcome, finish_frame, finish_outcome, limits, take_frame,
+    take_op_and_terms, take_outcome,
 };
 
 const DOCUMENT: &str = include_str!("../../protocol.md");
@@ -98,6 +100,8 @@ fn every_number_of_the_crate_is_in_a_table() {
     }
     let codes = Code::ALL.iter();
     rows.extend(codes.map(|code| format!("| {} | {} | {} |", code.0, code.name(), code.advice())));
+    let kinds = EventKind::ALL.iter();
+    rows.extend(kinds.map(|kind| format!("| {} | {} |", *kind as u8, kind.name())));
     let states = (1..=7).map(|detail| (detail, ReservationState::from_detail(detail).unwrap()));
     rows.extend(states.map(|(detail, state)| format!("| {detail} | {} |", state.name())));
     rows.extend(FLAGS.iter().map(|(flag, name)| format!("| {} | {name} |", flag.0)));
@@ -591,11 +595,51 @@ fn frame(bytes: &[u8], out: &mut BytesMut) -> String {
             let all = (0..u32(&mut body, out)).map(|_| outcome(Opcode::Confirm, &mut body, out));
             format!("{prefix}: {}", all.collect::<Vec<_>>().join("; "))
         }
+        Kind::Subscribe => subscribe(&mut body, out),
+        Kind::Credit => format!("bytes={}", u32(&mut body, out)),
+        Kind::Events => events(&mut body, out),
         Kind::Error => error(&mut body, out),
     };
     assert!(body.is_empty(), "a body has bytes after its last field");
     finish_frame(out, start);
     format!("{} request_id={request_id} shard={} {said}", kind.name(), shard.0)
+}
+
+fn subscribe(body: &mut Reader<'_>, out: &mut BytesMut) -> String {
+    let wish = Subscribe::decode(body.bytes(body.rest().len()).unwrap()).unwrap();
+    wish.encode(out);
+    let selectors = wish.selectors.iter().map(|selector| match *selector {
+        Selector::Warehouse(warehouse) => format!("{}/*", text(warehouse)),
+        Selector::Sku(sku) => format!("*/{}", text(sku)),
+        Selector::Cell { warehouse, sku } => format!("{}/{}", text(warehouse), text(sku)),
+    });
+    let selectors: Vec<_> = selectors.collect();
+    let (start, credit) = (wish.start, wish.credit);
+    format!("{start:?} credit={credit} kinds={:#x} [{}]", wish.kinds, selectors.join(", "))
+}
+
+fn events(body: &mut Reader<'_>, out: &mut BytesMut) -> String {
+    let head = EventsHead::take(body).unwrap();
+    head.encode(out);
+    let (now, mut said) = (head.server_now.0, Vec::new());
+    while !body.is_empty() {
+        let record = EventRecord::take(body).unwrap();
+        out.extend_from_slice(&copied(&record));
+        said.extend(record.events().map(|event| event.unwrap().to_string()));
+    }
+    let EventsHead { first, next, reached, .. } = head;
+    format!("first={first} next={next} reached={reached} server_now={now}: {}", said.join("; "))
+}
+
+/// The record, written again.
+fn copied(record: &EventRecord<'_>) -> Vec<u8> {
+    let header = record.header();
+    let (first, index, at_us) = (header.first, header.index, header.at_us);
+    let mut writer = RecordWriter::begin(Vec::new(), header.shard, first, index, at_us);
+    record.events().for_each(|event| writer.copy(&event.unwrap()));
+    let mut bytes = writer.finish();
+    seal(&mut bytes);
+    bytes
 }
 
 fn hello(body: &mut Reader<'_>, out: &mut BytesMut) -> String {

@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex};
 
 use stockd::archive::ArchiveOptions;
 use stockd::engine::EngineConfig;
+use stockd::events::EventOptions;
 use stockd::log::{LogOptions, SimStorage};
 use stockd::replication::{
     Bootstrap, NodeInfo, Observer, Replica, ReplicaOptions, StopReason, Timing,
@@ -85,6 +86,7 @@ pub fn options(
         follower_lag_max: plan.follower_lag_max,
         lease_reads: plan.lease_reads,
         archive: Some(ArchiveOptions::default()),
+        events: Some(EventOptions::default()),
         draining: Arc::new(AtomicBool::new(false)),
         notice: Arc::new(move |line| {
             if noisy {
@@ -110,6 +112,7 @@ pub async fn run(options: ReplicaOptions, disk: SimStorage, world: World, handle
     };
     *handle.replica.lock().expect("nobody panics with it") = Some(replica.clone());
     let server = listeners.serve(replica.clone(), world, Limits::default());
+    let server = server.expect("a simulation has threads");
     tokio::select! {
         reason = replica.stopped() => match reason {
             StopReason::Shutdown => Exit::Left,

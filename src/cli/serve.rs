@@ -13,6 +13,7 @@ use super::progress::Progress;
 use super::{Done, admin, client, parse_duration};
 use crate::archive::ArchiveOptions;
 use crate::engine::EngineConfig;
+use crate::events::EventOptions;
 use crate::log::{LogOptions, RealStorage, SEGMENT_BYTES_MAX, SEGMENT_BYTES_MIN_REAL};
 use crate::replication::{Bootstrap, NodeInfo, Replica, ReplicaOptions, StopReason, Timing};
 use crate::server::{Limits, Listeners, Server};
@@ -78,6 +79,12 @@ pub(super) struct Serve {
     /// Most bytes on disk for that; above it the oldest answers are dropped. Each id takes about 58.
     #[arg(long, value_name = "BYTES", default_value_t = ArchiveOptions::default().bytes_max)]
     archive_bytes: u64,
+    /// How long events are kept, for subscribers and auditors: 30d, 12h; 0s: this node keeps none.
+    #[arg(long, value_name = "TIME", default_value = "30d", value_parser = parse_events)]
+    events: Duration,
+    /// Most bytes on disk for that; above it the oldest events are removed. Each takes about 35.
+    #[arg(long, value_name = "BYTES", default_value_t = EventOptions::default().bytes_max)]
+    events_bytes: u64,
     /// Bytes of one log segment, a multiple of 4096.
     #[arg(long, value_name = "BYTES", default_value_t = LogOptions::default().segment_bytes,
         value_parser = clap::value_parser!(u64).range(SEGMENT_BYTES_MIN_REAL..=SEGMENT_BYTES_MAX))]
@@ -117,6 +124,17 @@ fn parse_archive(text: &str) -> Result<Duration, String> {
     match archive <= ARCHIVE_MAX {
         true => Ok(archive),
         false => Err("old ids are answered for at most 366 days".to_owned()),
+    }
+}
+
+/// Longest time for which events are kept: what is asked for later belongs in a warehouse of data.
+const EVENTS_MAX: Duration = Duration::from_secs(10 * 366 * 24 * 60 * 60);
+
+fn parse_events(text: &str) -> Result<Duration, String> {
+    let events = parse_duration(text)?;
+    match events <= EVENTS_MAX {
+        true => Ok(events),
+        false => Err("events are kept for at most ten years".to_owned()),
     }
 }
 
@@ -174,7 +192,7 @@ impl Serve {
             cells_max: self.max_cells,
             ..Limits::default()
         };
-        let server = listeners.serve(replica.clone(), world, limits);
+        let server = listeners.serve(replica.clone(), world, limits).map_err(|e| e.to_string())?;
         tokio::select! {
             () = signals.next() => leave(server, &mut signals).await,
             reason = replica.stopped() => match reason {
@@ -214,6 +232,7 @@ impl Serve {
             draining: Arc::new(AtomicBool::new(false)),
             notice: Arc::new(|line| eprintln!("stockd: {line}")),
             archive: self.archive_options(),
+            events: self.event_options(),
             observer: None,
         }
     }
@@ -222,6 +241,15 @@ impl Serve {
         let options = ArchiveOptions {
             retention_ms: self.archive.as_millis() as u64,
             bytes_max: self.archive_bytes,
+        };
+        (options.retention_ms > 0).then_some(options)
+    }
+
+    fn event_options(&self) -> Option<EventOptions> {
+        let options = EventOptions {
+            retention_ms: self.events.as_millis() as u64,
+            bytes_max: self.events_bytes,
+            ..EventOptions::default()
         };
         (options.retention_ms > 0).then_some(options)
     }

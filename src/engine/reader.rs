@@ -47,6 +47,12 @@ impl CellReader {
         self.table.resolve(CellRef::Name { warehouse, sku }).ok().map(CellHandle)
     }
 
+    /// The names of a cell, the SKU's own; `None` for a handle never given out.
+    pub fn names(&self, cell: CellHandle) -> Option<(&[u8], &[u8])> {
+        let (warehouse, sku) = self.table.key(cell.0)?;
+        Some((self.table.warehouses.name(warehouse.0)?, self.table.skus.name(sku.0)?))
+    }
+
     /// The cell's counters, all of one moment, or `None` for a handle never given out.
     pub fn counters(&self, cell: CellHandle) -> Option<CellCounters> {
         self.table.read(cell.0).map(|cell| cell.counters())

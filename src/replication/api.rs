@@ -6,6 +6,7 @@ use std::sync::Arc;
 use super::lanes::Source;
 use crate::archive::ArchiveStats;
 use crate::engine::{Stats, StockState};
+use crate::events::EventStats;
 use crate::protocol::{Code, ReplyPrefix, ShardId};
 use crate::world::UnixMicros;
 
@@ -182,6 +183,8 @@ pub struct Status {
     pub stock: Stats,
     /// What was forgotten and is still answered for.
     pub archive: ArchiveStats,
+    /// The event log; `None`: this node keeps none.
+    pub events: Option<EventStats>,
     /// Operations that wait for their batch.
     pub ingress_ops: u64,
     /// Entries proposed and operations in them since the start.

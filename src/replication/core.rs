@@ -25,7 +25,7 @@ use super::peer_hello::PeerHello;
 use super::state_machine::{Shared, StateMachine};
 use super::types::{MemberNode, Members, StoredMembership, TypeConfig};
 use super::{ReplicaOptions, Timing};
-use crate::log::{Log, Storage};
+use crate::log::{Log, Space, Storage};
 use crate::protocol::{Code, ShardId};
 use crate::world::{UnixMicros, World};
 
@@ -201,6 +201,12 @@ impl Core {
     pub fn leads(&self, term: u64) -> bool {
         let leadership = self.leadership();
         leadership.role == Role::Leader && leadership.term == term && !self.is_stopping()
+    }
+
+    /// There is no space for new writes.
+    pub fn is_full(&self) -> bool {
+        let events = self.shared.events.as_ref();
+        !matches!(self.log.space(), Space::Ok) || events.is_some_and(|events| events.is_full())
     }
 
     /// Starts a tenure and opens the gate, unless this node leads no more or is in office.

@@ -7,6 +7,8 @@ use std::{fmt, io};
 pub enum Error {
     /// The archive of old ids cannot be opened: which file, and why.
     Archive(io::Error),
+    /// The event log cannot be opened: which file, and why.
+    Events(io::Error),
     /// The identity file is damaged.
     DamagedIdentity {
         /// Its path.
@@ -68,6 +70,7 @@ impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Archive(source) => write!(f, "the archive of old ids: {source}"),
+            Self::Events(source) => write!(f, "the event log: {source}"),
             Self::DamagedIdentity { file } => {
                 write!(f, "{file} is damaged; move the data directory away and let the node rejoin")
             }

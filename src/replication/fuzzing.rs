@@ -140,7 +140,7 @@ pub fn load_snapshot(
     name: &str,
     config: &EngineConfig,
 ) -> Result<StockState, Error> {
-    snapshot::load(storage, name, config, &mut |_, _| ()).map(|(_, state)| state)
+    snapshot::load(storage, name, config, &mut |_, _| ()).map(|loaded| loaded.stock)
 }
 
 /// Checks a snapshot file's checksums, as a node does that was sent one.

@@ -71,7 +71,8 @@ pub use types::batch_of;
 use self::core::Core;
 use crate::archive::{Archive, ArchiveOptions};
 use crate::engine::{CellReader, EngineConfig, StockState};
-use crate::log::{Log, LogOptions, Space, Storage};
+use crate::events::{EventLog, EventOptions};
+use crate::log::{Log, LogOptions, Storage};
 use crate::protocol::{Op, ReservationId, ShardId};
 use crate::world::net::{TcpListener, TcpStream};
 use crate::world::{UnixMicros, World};
@@ -79,7 +80,7 @@ use identity::{Identity, Rules};
 use log_store::LogStore;
 use network::Network;
 use old_ids::OldIds;
-use state_machine::StateMachine;
+use state_machine::{EventsOf, StateMachine};
 
 /// How fast a cluster notices things.
 #[derive(Clone, Debug)]
@@ -136,6 +137,8 @@ pub struct ReplicaOptions {
     pub draining: Arc<AtomicBool>,
     /// What becomes of what is forgotten; `None`: it is gone.
     pub archive: Option<ArchiveOptions>,
+    /// How the events are kept; `None`: they are not.
+    pub events: Option<EventOptions>,
     /// Told what an operator may want to know, a line at a time.
     pub notice: Arc<dyn Fn(&str) + Send + Sync>,
     /// Shown every state of the engine.
@@ -217,12 +220,18 @@ impl Replica {
             })
             .transpose()
             .map_err(Error::Archive)?;
+        let events = options.events.map(|events| EventsOf {
+            options: events,
+            shard: ShardId(0),
+            notice: options.notice.clone(),
+        });
         let (machine, shared) = StateMachine::open(
             storage.clone(),
             options.engine,
             world.clone(),
             LogStore::new(log.shard(ShardId(0))),
             archive,
+            events,
             options.observer.clone(),
             &mut |done, total| progress("loading the snapshot", done, total),
         )?;
@@ -277,6 +286,11 @@ impl Replica {
     /// The cells, readable without a lock.
     pub fn cells(&self) -> &CellReader {
         &self.core.shared.cells
+    }
+
+    /// The event log, if this node keeps one.
+    pub fn events(&self) -> Option<&Arc<EventLog>> {
+        self.core.shared.events.as_ref()
     }
 
     /// May the archive know more of what was read and not found?
@@ -350,10 +364,11 @@ impl Replica {
             log_bytes: log.bytes_on_disk,
             log_segments: log.segments,
             log_syncs: log.syncs,
-            disk_full: !matches!(core.log.space(), Space::Ok),
+            disk_full: core.is_full(),
             clock_skew_ms: core.skew().as_millis() as u64,
             stock,
             archive: core.shared.archive.as_ref().map(|a| a.stats()).unwrap_or_default(),
+            events: core.shared.events.as_ref().map(|events| events.stats()),
             ingress_ops,
             proposed: (
                 proposed.entries.load(Ordering::Relaxed),
@@ -613,6 +628,7 @@ mod tests {
             follower_lag_max: 1_000,
             lease_reads: false,
             archive: Some(ArchiveOptions::default()),
+            events: Some(EventOptions::default()),
             draining: Arc::default(),
             notice: Arc::new(|_| ()),
             observer: None,

@@ -4,8 +4,9 @@
 //! snapshot-{index}-{term}
 //! offset size
 //!      0    8  magic "STKDSNAP"
-//!      8    4  format = 1
-//!     12    4  len of meta · then meta (log ids, membership) · crc32 of meta u32
+//!      8    4  format = 2
+//!     12    4  len of meta · then meta · crc32 of meta u32
+//!               meta: log ids · membership · next event u64 · chain of the events before it 32 bytes (events/position.rs)
 //!      …       chunks: len u32 · crc32 u32 · bytes     the engine's own format inside
 //!      …       end: len u32 = 0 · crc32 u32 = ffffffff
 //! ```
@@ -23,12 +24,13 @@ use tokio::sync::{mpsc, oneshot};
 use super::error::Error;
 use super::types::{RaftLogId, SnapshotMeta, put_snapshot_meta, take_snapshot_meta};
 use crate::engine::{EngineConfig, SnapshotLoader, StockState};
+use crate::events::Position;
 use crate::log::{File, Storage};
-use crate::protocol::Reader;
+use crate::protocol::{Reader, Truncated};
 use crate::world::World;
 
 const MAGIC: &[u8; 8] = b"STKDSNAP";
-const FORMAT: u32 = 1;
+const FORMAT: u32 = 2;
 /// Bytes of state that one chunk holds, and that one short lock copies.
 pub const CHUNK_BYTES_MAX: usize = 1 << 20;
 /// No chunk is larger, whatever a file says.
@@ -48,6 +50,14 @@ const INCOMING_PREFIX: &str = "snapshot.incoming-";
 /// broken connection left behind must not write into its successor, nor into one being installed.
 pub fn incoming_name(number: u64) -> String {
     format!("{INCOMING_PREFIX}{number}.tmp")
+}
+
+/// What is in a snapshot file.
+pub struct Loaded {
+    pub meta: SnapshotMeta,
+    /// Where the events of later entries begin.
+    pub events: Position,
+    pub stock: StockState,
 }
 
 /// A whole snapshot file.
@@ -105,12 +115,13 @@ pub fn write(
     world: &World,
     storage: Arc<dyn Storage>,
     meta: &SnapshotMeta,
+    events: Position,
 ) -> io::Result<(mpsc::Sender<Bytes>, oneshot::Receiver<io::Result<SnapshotHandle>>)> {
     let (chunks, mut incoming) = mpsc::channel::<Bytes>(CHUNKS_QUEUED_MAX);
     let (done, handle) = oneshot::channel();
     let meta = meta.clone();
     let body = async move {
-        let result = write_all(storage.as_ref(), &meta, &mut incoming).await;
+        let result = write_all(storage.as_ref(), &meta, events, &mut incoming).await;
         if result.is_err() {
             // Give the space back; the next start removes it too.
             let _ = storage.remove(BUILDING);
@@ -125,11 +136,12 @@ pub fn write(
 async fn write_all(
     storage: &dyn Storage,
     meta: &SnapshotMeta,
+    events: Position,
     incoming: &mut mpsc::Receiver<Bytes>,
 ) -> io::Result<SnapshotHandle> {
     let file = storage.create(BUILDING)?;
     let mut out = BytesMut::new();
-    put_header(&mut out, meta);
+    put_header(&mut out, meta, events);
     let mut offset = 0;
     let mut flush = |out: &mut BytesMut| {
         file.write_at(offset, out)?;
@@ -160,9 +172,11 @@ async fn write_all(
     Ok(SnapshotHandle { name: publish(storage, BUILDING, meta.last_log_id)?, bytes })
 }
 
-fn put_header(out: &mut BytesMut, meta: &SnapshotMeta) {
+fn put_header(out: &mut BytesMut, meta: &SnapshotMeta, events: Position) {
     let mut body = BytesMut::new();
     put_snapshot_meta(&mut body, meta);
+    body.put_u64_le(events.next);
+    body.put_slice(&events.chain);
     out.put_slice(MAGIC);
     out.put_u32_le(FORMAT);
     out.put_u32_le(body.len() as u32);
@@ -201,7 +215,7 @@ impl FileReader<'_> {
         Ok(Reader::new(&bytes).u32().expect("four bytes"))
     }
 
-    fn take_meta(&mut self) -> Result<SnapshotMeta, Error> {
+    fn take_meta(&mut self) -> Result<(SnapshotMeta, Position), Error> {
         if self.take(8)?[..] != *MAGIC {
             return Err(self.damaged("this is no snapshot"));
         }
@@ -214,7 +228,12 @@ impl FileReader<'_> {
         if self.take_u32()? != crc32fast::hash(&body) {
             return Err(self.damaged("the header's checksum is wrong"));
         }
-        take_snapshot_meta(&mut Reader::new(&body)).map_err(|error| self.damaged(error.to_string()))
+        let mut reader = Reader::new(&body);
+        let meta = take_snapshot_meta(&mut reader);
+        let meta = meta.map_err(|error| self.damaged(error.to_string()))?;
+        let mut events = || Ok(Position { next: reader.u64()?, chain: reader.array()? });
+        let events = events().map_err(|_: Truncated| self.damaged("the header is cut off"))?;
+        Ok((meta, events))
     }
 
     /// The next chunk, or `None` at the end mark.
@@ -244,19 +263,22 @@ pub fn load(
     name: &str,
     config: &EngineConfig,
     progress: &mut dyn FnMut(u64, u64),
-) -> Result<(SnapshotMeta, StockState), Error> {
+) -> Result<Loaded, Error> {
     let path = storage.path(name);
     let io = |source| Error::Io { file: path.clone(), source };
     let file = storage.open(name).map_err(io)?;
     let bytes = file.bytes().map_err(io)?;
     let mut reader = FileReader { file, path: path.clone(), offset: 0, bytes, progress };
-    let meta = reader.take_meta()?;
+    let (meta, events) = reader.take_meta()?;
     let mut loader = SnapshotLoader::new(*config);
     while let Some(chunk) = reader.take_chunk()? {
         loader.feed(&chunk).map_err(|error| reader.damaged(error.to_string()))?;
     }
-    let state = loader.finish().map_err(|error| reader.damaged(error.to_string()))?;
-    Ok((meta, state))
+    let stock = loader.finish().map_err(|error| reader.damaged(error.to_string()))?;
+    match events.next == stock.next_event() {
+        true => Ok(Loaded { meta, events, stock }),
+        false => Err(reader.damaged("the header and the state count events differently")),
+    }
 }
 
 /// Reads a snapshot file for its checksums alone: a damaged one must not reach the state machine,
@@ -297,7 +319,7 @@ pub async fn load_aside(
     storage: Arc<dyn Storage>,
     name: String,
     config: EngineConfig,
-) -> Result<(SnapshotMeta, StockState), Error> {
+) -> Result<Loaded, Error> {
     let path = storage.path(&name);
     let deed = move || Ok(load(storage.as_ref(), &name, &config, &mut |_, _| ()));
     let loaded = aside(world, "snapshot-load", deed).await;

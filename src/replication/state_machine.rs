@@ -15,12 +15,14 @@ use openraft::{EntryPayload, OptionalSend, RaftSnapshotBuilder};
 use super::api::Observer;
 use super::error::Error;
 use super::log_store::LogStore;
-use super::snapshot::{self, SnapshotHandle};
+use super::snapshot::{self, Loaded, SnapshotHandle};
 use super::types::{Entry, Outcomes, RaftLogId, SnapshotMeta, StoredMembership, TypeConfig};
-use crate::archive::{Archive, BATCH_BYTES};
+use crate::archive::{Archive, BATCH_BYTES, Notice};
 use crate::engine::batch::HEADER_BYTES;
 use crate::engine::{CellReader, EngineConfig, SnapshotCut, StockState};
+use crate::events::{EventLog, EventOptions, Position};
 use crate::log::{Storage, is_full};
+use crate::protocol::ShardId;
 use crate::world::World;
 
 /// After so many operations applied in a row, other tasks get a turn: about half a millisecond.
@@ -45,6 +47,8 @@ pub struct Shared {
     pub cells: CellReader,
     /// Where what is forgotten goes.
     pub archive: Option<Arc<Archive>>,
+    /// Where what has changed goes.
+    pub events: Option<Arc<EventLog>>,
     snapshot: Mutex<Option<Snapshot>>,
     observer: Option<Arc<dyn Observer>>,
 }
@@ -93,6 +97,14 @@ impl Shared {
                 if let Some(archive) = &self.archive {
                     archive.tell_time(applied.stock.now().as_millis());
                 }
+                if let Some(events) = &self.events {
+                    events.tell_time(applied.stock.now().as_millis());
+                    applied
+                        .stock
+                        .take_events()
+                        .into_iter()
+                        .for_each(|record| events.append(record));
+                }
                 if applied.stock.forgotten_bytes() >= BATCH_BYTES {
                     self.archive_forgotten(&mut applied.stock);
                 }
@@ -114,6 +126,13 @@ impl Shared {
         }
     }
 
+    /// Waits while too many events wait for the disk.
+    async fn event_room(&self) {
+        if let Some(events) = &self.events {
+            events.room().await;
+        }
+    }
+
     /// What the archive has may go where the log or a snapshot has no room.
     pub fn make_room(&self) {
         if let Some(archive) = &self.archive {
@@ -129,6 +148,13 @@ impl Shared {
             None => Ok(()),
         }
     }
+}
+
+/// How events are kept.
+pub struct EventsOf {
+    pub options: EventOptions,
+    pub shard: ShardId,
+    pub notice: Notice,
 }
 
 /// openraft's handle on the engine.
@@ -151,15 +177,24 @@ impl StateMachine {
         world: World,
         log: LogStore,
         archive: Option<Arc<Archive>>,
+        events: Option<EventsOf>,
         observer: Option<Arc<dyn Observer>>,
         progress: &mut dyn FnMut(u64, u64),
     ) -> Result<(Self, Arc<Shared>), Error> {
         let io = |source| Error::Io { file: storage.path("."), source };
         let newest = snapshot::newest(storage.as_ref()).map_err(io)?;
-        let (meta, mut stock) = match &newest {
-            None => (SnapshotMeta::default(), StockState::new(config)),
+        let Loaded { meta, events: position, mut stock } = match &newest {
+            None => {
+                let stock = StockState::new(config);
+                Loaded { meta: SnapshotMeta::default(), events: Position::START, stock }
+            }
             Some(handle) => snapshot::load(storage.as_ref(), &handle.name, &config, progress)?,
         };
+        let events = events.map(|EventsOf { options, shard, notice }| {
+            stock.keep_events(shard);
+            EventLog::open(storage.clone(), &world, options, shard, position, notice).map(Arc::new)
+        });
+        let events = events.transpose().map_err(Error::Events)?;
         if archive.is_some() {
             stock.keep_forgotten();
         }
@@ -167,7 +202,7 @@ impl StateMachine {
         let membership = meta.last_membership.clone();
         let applied = Applied { stock, last: meta.last_log_id, membership, generation: 0 };
         let (applied, snapshot) = (Mutex::new(applied), Mutex::new(None));
-        let shared = Arc::new(Shared { applied, cells, archive, snapshot, observer });
+        let shared = Arc::new(Shared { applied, cells, archive, events, snapshot, observer });
         if let Some(handle) = newest {
             shared.set_snapshot(&meta, handle);
             shared.show_restored();
@@ -192,6 +227,7 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
         let mut bytes_in_turn = 0;
         while let Some(item) = entries.next().await {
             let (entry, responder) = item?;
+            self.shared.event_room().await;
             let outcomes = self.shared.apply(&entry, responder.is_some());
             if let Some(responder) = responder {
                 responder.send(outcomes);
@@ -223,7 +259,7 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
     ) -> io::Result<()> {
         let (storage, config) = (self.storage.clone(), self.config);
         let loaded = snapshot::load_aside(&self.world, storage, data.name.clone(), config).await;
-        let (_, stock) = loaded.map_err(|error| io::Error::other(error.to_string()))?;
+        let loaded = loaded.map_err(|error| io::Error::other(error.to_string()))?;
         // Raft may have cut a tail that conflicts with the snapshot. Were the snapshot durable and the
         // cut not, a power cut would leave a log that contradicts it.
         self.log.sync().await?;
@@ -231,10 +267,13 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
             archive.take_in(self.shared.lock().stock.take_forgotten());
             archive.write_soon();
         }
+        if let Some(events) = &self.shared.events {
+            events.rebase(loaded.events).await?;
+        }
         let name = snapshot::publish(self.storage.as_ref(), &data.name, meta.last_log_id)?;
         {
             let mut applied = self.shared.lock();
-            applied.stock.replace_from(stock);
+            applied.stock.replace_from(loaded.stock);
             applied.generation += 1;
             applied.last = meta.last_log_id;
             applied.membership = meta.last_membership.clone();
@@ -276,16 +315,24 @@ impl RaftSnapshotBuilder<TypeConfig> for SnapshotBuilder {
 
 impl SnapshotBuilder {
     async fn try_build(&self) -> io::Result<Snapshot> {
-        let (mut cut, meta, generation) = {
+        let (mut cut, meta, events, generation) = {
             let mut applied = self.shared.lock();
             let meta = SnapshotMeta {
                 last_log_id: applied.last,
                 last_membership: applied.membership.clone(),
             };
             self.shared.archive_forgotten(&mut applied.stock);
-            (applied.stock.begin_snapshot(), meta, applied.generation)
+            let unknown = Position { next: applied.stock.next_event(), chain: [0; 32] };
+            let mark = self.shared.events.as_ref().map(|events| events.mark());
+            let events = async move {
+                match mark {
+                    Some(mark) => mark.await,
+                    None => Ok(unknown),
+                }
+            };
+            (applied.stock.begin_snapshot(), meta, events, applied.generation)
         };
-        let result = self.write_cut(&mut cut, &meta, generation).await;
+        let result = self.write_cut(&mut cut, &meta, events, generation).await;
         let mut applied = self.shared.lock();
         if applied.generation == generation {
             applied.stock.end_snapshot(cut);
@@ -301,10 +348,12 @@ impl SnapshotBuilder {
         &self,
         cut: &mut SnapshotCut,
         meta: &SnapshotMeta,
+        events: impl Future<Output = io::Result<Position>>,
         generation: u64,
     ) -> io::Result<SnapshotHandle> {
         self.shared.flush_archive().await?;
-        let (chunks, handle) = snapshot::write(&self.world, self.storage.clone(), meta)?;
+        let events = events.await?;
+        let (chunks, handle) = snapshot::write(&self.world, self.storage.clone(), meta, events)?;
         loop {
             let chunk = {
                 let mut applied = self.shared.lock();

@@ -21,7 +21,6 @@ use super::message::put_join;
 use super::peer_frame::Kind;
 use super::proposer::propose_leader_start;
 use super::types::{RaftLogId, TypeConfig};
-use crate::log::Space;
 use crate::protocol::{Code, Reader};
 
 /// How often a leader looks whether something is due. Nobody waits for it: a short reserve reclaims
@@ -175,7 +174,7 @@ fn gate(core: &Core) -> Gate {
 
 /// Why a leader takes no writes now.
 fn obstacle(core: &Core) -> Option<Refusal> {
-    if !matches!(core.log.space(), Space::Ok) {
+    if core.is_full() {
         return Some(Refusal::new(Code::DISK_FULL, 1000));
     }
     if core.options.draining.load(Ordering::Relaxed) {
@@ -204,7 +203,7 @@ pub async fn do_chores(core: Arc<Core>) {
             promote_learners(&core).await;
         }
         snapshot_if_grown(&core, &mut snapshot_log_bytes).await;
-        if matches!(core.log.space(), Space::Ok) == full {
+        if core.is_full() != full {
             full = !full;
             let words = if full {
                 "is full: this node logs nothing until there is space"

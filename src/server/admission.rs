@@ -26,8 +26,8 @@ use super::outbox::{Outbox, Owed, Ticket};
 use super::reads::{Reads, Want};
 use super::shared::{Phase, Shared};
 use crate::protocol::{
-    CellHandle, CellRef, Code, Frame, Kind, Op, OpError, OpFlags, Reader, ReservationId,
-    UnixMillis, limits, take_op, take_outcome,
+    CellHandle, CellRef, Code, Frame, Kind, Op, OpError, OpFlags, Reader, ReservationId, Subscribe,
+    SubscribeError, UnixMillis, limits, take_op, take_outcome,
 };
 use crate::replication::{IngressGuard, Refusal, ReplyTo, RequestTag, Role};
 use crate::world::UnixMicros;
@@ -274,12 +274,44 @@ impl<'a> Burst<'a> {
                 }
                 None => self.refuse_bad(request_id, BadOps::Count(0)),
             },
+            Kind::Subscribe => self.subscribe(frame),
+            Kind::Credit => self.grant(frame),
             kind => {
                 let message = format!("a client does not send {kind:?} here");
                 return Err(Refusal { message, ..Refusal::new(Code::BAD_FRAME, 0) });
             }
         }
         Ok(())
+    }
+
+    fn subscribe(&self, frame: &Frame) {
+        let request_id = frame.header.request_id;
+        let bad = |error: SubscribeError| Refusal {
+            message: error.to_string(),
+            ..Refusal::new(Code::BAD_OP, 0)
+        };
+        let wish = Subscribe::decode(&frame.body).map_err(bad);
+        let taken = wish.and_then(|wish| match self.shared.phase() {
+            Phase::Running => self.shared.feed.subscribe(self.outbox, request_id, &wish),
+            _ => Err(Refusal::busy(LEAVING_RETRY_MS, "this node is leaving; ask another one")),
+        });
+        if let Err(refusal) = taken {
+            self.outbox.error(request_id, &refusal);
+        }
+    }
+
+    fn grant(&self, frame: &Frame) {
+        let request_id = frame.header.request_id;
+        match frame.body.first_chunk::<4>() {
+            Some(bytes) if frame.body.len() == 4 => {
+                self.shared.feed.grant(self.outbox, request_id, u32::from_le_bytes(*bytes));
+            }
+            _ => {
+                let message = "a CREDIT has four bytes".to_owned();
+                let refusal = Refusal { message, ..Refusal::new(Code::BAD_OP, 0) };
+                self.outbox.error(request_id, &refusal);
+            }
+        }
     }
 
     fn request(&mut self, tag: RequestTag, ops: &[u8]) {

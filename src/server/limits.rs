@@ -137,3 +137,7 @@ mod tests {
         assert_eq!(emptied(used(SPARE_BYTES_MAX + 1)).capacity(), 0);
     }
 }
+/// Subscribers of a node: each looks at every event that it filters.
+pub(super) const SUBSCRIBERS_MAX: u32 = 64;
+/// Subscribers of a connection.
+pub(super) const SUBSCRIBERS_PER_CONNECTION: u32 = 8;

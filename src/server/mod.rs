@@ -23,6 +23,8 @@ mod admin;
 mod admission;
 mod answer;
 mod commands;
+mod feed;
+mod filter;
 mod limits;
 mod line;
 mod metrics;
@@ -113,11 +115,14 @@ impl Listeners {
     }
 
     /// Starts to serve, on the runtime that this is called on.
-    pub fn serve(self, replica: Replica, world: World, limits: Limits) -> Server {
-        let shared = Arc::new(Shared::new(replica, world, limits));
+    ///
+    /// # Errors
+    /// There is no thread to be had.
+    pub fn serve(self, replica: Replica, world: World, limits: Limits) -> io::Result<Server> {
+        let shared = Arc::new(Shared::new(replica, world, limits)?);
         let clients = tokio::spawn(accept_clients(Arc::clone(&shared), self.client));
         let operators = tokio::spawn(admin::accept(Arc::clone(&shared), self.admin));
-        Server { shared, clients, operators }
+        Ok(Server { shared, clients, operators })
     }
 }
 

@@ -17,6 +17,7 @@ use std::task::Waker;
 
 use bytes::{BufMut, BytesMut};
 
+use super::feed::Subscriber;
 use super::metrics::{self, Metrics};
 use crate::protocol::{
     ErrorReply, Header, HelloReply, Kind, ReplyPrefix, ShardId, begin_frame, finish_frame,
@@ -46,6 +47,8 @@ struct Inner {
     /// answers, it would always be ready to run, and the runtime would hardly look at its sockets.
     in_turn: bool,
     client_name: Vec<u8>,
+    /// Who follows the events on this connection.
+    subscribers: Vec<Arc<Subscriber>>,
     waker: Option<Waker>,
 }
 
@@ -194,10 +197,55 @@ impl Outbox {
         self.source.leave();
         let mut inner = self.lock();
         inner.closed = true;
+        inner.subscribers.drain(..).for_each(|subscriber| subscriber.leave());
         inner.bytes = BytesMut::new();
         inner.waker = None;
         let unsent = std::mem::take(&mut inner.unsent);
         self.metrics.bytes_unsent.fetch_sub(unsent as u64, Ordering::Relaxed);
+    }
+
+    /// How many follow the events on this connection.
+    pub fn subscriber_count(&self) -> usize {
+        self.lock().subscribers.len()
+    }
+
+    /// Somebody on this connection follows the events, until it closes.
+    pub fn add_subscriber(&self, subscriber: Arc<Subscriber>) {
+        let mut inner = self.lock();
+        match inner.closed {
+            true => subscriber.leave(),
+            false => inner.subscribers.push(subscriber),
+        }
+    }
+
+    /// The subscriber that came with this request id.
+    pub fn subscriber(&self, request_id: u64) -> Option<Arc<Subscriber>> {
+        let inner = self.lock();
+        inner.subscribers.iter().find(|subscriber| subscriber.request_id == request_id).cloned()
+    }
+
+    /// Nobody on this connection follows the events any more.
+    pub fn leave_subscribers(&self) {
+        self.lock().subscribers.drain(..).for_each(|subscriber| subscriber.leave());
+    }
+
+    /// A subscription has ended.
+    pub fn drop_subscriber(&self, request_id: u64) {
+        self.lock().subscribers.retain(|subscriber| subscriber.request_id != request_id);
+    }
+
+    /// Sends a whole frame that nobody is owed.
+    pub fn frame(&self, frame: &[u8]) {
+        let mut inner = self.lock();
+        if !inner.closed {
+            let is_first = inner.bytes.is_empty();
+            inner.bytes.extend_from_slice(frame);
+            inner.unsent += frame.len();
+            metrics::add(&self.metrics.bytes_unsent, frame.len() as u64);
+            if is_first {
+                wake(&inner);
+            }
+        }
     }
 
     /// Answers a hello.

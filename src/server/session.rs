@@ -167,6 +167,7 @@ impl Session {
             self.stage = Stage::Closing { since: Instant::now(), linger, shut: false };
             self.received = BytesMut::new();
             self.frame_began_at = None;
+            self.outbox.leave_subscribers();
         }
     }
 

@@ -1,12 +1,14 @@
 //! What all connections of a server share.
 
 use std::collections::BTreeMap;
+use std::io;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use bytes::BytesMut;
 
+use super::feed::Feed;
 use super::limits::Limits;
 use super::line::Line;
 use super::metrics::Metrics;
@@ -38,6 +40,7 @@ pub(super) struct Shared {
     phase: AtomicU8,
     draining: AtomicBool,
     pub large_reads: Arc<Line>,
+    pub feed: Feed,
     sessions: Mutex<BTreeMap<u64, Arc<Outbox>>>,
     sessions_next: AtomicU64,
     /// Told when a session ends.
@@ -45,8 +48,11 @@ pub(super) struct Shared {
 }
 
 impl Shared {
-    pub fn new(replica: Replica, world: World, limits: Limits) -> Self {
-        Self {
+    /// # Errors
+    /// There is no thread to be had.
+    pub fn new(replica: Replica, world: World, limits: Limits) -> io::Result<Self> {
+        Ok(Self {
+            feed: Feed::start(&replica, &world)?,
             replica,
             started: world.clock.monotonic(),
             large_reads: Line::new(Arc::clone(&world.clock)),
@@ -58,7 +64,7 @@ impl Shared {
             sessions: Mutex::default(),
             sessions_next: AtomicU64::new(0),
             session_ended: tokio::sync::Notify::new(),
-        }
+        })
     }
 
     pub fn phase(&self) -> Phase {

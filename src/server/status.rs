@@ -8,6 +8,7 @@ use super::metrics::read;
 use super::outbox::Outbox;
 use super::shared::{Phase, Shared};
 use super::words::escape;
+use crate::events::EventStats;
 use crate::replication::{Member, NodeInfo, Status};
 
 type Fields = Vec<(&'static str, Value)>;
@@ -34,6 +35,7 @@ pub(super) fn status(shared: &Shared) -> Value {
         ("log", log(&status)),
         ("stock", stock(&status)),
         ("archive", archive(&status)),
+        ("events", status.events.as_ref().map_or(Value::Object(Vec::new()), events)),
         ("members", members(&status)),
     ])
 }
@@ -86,6 +88,19 @@ fn archive(status: &Status) -> Value {
         ("archive_damaged", archive.damaged.into()),
         ("archive_dropped", archive.dropped.into()),
         ("archive_failing", archive.is_failing.into()),
+    ])
+}
+
+fn events(events: &EventStats) -> Value {
+    Value::Object(vec![
+        ("events", events.events.into()),
+        ("event_oldest", events.oldest.into()),
+        ("event_next", events.next.into()),
+        ("event_bytes", events.bytes.into()),
+        ("event_files", events.segments.into()),
+        ("event_gaps", events.gaps.into()),
+        ("event_bytes_waiting", events.waiting_bytes.into()),
+        ("events_failing", events.is_failing.into()),
     ])
 }
 

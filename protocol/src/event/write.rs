@@ -1,10 +1,10 @@
 //! Writing records.
 
 use super::{
-    CellChange, DETAILS, EventBody, EventKind, PRINCIPAL, RECORD_HEADER_BYTES, SKIP,
+    CellChange, DETAILS, Event, EventBody, EventKind, PRINCIPAL, RECORD_HEADER_BYTES, SKIP,
     UNCHECKED_BYTES, WIDTH_SHIFT, shape,
 };
-use crate::id::{ReservationId, ShardId};
+use crate::id::{ReservationId, ShardId, UnixMillis};
 use crate::stock::Note;
 
 /// What an event says beside its cell.
@@ -149,6 +149,25 @@ impl RecordWriter {
         self.bytes.extend_from_slice(&count.to_le_bytes());
         self.count += count;
         self.bytes[34] |= super::FILTERED as u8;
+    }
+
+    /// Appends an event of another record of the same log entry.
+    pub fn copy(&mut self, event: &Event<'_>) {
+        self.principal(event.principal);
+        let ms = |deadline: UnixMillis| deadline.0.saturating_sub(event.at_us / 1_000);
+        let cause = Cause {
+            kind: event.kind,
+            id: event.id,
+            note: event.note,
+            deadline_ms: event
+                .deadline
+                .map(|deadline| u32::try_from(ms(deadline)).unwrap_or(u32::MAX)),
+            body: event.body,
+        };
+        match &event.change {
+            Some(change) => self.cell_event(&cause, change, event.has_details),
+            None => self.event(&cause),
+        }
     }
 
     /// Appends an event that is about no cell.

@@ -1,0 +1,383 @@
+//! The feed: sends events to whoever follows them, on a thread of its own.
+//!
+//! ```text
+//! session ──SUBSCRIBE──▶ arrivals ──▶ feed: read, filter, frame ──▶ deliveries ──▶ a task ──▶ outbox
+//!         ──CREDIT─────▶ credit of the subscriber ─┘    ▲
+//!                                      the event log has more
+//! ```
+//!
+//! What is read may have to come from the disk, and a filter looks at every event: neither apply nor a session
+//! waits for that. The feed is always behind what is applied, and never ahead of what is committed.
+//!
+//! Invariants:
+//! - A subscriber is sent no more than it has granted, but for one record: what nobody takes waits on disk.
+//! - `next` of a frame is `first` of the one after: nothing wanted lies between two frames that was not sent.
+//! - Each has its turn: a subscriber that reads a year of events holds up nobody who follows.
+
+use std::io;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use bytes::BytesMut;
+use tokio::sync::{Notify, mpsc};
+use tokio::time::{Instant, sleep_until};
+
+use super::filter::Filter;
+use super::limits::{FULL_RETRY_MS, SUBSCRIBERS_MAX, SUBSCRIBERS_PER_CONNECTION};
+use super::outbox::Outbox;
+use crate::engine::CellReader;
+use crate::events::{Chunk, EventLog, ReadError};
+use crate::protocol::limits::CREDIT_BYTES_MAX;
+use crate::protocol::{
+    Code, EventsHead, Header, Kind, ShardId, Start, Subscribe, UnixMillis, begin_frame,
+    finish_frame,
+};
+use crate::replication::{Refusal, Replica};
+use crate::world::World;
+
+/// What one turn of a subscriber reads, unless a record is larger.
+const CHUNK_BYTES: usize = 256 << 10;
+/// A subscriber to whom nothing was sent for so long is told how far it is.
+const IDLE_NOTE: Duration = Duration::from_secs(10);
+/// A subscriber of whose filter nothing comes through is told so after so many chunks.
+const CHUNKS_UNTOLD_MAX: u32 = 32;
+
+/// Somebody who follows.
+pub(super) struct Subscriber {
+    outbox: Arc<Outbox>,
+    pub request_id: u64,
+    /// Bytes that it takes before it grants more.
+    credit: AtomicU32,
+    gone: AtomicBool,
+}
+
+impl Subscriber {
+    /// It wants nothing any more.
+    pub fn leave(&self) {
+        self.gone.store(true, Ordering::Relaxed);
+    }
+
+    fn grant(&self, bytes: u32) {
+        let add = |credit: u32| Some(credit.saturating_add(bytes).min(CREDIT_BYTES_MAX));
+        // Relaxed: only a count; the feed is woken after it.
+        let _ = self.credit.fetch_update(Ordering::Relaxed, Ordering::Relaxed, add);
+    }
+
+    fn spend(&self, bytes: usize) {
+        let bytes = u32::try_from(bytes).unwrap_or(u32::MAX);
+        let take = |credit: u32| Some(credit.saturating_sub(bytes));
+        let _ = self.credit.fetch_update(Ordering::Relaxed, Ordering::Relaxed, take);
+    }
+
+    fn header(&self, kind: Kind) -> Header {
+        Header { request_id: self.request_id, kind, shard: ShardId::default() }
+    }
+}
+
+/// The way to the thread.
+pub(super) struct Feed {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    arrivals: Mutex<Vec<Arrival>>,
+    wake: Notify,
+    stop: AtomicBool,
+    count: AtomicU32,
+    /// This node keeps events.
+    is_there: bool,
+}
+
+struct Arrival {
+    subscriber: Arc<Subscriber>,
+    start: Start,
+    filter: Filter,
+}
+
+/// Something for a subscriber.
+enum Delivery {
+    Frame(BytesMut),
+    End(Refusal),
+}
+
+impl Inner {
+    fn arrivals(&self) -> MutexGuard<'_, Vec<Arrival>> {
+        self.arrivals.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Feed {
+    /// Starts the thread, and the task that hands its frames on: sessions are woken by tasks of the node.
+    ///
+    /// # Errors
+    /// There is no thread to be had.
+    pub fn start(replica: &Replica, world: &World) -> io::Result<Self> {
+        let inner = Arc::new(Inner {
+            arrivals: Mutex::default(),
+            wake: Notify::new(),
+            stop: AtomicBool::new(false),
+            count: AtomicU32::new(0),
+            is_there: replica.events().is_some(),
+        });
+        if let Some(events) = replica.events() {
+            let (deliveries, mut incoming) = mpsc::unbounded_channel();
+            let reader = Reader {
+                events: events.clone(),
+                cells: replica.cells().clone(),
+                replica: replica.clone(),
+                inner: inner.clone(),
+                deliveries,
+                active: Vec::new(),
+                last: None,
+            };
+            world.threads.spawn("feed", Box::pin(reader.run()))?;
+            tokio::spawn(async move {
+                while let Some((subscriber, delivery)) = incoming.recv().await {
+                    deliver(&subscriber, delivery);
+                }
+            });
+        }
+        Ok(Self { inner })
+    }
+
+    /// How many follow.
+    pub fn count(&self) -> u32 {
+        self.inner.count.load(Ordering::Relaxed)
+    }
+
+    /// Takes a subscriber on.
+    ///
+    /// # Errors
+    /// This node keeps no events; it has, or the connection has, as many subscribers as it takes.
+    pub fn subscribe(
+        &self,
+        outbox: &Arc<Outbox>,
+        request_id: u64,
+        wish: &Subscribe<'_>,
+    ) -> Result<(), Refusal> {
+        if !self.inner.is_there {
+            let message = "this node keeps no events (--events 0s); ask another one".to_owned();
+            return Err(Refusal { message, ..Refusal::new(Code::NO_EVENTS, 0) });
+        }
+        let most = u64::from(SUBSCRIBERS_PER_CONNECTION);
+        if outbox.subscriber_count() as u64 >= most || self.count() >= SUBSCRIBERS_MAX {
+            let message = "this node has all the subscribers it takes: ask another one, or later";
+            return Err(Refusal::busy(FULL_RETRY_MS, message));
+        }
+        let subscriber = Arc::new(Subscriber {
+            outbox: outbox.clone(),
+            request_id,
+            credit: AtomicU32::new(wish.credit.min(CREDIT_BYTES_MAX)),
+            gone: AtomicBool::new(false),
+        });
+        outbox.add_subscriber(subscriber.clone());
+        self.inner.count.fetch_add(1, Ordering::Relaxed);
+        let filter = Filter::new(wish);
+        self.inner.arrivals().push(Arrival { subscriber, start: wish.start, filter });
+        self.wake();
+        Ok(())
+    }
+
+    /// A subscriber takes more. One that is not there has just ended.
+    pub fn grant(&self, outbox: &Outbox, request_id: u64, bytes: u32) {
+        if let Some(subscriber) = outbox.subscriber(request_id) {
+            subscriber.grant(bytes);
+            self.wake();
+        }
+    }
+
+    /// Makes the thread look around.
+    pub fn wake(&self) {
+        self.inner.wake.notify_one();
+    }
+}
+
+impl Drop for Feed {
+    fn drop(&mut self) {
+        self.inner.stop.store(true, Ordering::Relaxed);
+        self.inner.wake.notify_one();
+    }
+}
+
+fn deliver(subscriber: &Subscriber, delivery: Delivery) {
+    match delivery {
+        Delivery::Frame(frame) => subscriber.outbox.frame(&frame),
+        Delivery::End(refusal) => {
+            subscriber.outbox.drop_subscriber(subscriber.request_id);
+            subscriber.outbox.error(subscriber.request_id, &refusal);
+        }
+    }
+}
+
+/// A subscriber that has begun.
+struct Active {
+    subscriber: Arc<Subscriber>,
+    filter: Filter,
+    next: u64,
+    told: u64,
+    told_at: Instant,
+    chunks_untold: u32,
+}
+
+/// What a turn of a subscriber came to.
+#[derive(PartialEq, Eq)]
+enum Turn {
+    Rests,
+    GoesOn,
+    Ends,
+}
+
+/// The thread.
+struct Reader {
+    events: Arc<EventLog>,
+    cells: CellReader,
+    replica: Replica,
+    inner: Arc<Inner>,
+    deliveries: mpsc::UnboundedSender<(Arc<Subscriber>, Delivery)>,
+    active: Vec<Active>,
+    /// What was read last: who follows is mostly at the same place.
+    last: Option<Chunk>,
+}
+
+impl Reader {
+    async fn run(mut self) {
+        let mut reached = self.events.subscribe();
+        while !self.inner.stop.load(Ordering::Relaxed) {
+            reached.mark_unchanged();
+            self.welcome();
+            if self.turn() {
+                tokio::task::yield_now().await;
+                continue;
+            }
+            let idle = self.active.iter().map(|active| active.told_at + IDLE_NOTE).min();
+            tokio::select! {
+                () = self.inner.wake.notified() => {}
+                changed = reached.changed(), if !self.active.is_empty() => {
+                    if changed.is_err() {
+                        return;
+                    }
+                }
+                () = sleep_until(idle.unwrap_or_else(Instant::now)), if idle.is_some() => {}
+            }
+        }
+    }
+
+    /// Lets those begin who have come.
+    fn welcome(&mut self) {
+        let arrivals = std::mem::take(&mut *self.inner.arrivals());
+        for Arrival { subscriber, start, filter } in arrivals {
+            let begun = match start {
+                Start::Sequence(sequence) => Ok(sequence.max(1)),
+                Start::Now => Ok(*self.events.subscribe().borrow()),
+                Start::Oldest => Ok(self.events.oldest()),
+                Start::Time(at_us) => self.events.find(at_us),
+            };
+            match begun {
+                Ok(next) => {
+                    let (told, told_at, chunks_untold) = (next, Instant::now(), 0);
+                    let active = Active { subscriber, filter, next, told, told_at, chunks_untold };
+                    self.active.push(active);
+                    let at = self.active.len() - 1;
+                    self.tell(at, &[]);
+                }
+                Err(error) => self.end(&subscriber, &error),
+            }
+        }
+    }
+
+    /// Gives each subscriber a turn; `false`: there is nothing to do.
+    fn turn(&mut self) -> bool {
+        let (mut at, mut goes_on) = (0, false);
+        while at < self.active.len() {
+            match self.serve(at) {
+                Turn::Rests => at += 1,
+                Turn::GoesOn => (at, goes_on) = (at + 1, true),
+                Turn::Ends => {
+                    self.active.swap_remove(at);
+                    self.inner.count.fetch_sub(1, Ordering::Relaxed);
+                }
+            }
+        }
+        goes_on
+    }
+
+    fn serve(&mut self, at: usize) -> Turn {
+        let active = &self.active[at];
+        if active.subscriber.gone.load(Ordering::Relaxed) {
+            return Turn::Ends;
+        }
+        let credit = active.subscriber.credit.load(Ordering::Relaxed) as usize;
+        if credit == 0 {
+            return Turn::Rests;
+        }
+        let chunk = match self.read(active.next, credit.min(CHUNK_BYTES)) {
+            Ok(chunk) => chunk,
+            Err(ReadError::Ahead { .. }) => {
+                if self.active[at].told_at + IDLE_NOTE <= Instant::now() {
+                    self.tell(at, &[]);
+                }
+                return Turn::Rests;
+            }
+            Err(error) => {
+                let subscriber = self.active[at].subscriber.clone();
+                self.refuse(&subscriber, &error);
+                return Turn::Ends;
+            }
+        };
+        let active = &mut self.active[at];
+        active.next = chunk.next;
+        let wanted = match active.filter.wants_all() {
+            true => chunk.bytes,
+            false => active.filter.pick(&chunk.bytes, &self.cells),
+        };
+        active.chunks_untold += 1;
+        if !wanted.is_empty() || active.chunks_untold >= CHUNKS_UNTOLD_MAX {
+            self.tell(at, &wanted);
+        }
+        Turn::GoesOn
+    }
+
+    fn read(&mut self, from: u64, bytes_max: usize) -> Result<Chunk, ReadError> {
+        if let Some(last) = &self.last
+            && last.first == from
+            && last.bytes.len() <= bytes_max
+        {
+            return Ok(last.clone());
+        }
+        let chunk = self.events.read(from, bytes_max)?;
+        self.last = Some(chunk.clone());
+        Ok(chunk)
+    }
+
+    /// Sends records, and how far they are.
+    fn tell(&mut self, at: usize, records: &[u8]) {
+        let active = &mut self.active[at];
+        let head = EventsHead {
+            first: active.told,
+            next: active.next,
+            reached: *self.events.subscribe().borrow(),
+            server_now: UnixMillis(self.replica.now().as_millis()),
+        };
+        let mut frame = BytesMut::with_capacity(Header::BYTES + EventsHead::BYTES + records.len());
+        let start = begin_frame(&mut frame, active.subscriber.header(Kind::Events));
+        head.encode(&mut frame);
+        frame.extend_from_slice(records);
+        finish_frame(&mut frame, start);
+        active.subscriber.spend(if records.is_empty() { 0 } else { frame.len() });
+        (active.told, active.told_at, active.chunks_untold) = (active.next, Instant::now(), 0);
+        // The node may be stopping.
+        let _ = self.deliveries.send((active.subscriber.clone(), Delivery::Frame(frame)));
+    }
+
+    /// Refuses one that has not begun.
+    fn end(&self, subscriber: &Arc<Subscriber>, error: &ReadError) {
+        self.inner.count.fetch_sub(1, Ordering::Relaxed);
+        self.refuse(subscriber, error);
+    }
+
+    fn refuse(&self, subscriber: &Arc<Subscriber>, error: &ReadError) {
+        let refusal = Refusal { message: error.to_string(), ..Refusal::new(Code::EVENTS_GONE, 0) };
+        let _ = self.deliveries.send((subscriber.clone(), Delivery::End(refusal)));
+    }
+}
