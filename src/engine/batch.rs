@@ -2,12 +2,13 @@
 //!
 //! ```text
 //! offset size
-//!      0    1  format      1
+//!      0    1  format      1: no client said who it is; 2: there is a table of principals
 //!      1    1  0
 //!      2    2  0
 //!      4    4  op_count
 //!      8    8  now         micros since 1970, stamped by the leader
-//!     16    …  operations, each exactly as the protocol encodes it, or one of the server's own:
+//!     16    …  format 2: size u32 of the table, and the table (principals.rs)
+//!      …    …  operations, each exactly as the protocol encodes it, or one of the server's own:
 //!
 //! 0xf0 EXPIRE        budget u32    expire and forget what is due, at most so many lines
 //! 0xf1 LEADER_START  nothing       the first entry of a leader: gives back the outage
@@ -16,16 +17,21 @@
 //!
 //! All integers are little-endian. The server's own operations have the protocol's 8-byte header
 //! (opcode, flags 0, count 0, len). Every operation, its own ones included, gives one outcome.
+//!
+//! A table with nobody in it is not written: clients without a name, and entries of the server alone, cost
+//! what they cost before there was one.
 
 use bytes::{BufMut, BytesMut};
 
+pub use super::principals::{PrincipalRuns, Principals};
 use crate::protocol::{Op, OpError, OpFlags, Reader, UnixMillis, take_op};
 use crate::world::UnixMicros;
 
-/// Bytes before the first operation.
+/// Bytes before the first operation, or before the table of principals.
 pub const HEADER_BYTES: usize = 16;
 
-const FORMAT: u8 = 1;
+const NAMELESS: u8 = 1;
+const NAMED: u8 = 2;
 const EXPIRE: u8 = 0xf0;
 const LEADER_START: u8 = 0xf1;
 const TICK: u8 = 0xf2;
@@ -50,18 +56,35 @@ pub struct BatchBuilder {
     start: usize,
 }
 
+/// Bytes before the first operation of a payload whose table of principals has so many.
+pub const fn head_bytes(table_bytes: usize) -> usize {
+    if table_bytes == 0 { HEADER_BYTES } else { HEADER_BYTES + 4 + table_bytes }
+}
+
 impl BatchBuilder {
-    /// Leaves room for the header at the end of `out`. Append the operations next.
+    /// Leaves room for the header at the end of `out`. Append the operations next, which have no
+    /// principals.
     pub fn begin(out: &mut BytesMut) -> Self {
+        Self::begin_named(out, &PrincipalRuns::default())
+    }
+
+    /// Leaves room for the header at the end of `out`, and says whose the first operations are. Append
+    /// these next, and then those that nobody asked for.
+    pub fn begin_named(out: &mut BytesMut, principals: &PrincipalRuns) -> Self {
         let start = out.len();
         out.put_bytes(0, HEADER_BYTES);
+        out[start] = NAMELESS;
+        if !principals.is_empty() {
+            out[start] = NAMED;
+            out.put_u32_le(principals.bytes().len() as u32);
+            out.put_slice(principals.bytes());
+        }
         Self { start }
     }
 
     /// Fills in the header.
     pub fn finish(self, out: &mut BytesMut, now: UnixMicros, op_count: u32) {
         let header = &mut out[self.start..self.start + HEADER_BYTES];
-        header[0] = FORMAT;
         header[4..8].copy_from_slice(&op_count.to_le_bytes());
         header[8..16].copy_from_slice(&now.0.to_le_bytes());
     }
@@ -97,6 +120,8 @@ pub struct Batch<'a> {
     pub now: UnixMicros,
     /// How many operations there are in all.
     pub op_count: u32,
+    /// Who asked for them, by their positions: operations may be taken long before they are executed.
+    pub principals: Principals<'a>,
     /// Those that were not taken yet.
     pub ops: Reader<'a>,
 }
@@ -158,7 +183,7 @@ impl<'a> Command<'a> {
 }
 
 impl<'a> Batch<'a> {
-    /// Reads the header.
+    /// Reads the header, and finds the operations behind it and the table.
     ///
     /// # Panics
     /// It is not a payload: the log gave back what nobody proposed.
@@ -166,8 +191,16 @@ impl<'a> Batch<'a> {
         let mut reader = Reader::new(payload);
         let mut word = || reader.u64().expect("a log entry has a batch header");
         let (head, now) = (word(), word());
-        assert!(head as u32 == u32::from(FORMAT), "a log entry has batch format 1");
-        Self { now: UnixMicros(now), op_count: (head >> 32) as u32, ops: reader }
+        let table: &[u8] = match head as u32 {
+            format if format == u32::from(NAMELESS) => &[],
+            format if format == u32::from(NAMED) => {
+                let table = reader.u32().and_then(|size| reader.bytes(size as usize));
+                table.expect("a log entry has the principals that its header announces")
+            }
+            format => panic!("a log entry has batch format 1 or 2, not {format}"),
+        };
+        let (op_count, principals) = ((head >> 32) as u32, Principals::of_table(table));
+        Self { now: UnixMicros(now), op_count, principals, ops: reader }
     }
 
     /// Takes the next operation.
@@ -196,4 +229,83 @@ pub fn check_ops(bytes: &[u8]) -> Result<u32, OpError> {
         count += 1;
     }
     Ok(count)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NOW: UnixMicros = UnixMicros(0x0807_0605_0403_0201);
+
+    /// A payload of two operations of clients and a TICK.
+    fn payload(principals: &PrincipalRuns) -> BytesMut {
+        let mut out = BytesMut::from("before");
+        let batch = BatchBuilder::begin_named(&mut out, principals);
+        assert_eq!(out.len() - 6, head_bytes(principals.bytes().len()));
+        Op::encode_define(&mut out, b"w", b"s");
+        Op::encode_define(&mut out, b"w", b"t");
+        encode_tick(&mut out);
+        batch.finish(&mut out, NOW, 3);
+        out.split_off(6)
+    }
+
+    /// The payload's operations, and whose they are.
+    fn taken_apart(payload: &[u8]) -> Vec<(Command<'_>, &[u8])> {
+        let mut batch = Batch::decode(payload);
+        assert_eq!((batch.now, batch.op_count), (NOW, 3));
+        let mut principals = batch.principals;
+        let ops = (0..batch.op_count).map(|at| (batch.take(), principals.of(at))).collect();
+        assert!(batch.ops.is_empty() && principals.end_within(3));
+        ops
+    }
+
+    fn define(sku: &[u8]) -> Command<'_> {
+        let cell = crate::protocol::CellRef::Name { warehouse: b"w", sku };
+        Command::Client(Op::Define { cell }, OpFlags::NAMES, None)
+    }
+
+    #[test]
+    fn a_payload_of_nameless_clients_is_format_1() {
+        let mut nobody = PrincipalRuns::default();
+        nobody.add(b"", 2);
+        let payload = payload(&nobody);
+        assert_eq!(payload[..16], *b"\x01\0\0\0\x03\0\0\0\x01\x02\x03\x04\x05\x06\x07\x08");
+        assert_eq!(payload[16], crate::protocol::Opcode::Define as u8);
+        let ops: [(_, &[u8]); 3] = [(define(b"s"), b""), (define(b"t"), b""), (Command::Tick, b"")];
+        assert_eq!(taken_apart(&payload), ops);
+    }
+
+    #[test]
+    fn a_payload_with_a_name_is_format_2() {
+        let mut runs = PrincipalRuns::default();
+        runs.add(b"", 1);
+        runs.add(b"shop", 1);
+        let named = payload(&runs);
+        assert_eq!(
+            named[..36],
+            *b"\x02\0\0\0\x03\0\0\0\x01\x02\x03\x04\x05\x06\x07\x08\x0e\0\0\0\
+                \x01\0\0\0\x00\x01\0\0\0\x04shop\x01\x04"
+        );
+        // Behind the table there is what a payload without names has behind its header.
+        assert_eq!(named[34..], payload(&PrincipalRuns::default())[16..]);
+        let ops: [(_, &[u8]); 3] =
+            [(define(b"s"), b""), (define(b"t"), b"shop"), (Command::Tick, b"")];
+        assert_eq!(taken_apart(&named), ops);
+    }
+
+    #[test]
+    #[should_panic(expected = "principals that its header announces")]
+    fn a_table_that_goes_beyond_the_payload_is_noticed() {
+        let mut runs = PrincipalRuns::default();
+        runs.add(b"shop", 2);
+        Batch::decode(&payload(&runs)[..28]);
+    }
+
+    #[test]
+    #[should_panic(expected = "batch format 1 or 2, not 3")]
+    fn a_format_of_another_version_is_noticed() {
+        let mut payload = payload(&PrincipalRuns::default());
+        payload[0] = 3;
+        Batch::decode(&payload);
+    }
 }

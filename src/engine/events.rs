@@ -25,6 +25,8 @@ pub(super) struct EventWriter {
     next: u64,
     kept: Option<Box<Kept>>,
     note: Option<KeptNote>,
+    /// Who asked for the present operation; empty: nobody said.
+    principal: Vec<u8>,
 }
 
 /// What an entry has made so far.
@@ -54,7 +56,7 @@ pub(super) struct EventMark {
 impl EventWriter {
     /// Counts from `next` on, and keeps nothing.
     pub fn new(next: u64) -> Self {
-        Self { next, kept: None, note: None }
+        Self { next, kept: None, note: None, principal: Vec::new() }
     }
 
     /// The sequence number of the next event.
@@ -82,10 +84,14 @@ impl EventWriter {
         }
     }
 
-    /// An operation begins: what happens next is its doing.
+    /// An operation begins that somebody asked for: what happens next is its doing.
     #[inline]
-    pub fn begin_operation(&mut self, bytes: &[u8]) {
+    pub fn begin_operation(&mut self, bytes: &[u8], principal: &[u8]) {
         self.note = None;
+        if self.principal != principal {
+            self.principal.clear();
+            self.principal.extend_from_slice(principal);
+        }
         if OpFlags(bytes.get(1).copied().unwrap_or_default()).contains(OpFlags::NOTE) {
             self.note = note_of(bytes);
         }
@@ -157,6 +163,7 @@ impl EventWriter {
         if kept.open.len() >= RECORD_BYTES {
             kept.finish_record(self.next - 1);
         }
+        kept.open.principal(&self.principal);
         match &self.note {
             Some(note) if is_asked_for(cause) => {
                 let reference = &note.reference[..usize::from(note.len)];

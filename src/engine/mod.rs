@@ -56,6 +56,7 @@ mod owners;
 mod parts;
 mod points;
 mod prefetch;
+mod principals;
 mod reader;
 mod record;
 mod reserve;

@@ -201,6 +201,7 @@ impl StockState {
         let mut outage_ms = (self.clock.now.0 - before.0) / 1_000;
         let count = batch.op_count as usize;
         let mut queue = [Queued::NONE; QUEUE];
+        let mut principals = batch.principals;
         for turn in 0..count + EXECUTE * AHEAD {
             let at = |step: usize| turn.checked_sub(step * AHEAD).filter(|at| *at < count);
             if let Some(at) = at(0) {
@@ -217,7 +218,7 @@ impl StockState {
             }
             let Some(at) = at(EXECUTE) else { continue };
             let queued = &queue[at % QUEUE];
-            self.cells.events.begin_operation(queued.bytes);
+            self.cells.events.begin_operation(queued.bytes, principals.of(at as u32));
             if queued.is_linked || chain.is_some() {
                 let (command, hash) = (queued.command(), queued.hash);
                 self.execute_linked(&command, hash, &mut chain, &mut outcomes);
@@ -233,6 +234,10 @@ impl StockState {
         }
         self.end_chain(&mut chain);
         assert!(batch.ops.is_empty(), "a log entry ends with its last operation");
+        assert!(
+            principals.end_within(batch.op_count),
+            "a log entry names whose its operations are"
+        );
         self.cells.events.end_entry();
         self.advance();
         self.cells.publish(&self.clock, self.holds.wheel.front());
@@ -594,7 +599,7 @@ const _: () = {
 mod tests {
     use bytes::BytesMut;
 
-    use super::super::batch::BatchBuilder;
+    use super::super::batch::{BatchBuilder, PrincipalRuns};
     use super::*;
     use crate::protocol::event::Cause;
     use crate::protocol::{CellHandle, Line, OpFlags};
@@ -615,5 +620,16 @@ mod tests {
             state.apply(index, &entry, None);
             assert_eq!(state.load(), load, "{lines} lines");
         }
+    }
+
+    #[test]
+    #[should_panic(expected = "names whose its operations are")]
+    fn an_entry_that_names_more_operations_than_it_has_is_noticed() {
+        let (mut entry, mut principals) = (BytesMut::new(), PrincipalRuns::default());
+        principals.add(b"shop", 2);
+        let batch = BatchBuilder::begin_named(&mut entry, &principals);
+        Op::encode_define(&mut entry, b"w", b"s");
+        batch.finish(&mut entry, UnixMicros(0), 1);
+        StockState::new(EngineConfig::default()).apply(1, &entry, None);
     }
 }

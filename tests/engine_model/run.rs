@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use bytes::{BufMut, BytesMut};
-use stockd::engine::batch::{self, BatchBuilder};
+use stockd::engine::batch::{self, BatchBuilder, PrincipalRuns};
 use stockd::engine::{ArchivedRecord, EngineConfig, SnapshotLoader, StockState};
 use stockd::protocol::event::{self, Counts, EventKind, EventRecord, Ledger};
 use stockd::protocol::limits::COUNTER_MAX;
@@ -67,6 +67,24 @@ pub struct Run {
     pub refused_early: u64,
     pub archived: u64,
     pub codes: BTreeMap<Code, u64>,
+}
+
+fn entry(now_micros: u64, op_count: u32, ops: &[u8], principals: &PrincipalRuns) -> BytesMut {
+    let mut entry = BytesMut::new();
+    let batch = BatchBuilder::begin_named(&mut entry, principals);
+    entry.put_slice(ops);
+    batch.finish(&mut entry, UnixMicros(now_micros), op_count);
+    entry
+}
+
+/// Somebody's, somebody else's and nobody's operations; in every third entry, nobody's only.
+fn principals(index: u64, op_count: u32) -> PrincipalRuns {
+    let mut principals = PrincipalRuns::default();
+    for position in 0..op_count.saturating_sub((index % 3) as u32) {
+        let name: &[u8] = [&b"shop"[..], b"", b"desk"][position as usize / 2 % 3];
+        principals.add(if index.is_multiple_of(3) { b"" } else { name }, 1);
+    }
+    principals
 }
 
 impl Run {
@@ -677,22 +695,23 @@ impl Run {
     }
 
     fn apply(&mut self, now_micros: u64, op_count: u32, ops: &[u8]) -> BytesMut {
-        let mut entry = BytesMut::new();
-        let batch = BatchBuilder::begin(&mut entry);
-        entry.put_slice(ops);
-        batch.finish(&mut entry, UnixMicros(now_micros), op_count);
         let index = self.state.applied_index() + 1;
         let mut out = BytesMut::new();
-        let applied = self.state.apply(index, &entry, Some(&mut out));
+        // Whose operations they are changes nothing.
+        let named = entry(now_micros, op_count, ops, &principals(index, op_count));
+        let applied = self.state.apply(index, &named, Some(&mut out));
         assert_eq!(applied.now.0, self.model.now_micros(), "seed {}", self.seed);
         let records = self.state.take_events();
         if let Some(twin) = &mut self.twin {
-            twin.apply(index, &entry, None);
-            assert!(
-                twin.take_events() == records,
-                "seed {}: events are the same on all",
-                self.seed
-            );
+            if self.dice.one_in(2) {
+                let nameless = entry(now_micros, op_count, ops, &PrincipalRuns::default());
+                twin.apply(index, &nameless, None);
+                twin.take_events();
+            } else {
+                twin.apply(index, &named, None);
+                let same = twin.take_events() == records;
+                assert!(same, "seed {}: events are the same on all", self.seed);
+            }
         }
         records.into_iter().for_each(|record| self.read_events(record));
         let seed = self.seed;
@@ -934,10 +953,7 @@ impl Run {
         assert_eq!(twin.digest(), digest, "seed {seed}: a snapshot is of the moment of its cut");
         twin.keep_events(ShardId::default());
         for (index, ops) in (first + 1..).zip(tail) {
-            let mut entry = BytesMut::new();
-            let batch = BatchBuilder::begin(&mut entry);
-            entry.put_slice(&ops);
-            batch.finish(&mut entry, UnixMicros(self.model.now_micros()), 1);
+            let entry = entry(self.model.now_micros(), 1, &ops, &PrincipalRuns::default());
             twin.apply(index, &entry, None);
             twin.take_events();
         }
