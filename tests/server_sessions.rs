@@ -1,13 +1,15 @@
 //! Sessions and the admin port of a single node, over real sockets and a real log.
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking, also in its helpers")]
 
-use std::sync::Arc;
+use std::collections::BTreeSet;
 use std::sync::atomic::AtomicBool;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use bytes::{BufMut, BytesMut};
+use bytes::{BufMut, Bytes, BytesMut};
 use stockd::archive::ArchiveOptions;
-use stockd::engine::EngineConfig;
+use stockd::engine::batch::{Batch, Command};
+use stockd::engine::{EngineConfig, StockState};
 use stockd::events::EventOptions;
 use stockd::log::{LogOptions, RealStorage};
 use stockd::protocol::{
@@ -15,7 +17,7 @@ use stockd::protocol::{
     OpFlags, OpId, Opcode, Part, Reader, ReplyPrefix, ReservationId, ShardId, Terms, begin_frame,
     finish_frame, limits, take_frame, take_outcome,
 };
-use stockd::replication::{Bootstrap, NodeInfo, Replica, ReplicaOptions, Role, Timing};
+use stockd::replication::{Bootstrap, NodeInfo, Observer, Replica, ReplicaOptions, Role, Timing};
 use stockd::server::{Limits, Listeners, Server};
 use stockd::world::World;
 use tempfile::TempDir;
@@ -43,6 +45,7 @@ struct Setup {
     limits: Limits,
     reservations_max: u64,
     engine: EngineConfig,
+    observer: Option<Arc<dyn Observer>>,
 }
 
 impl Default for Setup {
@@ -53,6 +56,7 @@ impl Default for Setup {
             limits: Limits::default(),
             reservations_max: 1_000_000,
             engine: EngineConfig::default(),
+            observer: None,
         }
     }
 }
@@ -77,8 +81,12 @@ impl Node {
 
     /// Node 2 of this node's cluster, when it votes.
     async fn joined(&self) -> Self {
+        self.joined_by(Setup::default()).await
+    }
+
+    async fn joined_by(&self, setup: Setup) -> Self {
         let bootstrap = Bootstrap::Join(vec![self.peer.clone()]);
-        let node = Self::start_as(Setup { id: 2, bootstrap, ..Setup::default() }).await;
+        let node = Self::start_as(Setup { id: 2, bootstrap, ..setup }).await;
         until(|| self.replica.status().members.iter().filter(|member| member.voter).count() == 2)
             .await;
         until(|| node.replica.leadership().role == Role::Follower).await;
@@ -87,7 +95,7 @@ impl Node {
     }
 
     async fn start_as(setup: Setup) -> Self {
-        let Setup { id, bootstrap, limits, reservations_max, engine } = setup;
+        let Setup { id, bootstrap, limits, reservations_max, engine, observer } = setup;
         let directory = tempfile::tempdir().unwrap();
         let any = "127.0.0.1:0".parse().unwrap();
         let listeners = Listeners::bind(any, any).await.unwrap();
@@ -109,7 +117,7 @@ impl Node {
             events: Some(EventOptions::default()),
             draining: Arc::new(AtomicBool::new(false)),
             notice: Arc::new(|_| {}),
-            observer: None,
+            observer,
         };
         let storage = Arc::new(RealStorage::open(directory.path()).unwrap());
         let world = World::real();
@@ -129,8 +137,12 @@ impl Node {
     }
 
     async fn greeted(&self) -> Wire {
+        self.greeted_as(b"test").await
+    }
+
+    async fn greeted_as(&self, client_name: &[u8]) -> Wire {
         let mut wire = self.connect().await;
-        wire.send(&hello(1, 1)).await;
+        wire.send(&hello_of(client_name, 1, 1)).await;
         assert_eq!(wire.next().await.unwrap().header.kind, Kind::HelloReply);
         wire
     }
@@ -202,7 +214,11 @@ fn frame(request_id: u64, kind: Kind, body: impl FnOnce(&mut BytesMut)) -> Bytes
 }
 
 fn hello(version_min: u16, version_max: u16) -> BytesMut {
-    let hello = Hello { magic: MAGIC, version_min, version_max, client_name: b"test" };
+    hello_of(b"test", version_min, version_max)
+}
+
+fn hello_of(client_name: &[u8], version_min: u16, version_max: u16) -> BytesMut {
+    let hello = Hello { magic: MAGIC, version_min, version_max, client_name };
     frame(0, Kind::Hello, |out| hello.encode(out))
 }
 
@@ -499,8 +515,8 @@ async fn bytes_over_the_bound_in_flight_are_busy() {
     node.stop().await;
 }
 
-/// A node that has forgotten a cart of the most lines, and the read that its archive answers.
-async fn forgotten_cart(limits: Limits) -> (Node, BytesMut) {
+/// A node that has forgotten a released cart of the most lines.
+async fn forgotten_cart(limits: Limits) -> (Node, ReservationId) {
     let engine = EngineConfig { retention_ms: 2_000, ..EngineConfig::default() };
     let node = Node::start_first(Setup { engine, limits, ..Setup::default() }).await;
     let mut wire = node.greeted().await;
@@ -522,15 +538,35 @@ async fn forgotten_cart(limits: Limits) -> (Node, BytesMut) {
         take_outcome(&mut Reader::new(&out)).unwrap().code.is_ok()
     };
     until(|| !is_known()).await;
+    (node, cart)
+}
+
+fn read_lines(id: ReservationId) -> BytesMut {
     let mut read = BytesMut::new();
-    Op::ReadLines { id: cart }.encode(&mut read, &Terms::default());
-    (node, read)
+    Op::ReadLines { id }.encode(&mut read, &Terms::default());
+    read
+}
+
+#[tokio::test]
+async fn a_retry_of_what_is_forgotten_is_answered_whoever_asks() {
+    let (node, cart) = forgotten_cart(Limits::default()).await;
+    for name in [&b""[..], b"a shop of some name"] {
+        let mut wire = node.greeted_as(name).await;
+        let release = |out: &mut BytesMut| Op::encode_release(out, OpFlags::RETRY, None, cart);
+        let again = batch(1, 2, |out| {
+            Op::encode_define(out, b"BER", b"shirt");
+            release(out);
+        });
+        wire.send(&again).await;
+        assert_eq!(wire.codes().await.1, [Code::OK, Code::REPLAY], "{name:?}");
+    }
+    node.stop().await;
 }
 
 #[tokio::test]
 async fn a_reply_that_the_archive_makes_too_large_is_refused() {
-    let (node, read) = forgotten_cart(Limits::default()).await;
-    let mut wire = node.greeted().await;
+    let (node, cart) = forgotten_cart(Limits::default()).await;
+    let (mut wire, read) = (node.greeted().await, read_lines(cart));
     for (count, expected) in [(50, vec![Code::OK; 50]), (500, vec![Code::TOO_LARGE])] {
         wire.send(&batch(1, count, |out| out.extend_from_slice(&read.repeat(count as usize))))
             .await;
@@ -541,9 +577,9 @@ async fn a_reply_that_the_archive_makes_too_large_is_refused() {
 
 #[tokio::test]
 async fn bytes_that_wait_for_the_archive_are_bounded() {
-    let (node, old) =
+    let (node, cart) =
         forgotten_cart(Limits { read_bytes_all_max: 1_000, ..Limits::default() }).await;
-    let mut wire = node.greeted().await;
+    let (mut wire, old) = (node.greeted().await, read_lines(cart));
     let ops = |out: &mut BytesMut| {
         out.extend_from_slice(&old);
         Op::encode_read_cells(out, OpFlags::default(), &[CellRef::Handle(CellHandle(0)); 50]);
@@ -667,6 +703,79 @@ async fn a_follower_names_the_leader_and_answers_stale_reads() {
     assert_eq!(wire.codes().await, (4, vec![Code::OK]));
     follower.stop().await;
     leader.stop().await;
+}
+
+/// Keeps the log as a node applies it.
+#[derive(Default)]
+struct Applied(Mutex<Vec<Bytes>>);
+
+impl Observer for Applied {
+    fn applied(&self, _: u64, batch: Option<&[u8]>, _: &StockState) {
+        self.0.lock().unwrap().extend(batch.map(Bytes::copy_from_slice));
+    }
+
+    fn restored(&self, _: u64, _: &StockState) {}
+}
+
+#[tokio::test]
+async fn the_log_says_of_each_operation_which_client_asked_for_it() {
+    let (node, applied) = (Node::start(Limits::default()).await, Arc::new(Applied::default()));
+    let setup = Setup { observer: Some(applied.clone()), ..Setup::default() };
+    let follower = node.joined_by(setup).await;
+    // Each client makes cells that tell whose they are.
+    let clients: [(&[u8], &[u8]); 3] =
+        [(b"shop", b"of-shop"), (b"", b"of-nobody"), (b"desk", b"of-desk")];
+    let mut wires = Vec::new();
+    for (name, _) in clients {
+        wires.push(node.greeted_as(name).await);
+    }
+    let shares_an_entry = || {
+        applied.0.lock().unwrap().iter().any(|entry| {
+            let mut batch = Batch::decode(entry);
+            let skus = (0..batch.op_count).filter_map(|_| sku_defined(batch.take()));
+            skus.collect::<BTreeSet<_>>().len() == clients.len()
+        })
+    };
+    let mut request_id = 0;
+    while !shares_an_entry() {
+        request_id += 1;
+        assert!(request_id < 1_000, "requests that come at once share entries");
+        for (wire, (_, sku)) in wires.iter_mut().zip(clients) {
+            let twice = batch(request_id, 2, |out| {
+                Op::encode_define(out, b"BER", sku);
+                Op::encode_define(out, b"HAM", sku);
+            });
+            wire.send(&twice).await;
+        }
+        for wire in &mut wires {
+            assert_eq!(wire.codes().await, (request_id, vec![Code::OK, Code::OK]));
+        }
+        let index = node.replica.status().applied_index;
+        until(|| follower.replica.status().applied_index >= index).await;
+    }
+    let mut asked = 0;
+    for entry in applied.0.lock().unwrap().iter() {
+        let mut batch = Batch::decode(entry);
+        let mut principals = batch.principals;
+        for position in 0..batch.op_count {
+            let sku = sku_defined(batch.take());
+            let client = clients.iter().find(|(_, own)| Some(*own) == sku);
+            let name = client.map_or(&b""[..], |client| client.0);
+            assert_eq!(principals.of(position), name, "{sku:?} at {position} of {entry:?}");
+            asked += u64::from(client.is_some());
+        }
+        assert!(principals.end_within(batch.op_count));
+    }
+    assert_eq!(asked, request_id * 6);
+    follower.stop().await;
+    node.stop().await;
+}
+
+fn sku_defined<'a>(command: Command<'a>) -> Option<&'a [u8]> {
+    match command {
+        Command::Client(Op::Define { cell: CellRef::Name { sku, .. } }, ..) => Some(sku),
+        _ => None,
+    }
 }
 
 #[tokio::test]

@@ -111,7 +111,8 @@ pub trait ReplyTo: Send + Sync {
     /// The whole request is refused.
     fn refuse(&self, tag: RequestTag, refusal: &Refusal);
 
-    /// Whose requests these are: all of a connection's share one.
+    /// Whose requests these are: all of a connection's share one. It knows the principal of their
+    /// operations.
     fn source(&self) -> &Source;
 }
 

@@ -25,6 +25,7 @@ use tokio::sync::Notify;
 
 use super::api::{Refusal, ReplyTo, RequestTag};
 use super::lanes::{Full, Lanes, Request};
+use crate::engine::batch::PrincipalRuns;
 use crate::protocol::{Code, Reader, ReplyPrefix, ShardId, UnixMillis, take_outcome};
 use crate::world::UnixMicros;
 
@@ -88,10 +89,11 @@ impl Unanswered {
     }
 }
 
-/// What the proposer took: operation bytes, their count, and the routes of the answers.
+/// What the proposer took: operation bytes, their count, who asked for them, and the routes of the answers.
 pub struct Taken {
     pub bytes: Bytes,
     pub ops: u32,
+    pub principals: PrincipalRuns,
     pub routes: Routes,
 }
 
@@ -167,7 +169,7 @@ impl Ingress {
         }
         let (ops, bulk_ops) = (parcel.ops, parcel.bulk_ops);
         let routes = Routes { requests: parcel.requests, ingress: self.clone(), ops, bulk_ops };
-        Some(Taken { bytes: parcel.bytes.freeze(), ops, routes })
+        Some(Taken { bytes: parcel.bytes.freeze(), ops, principals: parcel.principals, routes })
     }
 }
 
@@ -380,6 +382,8 @@ mod tests {
     fn what_waits_for_nobody_is_dropped_and_others_get_their_own_outcomes() {
         let (ingress, inbox, to) = open();
         let left = Arc::new(Inbox::default());
+        to.source().set_principal(b"shop");
+        left.source().set_principal(b"left");
         let leaver: Arc<dyn ReplyTo> = left.clone();
         ingress.guard().push(&to, tag(1, 1), b"a").unwrap();
         ingress.guard().push(&leaver, tag(2, 2), b"xx").unwrap();
@@ -387,6 +391,7 @@ mod tests {
         left.source().leave();
         let taken = ingress.take(Duration::ZERO).unwrap();
         assert_eq!((&taken.bytes[..], taken.ops), (&b"abb"[..], 3));
+        assert_eq!(taken.principals.bytes(), b"\x03\0\0\0\x04shop");
         let outcomes = [outcome(1), outcome(2), outcome(3)].concat();
         let late = taken.routes.answer(ShardId(0), (9, UnixMicros(0)), &outcomes, None);
         assert!(late.is_empty());

@@ -23,13 +23,14 @@
 //! greedy ones in one line.
 
 use std::collections::VecDeque;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use bytes::{Buf, BytesMut};
 
 use super::api::{ReplyTo, RequestTag};
+use crate::engine::batch::PrincipalRuns;
 use crate::protocol::limits;
 use crate::world::Pace;
 
@@ -43,6 +44,10 @@ const LANE_OPS_MAX: u64 = 256 << 10;
 pub const ENTRY_OPS_MAX: u32 = limits::BATCH_OPS_MAX;
 /// Most bytes of operations in one entry; a client's frame may be that large.
 pub const ENTRY_BYTES_MAX: usize = limits::FRAME_BYTES_MAX as usize;
+/// Most bytes of an entry's table of principals: enough for names of 27 bytes that change with every
+/// operation; with the longest names it is full after some 3,800 changes, and what is left waits for the
+/// next entry. Without a bound, the largest entry would be no record of the smallest log segment.
+pub const PRINCIPALS_BYTES_MAX: usize = 256 << 10;
 /// Most operations of one source in the short lane. Sixteen such sources fill an entry: whoever
 /// keeps more than that waiting is after throughput, and a client that shares a connection among
 /// hundreds of callers is not.
@@ -74,9 +79,28 @@ pub struct Source {
     short_ops: AtomicU32,
     bulk_requests: AtomicU32,
     gone: AtomicBool,
+    principal: OnceLock<Box<[u8]>>,
 }
 
 impl Source {
+    /// Says who it is: the principal of what it asks for from now on. Only the first name counts, since a
+    /// connection says hello once.
+    ///
+    /// # Panics
+    /// The name is longer than a hello may have.
+    pub fn set_principal(&self, name: &[u8]) {
+        assert!(
+            name.len() <= limits::CLIENT_NAME_BYTES_MAX,
+            "a hello with a longer name is refused"
+        );
+        self.principal.get_or_init(|| name.into());
+    }
+
+    /// Who it is; empty: nobody said.
+    pub fn principal(&self) -> &[u8] {
+        self.principal.get().map_or(&[], |name| name)
+    }
+
     /// Nobody will hear an answer: what waits need not be proposed.
     pub fn leave(&self) {
         self.gone.store(true, Ordering::Relaxed);
@@ -110,12 +134,19 @@ pub struct Parcel {
     /// Operations of all requests, back to back.
     pub bytes: BytesMut,
     pub requests: Vec<Request>,
+    /// Who asked for which of the operations.
+    pub principals: PrincipalRuns,
     pub ops: u32,
     /// Of `ops`, those of the bulk lane.
     pub bulk_ops: u32,
 }
 
 impl Parcel {
+    /// What the requests add to the log.
+    fn bytes_logged(&self) -> usize {
+        self.bytes.len() + self.principals.bytes().len()
+    }
+
     fn append(&mut self, bytes: BytesMut) {
         if self.bytes.is_empty() {
             self.bytes = bytes;
@@ -188,12 +219,14 @@ impl Lane {
             let gone = request.to.source().is_gone();
             let fits = ops + tag.ops <= ops_max
                 && parcel.ops + tag.ops <= ENTRY_OPS_MAX
-                && parcel.bytes.len() + run + len <= ENTRY_BYTES_MAX;
+                && parcel.bytes.len() + run + len <= ENTRY_BYTES_MAX
+                && parcel.principals.has_room(PRINCIPALS_BYTES_MAX);
             if !gone && !fits {
                 break;
             }
             let request = self.requests.pop_front().expect("it is at the front");
-            self.kind.leave(request.to.source(), tag.ops);
+            let source = request.to.source();
+            self.kind.leave(source, tag.ops);
             self.ops -= u64::from(tag.ops);
             if gone {
                 parcel.append(self.bytes.split_to(run));
@@ -203,6 +236,7 @@ impl Lane {
                 run += len;
                 ops += tag.ops;
                 parcel.ops += tag.ops;
+                parcel.principals.add(source.principal(), tag.ops);
                 parcel.requests.push(request);
             }
         }
@@ -297,7 +331,7 @@ impl Lanes {
         if now < self.bulk_pace.free_at() {
             return;
         }
-        let bytes_before = parcel.bytes.len();
+        let bytes_before = parcel.bytes_logged();
         let may_fly = BULK_OPS_IN_FLIGHT.saturating_sub(self.bulk_ops_in_flight);
         let share = BULK_OPS_BESIDE.min(may_fly as u32);
         parcel.bulk_ops = self.bulk.take(share, parcel);
@@ -305,7 +339,7 @@ impl Lanes {
             let first = self.bulk.requests.front().map_or(0, |request| request.tag.ops);
             parcel.bulk_ops = self.bulk.take(first, parcel);
         }
-        self.bulk_pace.book(now, (parcel.bytes.len() - bytes_before) as u64);
+        self.bulk_pace.book(now, (parcel.bytes_logged() - bytes_before) as u64);
     }
 
     /// How long bulk that waits is still kept back by its pace; `None` if it is not.
@@ -330,8 +364,10 @@ impl Lanes {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::engine::batch::{Batch, BatchBuilder};
     use crate::protocol::{ReplyPrefix, ShardId};
     use crate::replication::Refusal;
+    use crate::world::UnixMicros;
 
     /// A source whose answers do not matter.
     #[derive(Default)]
@@ -347,6 +383,30 @@ mod tests {
 
     fn source() -> Arc<dyn ReplyTo> {
         Arc::new(Deaf::default())
+    }
+
+    fn named(name: &str) -> Arc<dyn ReplyTo> {
+        let source = source();
+        source.source().set_principal(name.as_bytes());
+        source
+    }
+
+    /// Each operation of an entry has the principal of its request.
+    fn check_principals(parcel: &Parcel) {
+        let mut payload = BytesMut::new();
+        let batch = BatchBuilder::begin_named(&mut payload, &parcel.principals);
+        batch.finish(&mut payload, UnixMicros(0), parcel.ops);
+        let mut principals = Batch::decode(&payload).principals;
+        let mut position = 0;
+        for request in &parcel.requests {
+            for _ in 0..request.tag.ops {
+                let name = request.to.source().principal();
+                assert_eq!(principals.of(position), name, "operation {position}");
+                position += 1;
+            }
+        }
+        assert!(principals.end_within(position), "nobody else is named");
+        assert!(parcel.principals.bytes().len() <= PRINCIPALS_BYTES_MAX);
     }
 
     fn push(lanes: &mut Lanes, to: &Arc<dyn ReplyTo>, request_id: u64, ops: u32) -> bool {
@@ -367,6 +427,7 @@ mod tests {
         assert_eq!(parcel.bytes, bytes, "an entry has its requests' bytes, whole and in order");
         assert!(parcel.ops <= ENTRY_OPS_MAX, "an entry has at most its operations");
         assert_eq!(parcel.requests.iter().map(|request| request.tag.ops).sum::<u32>(), parcel.ops);
+        check_principals(&parcel);
         Some((ids, parcel.bulk_ops))
     }
 
@@ -380,7 +441,7 @@ mod tests {
 
     #[test]
     fn one_operation_does_not_wait_behind_a_flood() {
-        let (mut lanes, greedy, modest) = (Lanes::new(), source(), source());
+        let (mut lanes, greedy, modest) = (Lanes::new(), named("greedy"), named("modest"));
         (0..40).for_each(|id| assert!(push(&mut lanes, &greedy, id, 1000)));
         for id in 100..104 {
             assert!(push(&mut lanes, &modest, id, 1));
@@ -396,7 +457,7 @@ mod tests {
 
     #[test]
     fn small_requests_without_end_are_a_flood_too() {
-        let (mut lanes, greedy, modest) = (Lanes::new(), source(), source());
+        let (mut lanes, greedy, modest) = (Lanes::new(), named("greedy"), source());
         (0..9000).for_each(|id| assert!(push(&mut lanes, &greedy, id, 1)));
         assert!(push(&mut lanes, &modest, 9000, 1));
         let (ids, bulk_ops) = next(&mut lanes).unwrap();
@@ -474,7 +535,7 @@ mod tests {
 
     #[test]
     fn who_is_gone_leaves_nothing_behind() {
-        let (mut lanes, leaver, other) = (Lanes::new(), source(), source());
+        let (mut lanes, leaver, other) = (Lanes::new(), named("leaver"), named("other"));
         for id in 0..6 {
             let to = if id % 2 == 0 { &leaver } else { &other };
             assert!(push(&mut lanes, to, id, 400));
@@ -483,6 +544,54 @@ mod tests {
         assert_eq!(next(&mut lanes), Some((vec![1, 3, 5], 800)));
         assert_eq!((lanes.ops(), next(&mut lanes)), (0, None));
         assert_eq!(Arc::strong_count(&leaver), 1);
+    }
+
+    #[test]
+    fn requests_keep_their_principals_whoever_is_gone_and_whatever_comes_first() {
+        let mut lanes = Lanes::new();
+        let (greedy, leaver, nobody) = (named("greedy"), named("leaver"), source());
+        // Two connections of one application.
+        let shop = [named("shop"), named("shop")];
+        (0..40).for_each(|id| assert!(push(&mut lanes, &greedy, id, 600)));
+        for id in 100..110 {
+            assert!(push(&mut lanes, &leaver, id, 5));
+            assert!(push(&mut lanes, &shop[id as usize % 2], id + 100, 1));
+            assert!(push(&mut lanes, &shop[id as usize / 2 % 2], id + 200, 2));
+            if id % 3 == 0 {
+                assert!(push(&mut lanes, &nobody, id + 300, 4));
+            }
+        }
+        leaver.source().leave();
+        let parcel = lanes.next(Duration::from_secs(1)).unwrap();
+        check_principals(&parcel);
+        let shop_and_nobody = [(9, "shop"), (4, "")].repeat(3);
+        let runs = [&shop_and_nobody[..], &[(3, "shop"), (600, "greedy")]].concat();
+        let mut expected = PrincipalRuns::default();
+        runs.iter().for_each(|(ops, name)| expected.add(name.as_bytes(), *ops));
+        assert_eq!(parcel.principals.bytes(), expected.bytes());
+        // In the next entry bulk comes first or alone; in each, whoever asked is named.
+        while let Some((_, bulk_ops)) = next(&mut lanes) {
+            lanes.landed(bulk_ops);
+        }
+    }
+
+    #[test]
+    fn a_table_of_principals_that_is_full_ends_the_entry() {
+        let mut lanes = Lanes::new();
+        let name = |id: u64| format!("{id:0>64}");
+        let count = u64::from(ENTRY_OPS_MAX);
+        (0..count).for_each(|id| assert!(push(&mut lanes, &named(&name(id)), id, 1)));
+        let mut taken = Vec::new();
+        for entry in 0..3 {
+            let (ids, _) = next(&mut lanes).expect("requests wait");
+            assert!(entry == 2 || (3_000..4_000).contains(&ids.len()), "{} fit", ids.len());
+            taken.extend(ids);
+        }
+        assert_eq!(taken, (0..count).collect::<Vec<_>>());
+        assert_eq!(next(&mut lanes), None);
+        // Shorter names are no limit.
+        (0..count).for_each(|id| assert!(push(&mut lanes, &named(&id.to_string()), id, 1)));
+        assert_eq!(next(&mut lanes).map(|(ids, _)| ids.len()), Some(count as usize));
     }
 
     #[test]

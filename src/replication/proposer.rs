@@ -17,10 +17,10 @@ use tokio::time::sleep;
 
 use super::api::Refusal;
 use super::core::Core;
-use super::ingress::Routes;
-use super::lanes::ENTRY_BYTES_MAX;
+use super::ingress::{Routes, Taken};
+use super::lanes::{ENTRY_BYTES_MAX, PRINCIPALS_BYTES_MAX};
 use super::types::{CommittedLeader, OnComplete, Outcomes, Payload, RaftLogId, TypeConfig};
-use crate::engine::batch::{self, BatchBuilder};
+use crate::engine::batch::{self, BatchBuilder, PrincipalRuns};
 use crate::log::{SEGMENT_BYTES_MIN_REAL, record_bytes_max};
 use crate::protocol::Code;
 use crate::world::UnixMicros;
@@ -30,7 +30,8 @@ use crate::world::UnixMicros;
 const WINDOW: usize = 4;
 /// The largest entry is a record in the smallest segment; an operation of the leader's own is short.
 const _: () = assert!(
-    ENTRY_BYTES_MAX + batch::HEADER_BYTES + 64 <= record_bytes_max(SEGMENT_BYTES_MIN_REAL),
+    batch::head_bytes(PRINCIPALS_BYTES_MAX) + ENTRY_BYTES_MAX + 64
+        <= record_bytes_max(SEGMENT_BYTES_MIN_REAL),
     "the log would stop at an entry that is too long"
 );
 /// Lines that one EXPIRE may expire or forget: about a third of a millisecond of apply.
@@ -110,7 +111,7 @@ fn refusal(error: ClientWriteError<TypeConfig>) -> Refusal {
 pub async fn propose_leader_start(core: &Core, term: u64, now: UnixMicros) -> bool {
     let mut own = BytesMut::new();
     batch::encode_leader_start(&mut own);
-    let payload = encode_batch(&[], 0, &own, 1, now);
+    let payload = encode_batch(None, &own, 1, now);
     let (done, committed) = oneshot::channel();
     let on_complete = OnComplete::new(move |result: ClientWriteResult<TypeConfig>| {
         // The node may be stopping and no longer wait.
@@ -126,20 +127,20 @@ fn leader_of(term: u64) -> CommittedLeader {
     RaftLogId::new_term_index(term, 0).leader_id
 }
 
-/// The clients' operations first: their outcomes open the reply.
-fn encode_batch(
-    clients: &[u8],
-    clients_ops: u32,
-    own: &[u8],
-    own_ops: u32,
-    now: UnixMicros,
-) -> Payload {
-    let bytes = batch::HEADER_BYTES + clients.len() + own.len();
-    let mut payload = BytesMut::with_capacity(bytes);
-    let builder = BatchBuilder::begin(&mut payload);
-    payload.put_slice(clients);
+/// The clients' operations first: their outcomes open the reply, and their principals the table. Nobody asked
+/// for the leader's own.
+fn encode_batch(clients: Option<&Taken>, own: &[u8], own_ops: u32, now: UnixMicros) -> Payload {
+    let nobody = PrincipalRuns::default();
+    let (bytes, ops, principals) = match clients {
+        Some(taken) => (&taken.bytes[..], taken.ops, &taken.principals),
+        None => (&[][..], 0, &nobody),
+    };
+    let head = batch::head_bytes(principals.bytes().len());
+    let mut payload = BytesMut::with_capacity(head + bytes.len() + own.len());
+    let builder = BatchBuilder::begin_named(&mut payload, principals);
+    payload.put_slice(bytes);
     payload.put_slice(own);
-    builder.finish(&mut payload, now, clients_ops + own_ops);
+    builder.finish(&mut payload, now, ops + own_ops);
     Payload(payload.freeze())
 }
 
@@ -182,12 +183,72 @@ impl Proposer {
             return None;
         }
         self.last_entry = monotonic;
-        let (bytes, ops, routes) = match taken {
-            Some(taken) => (taken.bytes, taken.ops, Some(taken.routes)),
-            None => Default::default(),
-        };
+        let ops = taken.as_ref().map_or(0, |taken| taken.ops);
         core.proposed.entries.fetch_add(1, Ordering::Relaxed);
         core.proposed.ops.fetch_add(u64::from(ops), Ordering::Relaxed);
-        Some((encode_batch(&bytes, ops, &own, own_ops, now), routes, tenure.term))
+        let payload = encode_batch(taken.as_ref(), &own, own_ops, now);
+        Some((payload, taken.map(|taken| taken.routes), tenure.term))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::api::{ReplyTo, RequestTag};
+    use super::super::ingress::{Gate, Ingress};
+    use super::super::lanes::Source;
+    use super::*;
+    use crate::engine::batch::{Batch, Command};
+    use crate::protocol::{Op, ReplyPrefix, ShardId};
+
+    #[derive(Default)]
+    struct Deaf(Source);
+
+    impl ReplyTo for Deaf {
+        fn reply(&self, _: RequestTag, _: ShardId, _: ReplyPrefix, _: &[u8]) {}
+        fn refuse(&self, _: RequestTag, _: &Refusal) {}
+        fn source(&self) -> &Source {
+            &self.0
+        }
+    }
+
+    /// What an entry has of requests of so many operations, each of somebody, and of an EXPIRE.
+    fn entry(requests: &[(&[u8], u32)]) -> Payload {
+        let ingress = Ingress::new();
+        ingress.set_gate(Gate::Open);
+        for (name, ops) in requests {
+            let to = Deaf::default();
+            to.source().set_principal(name);
+            let (to, mut bytes): (Arc<dyn ReplyTo>, _) = (Arc::new(to), BytesMut::new());
+            (0..*ops).for_each(|_| Op::encode_define(&mut bytes, b"w", name));
+            let tag = RequestTag { request_id: 1, batch: true, ops: *ops };
+            assert!(ingress.guard().push(&to, tag, &bytes).is_ok());
+        }
+        let mut own = BytesMut::new();
+        batch::encode_expire(&mut own, EXPIRE_BUDGET);
+        encode_batch(ingress.take(Duration::ZERO).as_ref(), &own, 1, UnixMicros(7))
+    }
+
+    /// The name in each operation, and its principal.
+    fn names(entry: &Payload) -> Vec<(&[u8], &[u8])> {
+        let mut batch = Batch::decode(&entry.0);
+        let mut principals = batch.principals;
+        let name = |command| match command {
+            Command::Client(Op::Define { cell }, ..) => match cell {
+                crate::protocol::CellRef::Name { sku, .. } => sku,
+                crate::protocol::CellRef::Handle(_) => b"#",
+            },
+            _ => &b""[..],
+        };
+        (0..batch.op_count).map(|at| (name(batch.take()), principals.of(at))).collect()
+    }
+
+    #[test]
+    fn every_operation_of_an_entry_has_its_clients_name() {
+        let requests: [(&[u8], u32); 4] = [(b"shop", 2), (b"desk", 1), (b"shop", 3), (b"b", 1)];
+        let entry = entry(&requests);
+        let names = names(&entry);
+        assert_eq!(names.len(), 8);
+        assert!(names.iter().all(|(name, principal)| name == principal), "{names:?}");
+        assert_eq!(names[7], (&b""[..], &b""[..]), "nobody asked for the leader's own");
     }
 }

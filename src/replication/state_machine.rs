@@ -18,7 +18,7 @@ use super::log_store::LogStore;
 use super::snapshot::{self, Loaded, SnapshotHandle};
 use super::types::{Entry, Outcomes, RaftLogId, SnapshotMeta, StoredMembership, TypeConfig};
 use crate::archive::{Archive, BATCH_BYTES, Notice};
-use crate::engine::batch::HEADER_BYTES;
+use crate::engine::batch::Batch;
 use crate::engine::{CellReader, EngineConfig, SnapshotCut, StockState};
 use crate::events::{EventLog, EventOptions, Position};
 use crate::log::{Storage, is_full};
@@ -93,7 +93,8 @@ impl Shared {
                 batch_bytes = Some(batch.0.as_ref());
                 let out = answered.then_some(&mut out);
                 let done = applied.stock.apply(entry.log_id.index, &batch.0, out);
-                too_old = done.too_old.then(|| batch.0.slice(HEADER_BYTES..));
+                too_old =
+                    done.too_old.then(|| batch.0.slice_ref(Batch::decode(&batch.0).ops.rest()));
                 if let Some(archive) = &self.archive {
                     archive.tell_time(applied.stock.now().as_millis());
                 }

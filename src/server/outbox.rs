@@ -46,7 +46,6 @@ struct Inner {
     /// The session is at work and looks at everything before it rests. Were it woken by its own
     /// answers, it would always be ready to run, and the runtime would hardly look at its sockets.
     in_turn: bool,
-    client_name: Vec<u8>,
     /// Who follows the events on this connection.
     subscribers: Vec<Arc<Subscriber>>,
     waker: Option<Waker>,
@@ -108,12 +107,13 @@ impl Outbox {
         wake(&self.lock());
     }
 
+    /// The client's name, which is the principal of its operations.
     pub fn set_client_name(&self, name: &[u8]) {
-        self.lock().client_name = name.to_owned();
+        self.source.set_principal(name);
     }
 
-    pub fn client_name(&self) -> Vec<u8> {
-        self.lock().client_name.clone()
+    pub fn client_name(&self) -> &[u8] {
+        self.source.principal()
     }
 
     /// What is outstanding now.

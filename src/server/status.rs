@@ -196,7 +196,7 @@ fn busiest(shared: &Shared) -> Value {
         vec![
             ("connection", (*number).into()),
             ("peer", outbox.peer.as_str().into()),
-            ("client", escape(&outbox.client_name()).into()),
+            ("client", escape(outbox.client_name()).into()),
             ("ops", read(&outbox.ops).into()),
             ("frames", read(&outbox.frames).into()),
             ("in_flight", owed.frames.into()),
