@@ -40,6 +40,8 @@ pub struct Entry {
 pub(crate) struct Logged {
     /// Its bytes without the flag RETRY: what identifies it.
     pub key: Vec<u8>,
+    /// Who asked for it, as the log says; empty: nobody who said a name.
+    pub principal: Vec<u8>,
     pub code: Code,
     pub detail: u16,
     pub body: Vec<u8>,
@@ -95,12 +97,18 @@ impl Replay {
         let mut logged = Vec::new();
         let mut outcomes = Reader::new(&out);
         let mut batch = Batch::decode(&entry.batch);
+        let mut principals = batch.principals;
         let outage_ms = self.model.advance(batch.now.0);
         let mut chain = Vec::new();
         for position in 0..batch.op_count {
             let bytes = batch.ops.rest();
             let command = batch.take();
             let bytes = &bytes[..bytes.len() - batch.ops.rest().len()];
+            let principal = principals.of(position);
+            if !matches!(command, Command::Client(..)) && !principal.is_empty() {
+                let text = "somebody is said to have asked for what is the server's own";
+                report.break_rule(Rule::Principal, entry.index, &[], text);
+            }
             let Ok(outcome) = take_outcome(&mut outcomes) else {
                 report.break_rule(Rule::Form, entry.index, &[], "an operation has no outcome");
                 break;
@@ -117,6 +125,7 @@ impl Replay {
                     };
                     let one = Logged {
                         key: key_of(bytes),
+                        principal: principal.to_vec(),
                         code: outcome.code,
                         detail: outcome.detail,
                         body: outcome.body.to_vec(),

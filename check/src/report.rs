@@ -27,6 +27,8 @@ pub enum Rule {
     Linearizable,
     /// Never more is promised than is there.
     Oversell,
+    /// The log says of each operation who asked for it, and that one did.
+    Principal,
     /// Answers are what the log says at the index that they name.
     Truth,
     /// What the client calls not executed never takes effect.

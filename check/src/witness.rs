@@ -16,7 +16,7 @@
 //!   clock of the reply has expired; `r ≥ known`;
 //! - a read is what the state after `r` gives, and `r ≥ known` (a stale one: `r` is no older than its age).
 //!
-//! Of all others, and of the log: what is in it was sent by somebody, and not before it was sent; what
+//! Of all others, and of the log: what is in it was sent by somebody, by whom it says, and not before it was sent; what
 //! the client calls not executed is not in it; what is unknown is looked up and counted. The state itself
 //! is checked at every prefix, see `replay.rs`.
 //!
@@ -38,7 +38,7 @@ use crate::report::{Report, Rule};
 use crate::sku;
 
 /// What a check must know besides log and history.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, Debug)]
 pub struct Options {
     /// The cluster's rules.
     pub engine: EngineConfig,
@@ -49,12 +49,16 @@ pub struct Options {
     pub ticks_per_ms: Option<u64>,
     /// The whole state is audited every so many entries; 0: only at the end.
     pub audit_entries: u64,
+    /// What a client of the history calls itself in its hello, always; then what the log says of who asked
+    /// is checked. `None` if it is not known.
+    pub client_name: Option<fn(u32) -> String>,
 }
 
 impl Default for Options {
     fn default() -> Self {
         let engine = EngineConfig::default();
-        Self { engine, complete: true, ticks_per_ms: None, audit_entries: 4_096 }
+        let (ticks_per_ms, client_name) = (None, None);
+        Self { engine, complete: true, ticks_per_ms, audit_entries: 4_096, client_name }
     }
 }
 
@@ -97,6 +101,8 @@ struct Senders {
     first: Option<usize>,
     /// One that cannot have been.
     excluded: Option<usize>,
+    /// Their clients, each once.
+    clients: Vec<u32>,
     /// How many there are.
     count: u64,
     /// How often they are in the log.
@@ -135,6 +141,9 @@ impl<'a> Check<'a> {
             }
             let senders = senders.entry(keys[place].clone()).or_default();
             senders.count += 1;
+            if !senders.clients.contains(&operation.client) {
+                senders.clients.push(operation.client);
+            }
             if operation.verdict == Verdict::NotExecuted {
                 senders.excluded = Some(place);
             } else if senders.first.is_none_or(|at| operation.invoked < history[at].invoked) {
@@ -195,7 +204,7 @@ impl<'a> Check<'a> {
         }
     }
 
-    /// Somebody sent what is in the log, and before it got there.
+    /// Somebody sent what is in the log: who it says, and before it got there.
     fn occurrence(&mut self, one: &Logged, index: u64) {
         let Some(senders) = self.senders.get_mut(&one.key) else {
             self.report.add("log operations of nobody in the history", 1);
@@ -207,6 +216,22 @@ impl<'a> Check<'a> {
         };
         senders.seen += 1;
         senders.effects += u64::from(one.is_effect());
+        if let Some(name) = self.options.client_name {
+            let names = senders.clients.iter().map(|client| name(*client).into_bytes());
+            if !names.clone().any(|name| name == one.principal) {
+                let text = format!(
+                    "{} is in the log as {:?}'s, it was sent by {:?}",
+                    describe(&one.key),
+                    String::from_utf8_lossy(&one.principal),
+                    names
+                        .map(|name| String::from_utf8_lossy(&name).into_owned())
+                        .collect::<Vec<_>>()
+                );
+                self.report.break_rule(Rule::Principal, index, &[], text);
+            }
+            self.report
+                .add("log operations of clients with a name", u64::from(!one.principal.is_empty()));
+        }
         let in_time = |at: usize| self.order.known_before(self.history[at].invoked) < index;
         match (senders.first, senders.excluded) {
             (Some(first), _) if in_time(first) => (),

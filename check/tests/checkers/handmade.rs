@@ -3,7 +3,7 @@
 
 use bytes::BytesMut;
 use stockd::engine::StockState;
-use stockd::engine::batch::BatchBuilder;
+use stockd::engine::batch::{BatchBuilder, PrincipalRuns};
 use stockd::world::UnixMicros;
 use stockd_check::{
     Answer, Cell, Entry, Operation, Options, Report, Request, Rule, Verdict, blackbox, check,
@@ -12,7 +12,7 @@ use stockd_protocol::{
     CellHandle, Code, OpId, Reader, ReservationId, ReservationState, UnixMillis, take_outcome,
 };
 
-use crate::server::CONFIG;
+use crate::server::{CONFIG, client_name};
 
 const START_MS: u64 = 1_700_000_000_000;
 
@@ -20,9 +20,14 @@ const START_MS: u64 = 1_700_000_000_000;
 struct Script {
     state: StockState,
     now_ms: u64,
+    /// Who asks, as the log has it.
+    principal: String,
     log: Vec<Entry>,
     history: Vec<Operation>,
 }
+
+/// Who asks, as the history has it.
+const CLIENT: u32 = 1;
 
 fn id(number: u8) -> ReservationId {
     ReservationId::from_parts(START_MS, [number; 10])
@@ -42,8 +47,13 @@ fn read() -> Request {
 
 impl Script {
     fn new() -> Self {
-        let (log, history) = (Vec::new(), Vec::new());
-        let mut script = Self { state: StockState::new(CONFIG), now_ms: START_MS, log, history };
+        let mut script = Self {
+            state: StockState::new(CONFIG),
+            now_ms: START_MS,
+            principal: client_name(CLIENT),
+            log: Vec::new(),
+            history: Vec::new(),
+        };
         script.call(Request::Define { cell: cell() });
         let op_id = OpId(id(0).0);
         script.call(Request::Receive { op_id, quantity: 10, cell: cell(), define: true });
@@ -55,8 +65,9 @@ impl Script {
         let (mut ops, mut out) = (BytesMut::new(), BytesMut::new());
         request.encode(&mut ops, None);
         if request.is_write() {
-            let mut entry = BytesMut::new();
-            let batch = BatchBuilder::begin(&mut entry);
+            let (mut entry, mut principals) = (BytesMut::new(), PrincipalRuns::default());
+            principals.add(self.principal.as_bytes(), 1);
+            let batch = BatchBuilder::begin_named(&mut entry, &principals);
             entry.extend_from_slice(&ops);
             batch.finish(&mut entry, UnixMicros(self.now_ms * 1_000), 1);
             let (index, batch) = (self.state.applied_index() + 1, entry.freeze());
@@ -84,7 +95,8 @@ impl Script {
         let invoked = self.history.len() as u64 * 10 + 1;
         let (completed, not_after) = (invoked + 5, None);
         let verdict = Verdict::Answered(answer);
-        self.history.push(Operation { client: 1, invoked, completed, request, not_after, verdict });
+        let client = CLIENT;
+        self.history.push(Operation { client, invoked, completed, request, not_after, verdict });
         self.history.len() - 1
     }
 
@@ -107,7 +119,8 @@ impl Script {
     }
 
     fn witness(&self) -> Report {
-        let options = Options { engine: CONFIG, ..Options::default() };
+        let client_name: Option<fn(u32) -> String> = Some(client_name);
+        let options = Options { engine: CONFIG, client_name, ..Options::default() };
         check(&self.log, &self.history, &options)
     }
 
@@ -352,6 +365,31 @@ fn a_fence_that_is_lost() {
     let answer = script.answer(fenced);
     (answer.code, answer.detail, answer.body) = (granted.code, granted.detail, granted.body);
     script.assert_both(&[Rule::Truth]);
+}
+
+#[test]
+fn a_change_that_the_log_says_another_asked_for() {
+    for other in ["", "somebody else"] {
+        let mut script = Script::new();
+        script.call(reserve(1, 4));
+        assert!(script.witness().is_ok());
+        script.principal = other.to_owned();
+        script.call(Request::Confirm { id: id(1) });
+        script.assert_witness(&[Rule::Principal]);
+    }
+}
+
+#[test]
+fn a_sweep_that_somebody_is_said_to_have_asked_for() {
+    let mut script = Script::new();
+    let (mut entry, mut principals) = (BytesMut::new(), PrincipalRuns::default());
+    principals.add(client_name(CLIENT).as_bytes(), 1);
+    let batch = BatchBuilder::begin_named(&mut entry, &principals);
+    stockd::engine::batch::encode_tick(&mut entry);
+    batch.finish(&mut entry, UnixMicros(script.now_ms * 1_000), 1);
+    let index = script.state.applied_index() + 1;
+    script.log.push(Entry { index, batch: entry.freeze() });
+    script.assert_witness(&[Rule::Principal]);
 }
 
 #[test]

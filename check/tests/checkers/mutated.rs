@@ -6,10 +6,15 @@ use stockd_check::blackbox;
 use stockd_check::{Answer, Entry, Operation, Options, Verdict, check, file};
 use stockd_protocol::Code;
 
-use crate::server::{CONFIG, Dice, Plan, Server};
+use crate::server::{CONFIG, Dice, Plan, Server, client_name};
 
-const OPTIONS: Options =
-    Options { engine: CONFIG, complete: true, ticks_per_ms: None, audit_entries: 50 };
+const OPTIONS: Options = Options {
+    engine: CONFIG,
+    complete: true,
+    ticks_per_ms: None,
+    audit_entries: 50,
+    client_name: Some(client_name),
+};
 
 const SMALL: Plan = Plan { clients: 6, operations: 400, cells: 3, losses: 25 };
 
@@ -40,6 +45,7 @@ fn what_a_right_server_answers_passes() {
         ("refusals without the log", 100),
         ("reservations expired", 300),
         ("log operations sent again", 100),
+        ("log operations of clients with a name", 3_000),
         ("unknown that took effect", 20),
         ("unknown that took no effect", 20),
         ("writes: not executed", 50),

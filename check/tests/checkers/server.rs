@@ -11,7 +11,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::{BufMut, Bytes, BytesMut};
-use stockd::engine::batch::{self, BatchBuilder};
+use stockd::engine::batch::{self, BatchBuilder, PrincipalRuns};
 use stockd::engine::{EngineConfig, StockState};
 use stockd::world::UnixMicros;
 use stockd_check::history::NEVER;
@@ -48,6 +48,11 @@ impl Dice {
     }
 }
 
+/// What a client calls itself: some share a name, and some have none.
+pub fn client_name(client: u32) -> String {
+    if client % 3 == 2 { String::new() } else { format!("client-{}", client / 4) }
+}
+
 /// How a run is made.
 #[derive(Clone, Copy)]
 pub struct Plan {
@@ -77,7 +82,7 @@ pub struct Server {
     /// By client: the place of its call, and where it is.
     calls: BTreeMap<u32, (usize, Call)>,
     /// Requests that nobody waits for any more, but that may still arrive.
-    adrift: Vec<Request>,
+    adrift: Vec<(u32, Request)>,
     ids: Vec<ReservationId>,
     /// Those that several reserves ask for.
     reused: BTreeSet<ReservationId>,
@@ -153,7 +158,7 @@ impl Server {
 
     /// Something of the server's own: a sweep, a tick, a new leader, a late arrival.
     fn own(&mut self) {
-        let mut ops = BytesMut::new();
+        let (mut ops, mut clients) = (BytesMut::new(), None);
         match self.dice.below(30) {
             0..10 => batch::encode_expire(&mut ops, 4),
             10..12 => batch::encode_tick(&mut ops),
@@ -163,11 +168,13 @@ impl Server {
             }
             13..15 if !self.adrift.is_empty() => {
                 let late = self.dice.below(self.adrift.len() as u64) as usize;
-                self.adrift.swap_remove(late).encode(&mut ops, None);
+                let (client, request) = self.adrift.swap_remove(late);
+                request.encode(&mut ops, None);
+                clients = Some(client);
             }
             _ => return,
         }
-        self.apply(&ops, 1);
+        self.apply(&ops, 1, clients);
     }
 
     fn request(&mut self) -> Request {
@@ -297,7 +304,8 @@ impl Server {
         if taken.is_empty() {
             return;
         }
-        let out = self.apply(&ops, taken.len() as u32);
+        let asked = taken.iter().map(|(client, _)| *client);
+        let out = self.apply(&ops, taken.len() as u32, asked);
         let (now, mut outcomes) = (self.state.now(), Reader::new(&out));
         for (client, place) in taken {
             let answer = self.answer(&mut outcomes, now, 0);
@@ -318,13 +326,23 @@ impl Server {
         if self.dice.one_in(2) && !self.executed.contains(&place) {
             (operation.completed, operation.verdict) = (completed, Verdict::NotExecuted);
         } else {
-            self.adrift.push(operation.request.clone());
+            self.adrift.push((client, operation.request.clone()));
         }
     }
 
-    fn apply(&mut self, ops: &[u8], count: u32) -> BytesMut {
+    /// An entry of what some clients asked for, one operation each, or of something of the server's own.
+    fn apply(
+        &mut self,
+        ops: &[u8],
+        count: u32,
+        clients: impl IntoIterator<Item = u32>,
+    ) -> BytesMut {
         let (mut entry, mut out) = (BytesMut::new(), BytesMut::new());
-        let batch = BatchBuilder::begin(&mut entry);
+        let mut principals = PrincipalRuns::default();
+        for client in clients {
+            principals.add(client_name(client).as_bytes(), 1);
+        }
+        let batch = BatchBuilder::begin_named(&mut entry, &principals);
         entry.put_slice(ops);
         batch.finish(&mut entry, UnixMicros(self.now_micros), count);
         // Some indexes are Raft's own.
