@@ -14,7 +14,7 @@ use tokio::time::{Instant, interval};
 use crate::cluster::{self, Cluster, HEAL_LIMIT, RETENTION};
 use crate::faults::{Attack, Kind, SLOW_TENTHS};
 use crate::host::Abilities;
-use crate::load::{Ledger, Load, Market, check_sums};
+use crate::load::{Ledger, Load, Market, check_sums, client_name};
 use crate::report::Summary;
 use crate::schedule::Schedule;
 
@@ -161,8 +161,13 @@ async fn settle(
             // A node measures the age of what it has by its own clock.
             let slowest = if kinds.contains(&Kind::SlowClock) { SLOW_TENTHS } else { 10 };
             let ticks_per_ms = Some(10_000_000_u64.div_ceil(u64::from(slowest)));
-            let options =
-                witness::Options { engine, complete: true, ticks_per_ms, ..Default::default() };
+            let options = witness::Options {
+                engine,
+                complete: true,
+                ticks_per_ms,
+                client_name: Some(client_name),
+                ..Default::default()
+            };
             let report = witness::check(&log, history, &options);
             (sums, Some((report, begun.elapsed())))
         }

@@ -14,7 +14,7 @@ use crate::doors::{self, Ids};
 use crate::faults::Faults;
 use crate::node;
 use crate::plan::Plan;
-use crate::shop::{EVENT_BITS, History, Shop};
+use crate::shop::{EVENT_BITS, History, Shop, client_name};
 
 /// How long a cluster may take to come up, and to be whole again after the last fault.
 const COME_UP_MS: u64 = 15_000;
@@ -288,6 +288,7 @@ fn judge(cluster: &Cluster, history: &History) -> Outcome {
         engine: node::engine(&cluster.plan, &doors::world(&cluster.apps[0].clock, &cluster.dice)),
         audit_entries: 0,
         ticks_per_ms: cluster.plan.steady_clocks.then_some(1 << EVENT_BITS),
+        client_name: Some(client_name),
         ..stockd_check::Options::default()
     };
     let report = stockd_check::check(&log, &history.operations(), &options);

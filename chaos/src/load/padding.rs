@@ -10,7 +10,7 @@ use std::time::Duration;
 use stockd_check::history::{Cell, Request, Verdict};
 use stockd_client::{Client, Options, Reserve};
 
-use super::{BUYERS, Ledger, ROAMERS};
+use super::{BUYERS, Ledger, ROAMERS, client_name};
 
 /// Lines of a cart; a name of the longest kind in each.
 const LINES: usize = 1_000;
@@ -28,7 +28,7 @@ impl Padding {
     /// Finds the cluster; `None` if nobody answers.
     pub async fn connect(addresses: &[String], ledger: &Arc<Ledger>) -> Option<Self> {
         let options = Options {
-            client_name: "chaos-padding".to_owned(),
+            client_name: client_name(NUMBER),
             connect_timeout: Duration::from_millis(500),
             reply_timeout: Duration::from_secs(1),
             request_timeout: Duration::from_secs(1),
