@@ -7,6 +7,7 @@ mod dice;
 mod run;
 
 use bytes::{BufMut, BytesMut};
+use stockd::engine::batch::PrincipalRuns;
 use stockd::engine::{EngineConfig, StockState, batch};
 use stockd_protocol::{Reader, take_op, take_outcome};
 
@@ -30,8 +31,9 @@ pub fn against_model(data: &[u8]) {
     Run::new(data.len() as u64, dice).run();
 }
 
-/// Log entries, each a step of time in ms (u32), and a block of operations as clients send them.
-/// Whatever passes the door's check is applied; two replicas agree.
+/// Log entries, each a step of time in quarters of a ms (u32), and a block of operations as clients send them.
+/// Whatever passes the door's check is applied; two replicas agree, though one log says who asked and the other
+/// does not.
 pub fn ops(data: &[u8]) {
     let mut input = Input(data);
     let replica =
@@ -40,8 +42,9 @@ pub fn ops(data: &[u8]) {
     let mut now_ms = traffic::START_MS;
     while !input.is_empty() {
         // Up to 12 days at once: past every retention.
-        now_ms += u64::from(input.u32()) >> 2;
-        let mut count = 0;
+        let step = input.u32();
+        now_ms += u64::from(step) >> 2;
+        let (mut count, mut principals) = (0, PrincipalRuns::default());
         let mut entry = BytesMut::new();
         let mut reader = Reader::new(input.block());
         loop {
@@ -49,6 +52,9 @@ pub fn ops(data: &[u8]) {
             match take_op(&mut reader) {
                 Ok((op, ..)) if op.opcode().is_write() => {
                     entry.put_slice(&before[..before.len() - reader.rest().len()]);
+                    let names: [&[u8]; 3] = [b"", b"shop", b"desk"];
+                    let name = names[(step & 3) as usize * count as usize % names.len()];
+                    principals.add(name, 1);
                     count += 1;
                 }
                 Ok(_) => {}
@@ -57,11 +63,12 @@ pub fn ops(data: &[u8]) {
         }
         assert_eq!(batch::check_ops(&entry), Ok(count), "writes that decode may be logged");
         batch::encode_expire(&mut entry, 3);
-        let entry = traffic::entry(now_ms, count + 1, &entry);
+        let named = traffic::named_entry(now_ms, count + 1, &entry, &principals);
+        let nameless = traffic::entry(now_ms, count + 1, &entry);
         let index = one.applied_index() + 1;
         let mut out = BytesMut::new();
-        one.apply(index, &entry, Some(&mut out));
-        two.apply(index, &entry, None);
+        one.apply(index, &named, Some(&mut out));
+        two.apply(index, &nameless, None);
         let mut outcomes = Reader::new(&out);
         for _ in 0..count + 1 {
             assert!(take_outcome(&mut outcomes).is_ok(), "every operation has an outcome");
@@ -92,7 +99,7 @@ pub fn entries() -> Vec<Vec<u8>> {
         all.extend_from_slice(&(step * 4_000).to_le_bytes());
         put_block(&mut all, &op);
     }
-    let mut one = 0_u32.to_le_bytes().to_vec();
+    let mut one = 1_u32.to_le_bytes().to_vec();
     put_block(&mut one, &traffic::writes().concat());
     vec![all.repeat(2), one, all]
 }

@@ -1,7 +1,7 @@
 //! What the seeds are made of: the requests of a small shop, and the state they lead to.
 
 use bytes::{BufMut, BytesMut};
-use stockd::engine::batch::{self, BatchBuilder};
+use stockd::engine::batch::{self, BatchBuilder, PrincipalRuns};
 use stockd::engine::{EngineConfig, StockState};
 use stockd::world::UnixMicros;
 use stockd_protocol::{
@@ -183,10 +183,15 @@ pub fn batch_frame(request_id: u64, ops: &[BytesMut]) -> Vec<u8> {
     frame(Kind::Batch, request_id, &body)
 }
 
-/// A log entry of these operations.
+/// A log entry of these operations, which nobody said a name for.
 pub fn entry(now_ms: u64, op_count: u32, ops: &[u8]) -> BytesMut {
+    named_entry(now_ms, op_count, ops, &PrincipalRuns::default())
+}
+
+/// A log entry of these operations of somebody's.
+pub fn named_entry(now_ms: u64, op_count: u32, ops: &[u8], principals: &PrincipalRuns) -> BytesMut {
     let mut out = BytesMut::new();
-    let batch = BatchBuilder::begin(&mut out);
+    let batch = BatchBuilder::begin_named(&mut out, principals);
     out.put_slice(ops);
     batch.finish(&mut out, UnixMicros(now_ms * 1_000), op_count);
     out
