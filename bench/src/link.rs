@@ -41,6 +41,7 @@ pub struct Nodes {
     addresses: Vec<String>,
     next: usize,
     hint: Option<String>,
+    client_name: String,
 }
 
 /// No node could be reached, or the one that was does not talk this protocol.
@@ -60,8 +61,14 @@ const ATTEMPT_PAUSE: Duration = Duration::from_millis(20);
 
 impl Nodes {
     /// Tries the addresses in turn, the first one first.
-    pub const fn new(addresses: Vec<String>) -> Self {
-        Self { addresses, next: 0, hint: None }
+    pub fn new(addresses: Vec<String>) -> Self {
+        Self { addresses, next: 0, hint: None, client_name: "stockd-bench".to_owned() }
+    }
+
+    /// What connections call themselves from now on.
+    #[must_use]
+    pub fn called(self, client_name: String) -> Self {
+        Self { client_name, ..self }
     }
 
     /// Somebody said that this node leads: try it first.
@@ -83,7 +90,7 @@ impl Nodes {
                     (self.addresses[(self.next - 1) % self.addresses.len()].clone(), false)
                 }
             };
-            let failure = match Link::open(&address).await {
+            let failure = match Link::open(&address, &self.client_name).await {
                 // One step to the leader is worth it; a node that was named as the leader is taken
                 // at its word, and says NOT_LEADER if it is not.
                 Ok(link) if hinted || link.leader == address || self.addresses.len() == 1 => {
@@ -110,16 +117,16 @@ impl Link {
     ///
     /// # Errors
     /// Nobody listens there, or whoever does is no stockd of this version.
-    pub async fn open(address: &str) -> Result<Self, LinkError> {
+    pub async fn open(address: &str, client_name: &str) -> Result<Self, LinkError> {
         let fail = |error: &dyn std::fmt::Display| LinkError(format!("{address}: {error}"));
-        match timeout(HELLO_TIMEOUT, Self::greet(address)).await {
+        match timeout(HELLO_TIMEOUT, Self::greet(address, client_name)).await {
             Ok(Ok(link)) => Ok(link),
             Ok(Err(error)) => Err(fail(&error)),
             Err(_) => Err(fail(&"no answer to the hello within 2 s")),
         }
     }
 
-    async fn greet(address: &str) -> std::io::Result<Self> {
+    async fn greet(address: &str, client_name: &str) -> std::io::Result<Self> {
         let mut stream = TcpStream::connect(address).await?;
         stream.set_nodelay(true)?;
         let mut out = BytesMut::new();
@@ -129,7 +136,7 @@ impl Link {
             magic: MAGIC,
             version_min: VERSION,
             version_max: VERSION,
-            client_name: b"stockd-bench",
+            client_name: client_name.as_bytes(),
         };
         hello.encode(&mut out);
         finish_frame(&mut out, start);

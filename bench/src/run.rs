@@ -97,6 +97,12 @@ pub async fn run(settings: &Settings) -> Result<Report, RunError> {
     bench.run(handles).await
 }
 
+/// What a load's connection calls itself: eight application servers, and programs that say nothing, so that
+/// a log entry has names as it would have them.
+fn client_name(connection: u32) -> String {
+    if connection % 3 == 2 { String::new() } else { format!("stockd-bench-{}", connection % 8) }
+}
+
 /// What all phases of a run share.
 struct Bench<'a> {
     settings: &'a Settings,
@@ -279,7 +285,8 @@ impl Bench<'_> {
         }
         let mut nodes = self.nodes.clone();
         let mut links = Vec::new();
-        for _ in 0..args.connections {
+        for connection in 0..args.connections {
+            nodes = nodes.called(client_name(connection));
             links.push(nodes.connect(CONNECT_PATIENCE).await?);
         }
         Ok(links)
@@ -323,7 +330,8 @@ impl Bench<'_> {
                 stream,
                 connection as u32,
             );
-            tasks.spawn(drive(driver, Some(link), self.nodes.clone(), self.clock, patience, tick));
+            let nodes = self.nodes.clone().called(client_name(connection as u32));
+            tasks.spawn(drive(driver, Some(link), nodes, self.clock, patience, tick));
         }
         let mut watch =
             Watch::new(self, &load, shared.clone(), Progress::new(name, length, args.no_progress));
