@@ -20,7 +20,8 @@ pub struct Options {
     /// Nodes to start from, `host:port` each; one is enough, the others are learned from it as they
     /// become leader.
     pub addresses: Vec<String>,
-    /// Shown in the server's logs; cut to 64 bytes.
+    /// Who asks: operators see it beside the connection, and the log keeps it with each write. The same for all
+    /// connections of an application; cut to 64 bytes. Empty: nobody in particular.
     pub client_name: String,
     /// How long one TCP connect and hello may take.
     pub connect_timeout: Duration,

@@ -27,7 +27,8 @@ pub struct Hello<'a> {
     pub version_min: u16,
     /// Highest version the client speaks.
     pub version_max: u16,
-    /// For logs and `top`; at most 64 bytes.
+    /// Who asks: the principal of what the connection writes, and for `top`. At most 64 bytes; empty: nobody
+    /// in particular.
     pub client_name: &'a [u8],
 }
 

@@ -11,7 +11,7 @@ pub type FatalHook = Arc<dyn Fn(&Error) + Send + Sync>;
 pub const SEGMENT_BYTES_MIN: u64 = 64 << 10;
 
 /// Smallest segment a configuration should allow: the largest batch of a client fits, whose frame has
-/// a mebibyte.
+/// a mebibyte, and the names of those who asked with it.
 pub const SEGMENT_BYTES_MIN_REAL: u64 = 2 << 20;
 
 /// Largest segment. Positions keep 32 bits for the offset in the file.
