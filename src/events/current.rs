@@ -5,9 +5,12 @@ use std::sync::Arc;
 
 use super::index::Builder;
 use super::position::Position;
-use super::segment::{HEADER_BYTES, Header, Segment, Trailer};
+use super::segment::{FOOTER_ALIGN, HEADER_BYTES, Header, Segment, Trailer};
 use crate::log::File;
 use crate::protocol::event::EventRecord;
+
+/// So much is written before it is synced, and stays in memory until it is. The Raft log's syncs share the disk.
+pub(super) const SYNC_BYTES: usize = 4 << 20;
 
 /// The segment that is written, and what of it is not on disk for sure.
 ///
@@ -31,8 +34,8 @@ pub(super) struct Current {
 
 impl Current {
     /// A new one.
-    pub fn begin(header: Header, file: Arc<dyn File>) -> Self {
-        let segment = Arc::new(Segment::begin(header, file.clone()));
+    pub fn begin(header: Header, path: String, file: Arc<dyn File>) -> Self {
+        let segment = Arc::new(Segment::begin(header, path, file.clone()));
         Self {
             segment,
             file,
@@ -46,8 +49,8 @@ impl Current {
     }
 
     /// One that was there before, whose header was read: records follow by [`Current::reload`].
-    pub fn resume(header: Header, file: Arc<dyn File>) -> Self {
-        let mut current = Self::begin(header, file);
+    pub fn resume(header: Header, path: String, file: Arc<dyn File>) -> Self {
+        let mut current = Self::begin(header, path, file);
         current.synced = HEADER_BYTES as u64;
         current.unsynced.clear();
         current
@@ -59,7 +62,7 @@ impl Current {
         self.synced += record.bytes().len() as u64;
     }
 
-    /// Lets readers see what was reloaded.
+    /// Lets readers see what is written.
     pub fn publish(&self) {
         let written = self.synced + self.written as u64;
         self.segment.publish(written, self.next, self.last_at_us, self.builder.index());
@@ -95,16 +98,15 @@ impl Current {
         self.unsynced.len() - self.written
     }
 
-    /// Writes what is not, and publishes it; says how many bytes that were.
-    pub fn write(&mut self) -> io::Result<usize> {
-        let bytes = &self.unsynced[self.written..];
-        let count = bytes.len();
-        if count > 0 {
+    /// Writes what is not, and lets readers see it.
+    pub fn write(&mut self) -> io::Result<()> {
+        if self.unwritten_bytes() > 0 {
+            let bytes = &self.unsynced[self.written..];
             self.file.write_at(self.synced + self.written as u64, bytes)?;
-            self.written += count;
+            self.written = self.unsynced.len();
             self.publish();
         }
-        Ok(count)
+        Ok(())
     }
 
     /// Syncs what is written, which is everything.
@@ -124,21 +126,19 @@ impl Current {
     /// again when that has failed.
     pub fn seal(&mut self, end: Position) -> io::Result<()> {
         let (footer, blocks) = self.builder.finish();
-        let records_end = self.end();
-        let index_at = records_end.next_multiple_of(64);
-        let trailer = Trailer {
-            records_end,
-            index_at,
-            blocks,
-            last_at_us: self.last_at_us,
-            footer_crc: crc32fast::hash(&footer),
-            end,
-        };
+        let (records_end, last_at_us) = (self.end(), self.last_at_us);
+        let index_at = records_end.next_multiple_of(FOOTER_ALIGN);
+        let footer_crc = crc32fast::hash(&footer);
+        let trailer = Trailer { records_end, index_at, blocks, last_at_us, footer_crc, end };
         let mut bytes = vec![0; (index_at - records_end) as usize];
         bytes.extend_from_slice(&footer);
         bytes.extend_from_slice(&trailer.encode());
-        self.file.write_at(records_end, &bytes)?;
-        self.sync()?;
+        let mut at = records_end;
+        for piece in bytes.chunks(SYNC_BYTES) {
+            self.file.write_at(at, piece)?;
+            self.sync()?;
+            at += piece.len() as u64;
+        }
         self.segment.seal(trailer)
     }
 }

@@ -59,8 +59,12 @@ pub enum Flaw {
     Chain,
     /// A record without events.
     Empty,
+    /// The head or the end of the segment: what is wrong with it.
+    Frame(&'static str),
     /// The index of the segment.
     Index,
+    /// Nothing, where records should be.
+    Missing,
     /// There is none, or it cannot be read.
     Record(EventError),
     /// Another one.
@@ -79,7 +83,9 @@ impl fmt::Display for Flaw {
         match self {
             Self::Chain => f.write_str("the chain is another: something before was changed"),
             Self::Empty => f.write_str("a record without events"),
+            Self::Frame(what) => f.write_str(what),
             Self::Index => f.write_str("the index is damaged"),
+            Self::Missing => f.write_str("records should be here, and nothing is"),
             Self::Record(error) => error.fmt(f),
             Self::Sequence { expected, found } => {
                 write!(f, "event {expected} should be here, and {found} is")

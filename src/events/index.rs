@@ -19,7 +19,7 @@ use std::sync::{Arc, OnceLock};
 use bytes::Bytes;
 
 use super::key::Key;
-use super::segment::{HEADER_BYTES, TRAILER_BYTES, Trailer, array, word};
+use super::segment::{FOOTER_ALIGN, HEADER_BYTES, TRAILER_BYTES, Trailer, array, word};
 use crate::archive::filter;
 use crate::protocol::event::EventRecord;
 
@@ -27,10 +27,10 @@ use crate::protocol::event::EventRecord;
 pub(super) const BLOCK_BYTES: u64 = 64 << 10;
 /// Bytes for a block in the index.
 pub(super) const ENTRY_BYTES: usize = 72;
-/// Filters are read by the cache line.
-const FILTER_ALIGN: usize = 64;
 /// Keys that came lately, so that most come only once into a filter: a cell that is in every event.
 const RECENT_KEYS: usize = 1 << 12;
+
+const FILTER_ALIGN: usize = FOOTER_ALIGN as usize;
 
 /// Where a block begins.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

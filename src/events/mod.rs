@@ -19,6 +19,7 @@
 //!   not take waits in memory, and apply waits in [`EventLog::room`] when that is too much.
 
 mod current;
+mod dir;
 mod error;
 mod index;
 mod key;
@@ -39,6 +40,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 
 use tokio::sync::{Notify, oneshot, watch};
 
+pub use dir::{Checks, DirRecords, EventDir, Found, SegmentInfo};
 pub use error::{Flaw, ReadError};
 pub use key::Key;
 pub use position::Position;
@@ -170,7 +172,8 @@ impl EventLog {
         position: Position,
         notice: Notice,
     ) -> io::Result<Self> {
-        let opened = open::open(storage.as_ref(), shard, position)?;
+        let opened = open::open(storage.as_ref(), shard, position);
+        let opened = opened.map_err(|error| advised(storage.as_ref(), error))?;
         let inner = Arc::new(Inner {
             storage,
             options,
@@ -412,6 +415,21 @@ impl Inner {
         let delay = self.storage.sync_delay();
         if !delay.is_zero() {
             tokio::time::sleep(delay).await;
+        }
+    }
+}
+
+/// What to do about it.
+fn advised(storage: &dyn Storage, error: ReadError) -> io::Error {
+    match error {
+        ReadError::Io(error) => error,
+        damage => {
+            let files = storage.path(&format!("{}*", segment::PREFIX));
+            let text = format!(
+                "{damage}; start the node on an empty directory, so that it gets everything from the others, or \
+                 remove {files}, which loses this node's history of events and nothing else"
+            );
+            io::Error::new(io::ErrorKind::InvalidData, text)
         }
     }
 }

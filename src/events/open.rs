@@ -4,14 +4,12 @@ use std::io;
 use std::sync::Arc;
 
 use super::current::Current;
-use super::error::Flaw;
+use super::error::{Flaw, ReadError};
 use super::position::Position;
-use super::records::Stream;
+use super::records::{Stream, is_record_in};
 use super::segment::{HEADER_BYTES, Header, Segment, Trailer, list, name_of};
-use crate::log::Storage;
-use crate::protocol::Reader;
+use crate::log::{File, Storage};
 use crate::protocol::ShardId;
-use crate::protocol::event::{EventRecord, RECORD_HEADER_BYTES, RecordHeader};
 
 /// What is there.
 pub(super) struct Opened {
@@ -27,150 +25,145 @@ pub(super) fn open(
     storage: &dyn Storage,
     shard: ShardId,
     position: Position,
-) -> io::Result<Opened> {
+) -> Result<Opened, ReadError> {
     let mut found = list(storage)?;
     // What begins later comes again. The newest goes first, so that no power cut leaves a hole.
-    while found.last().is_some_and(|(first, _)| *first >= position.next) {
-        if let Some((first, _)) = found.pop() {
-            storage.remove(&name_of(first))?;
-            storage.sync_dir()?;
-        }
+    while let Some((first, _)) = found.pop_if(|(first, _)| *first >= position.next) {
+        remove(storage, first)?;
     }
-    let mut opened = Opened { segments: Vec::new(), current: None, end: Position::default() };
+    let mut opened = Opened { segments: Vec::new(), current: None, end: position };
     let last = found.pop();
     for (first, bytes) in found {
-        let place = Place { storage, name: name_of(first) };
-        let file = storage.open(&place.name)?;
-        let header = place.header(Header::read(file.as_ref(), bytes)?, (shard, first), 0)?;
-        let trailer = Trailer::read(file.as_ref(), bytes)?;
-        let trailer =
-            trailer.ok_or_else(|| place.damaged(bytes, &"it has no end, and others follow"))?;
-        opened.follow(&place, &header)?;
-        opened.end = trailer.end;
-        opened.segments.push(Arc::new(Segment::sealed(header, trailer, file)?));
+        let opening = Opening::new(storage, shard, (first, bytes))?;
+        let header = opening.header()?;
+        let trailer = Trailer::read(opening.file.as_ref(), bytes)?;
+        let unsealed = Flaw::Frame("it has no end, and others follow");
+        let trailer = trailer.ok_or_else(|| opening.damaged(bytes, unsealed))?;
+        opened.follow(&opening, &header)?;
+        opened.add_sealed(opening, (header, trailer))?;
     }
-    if let Some((first, bytes)) = last {
-        opened.open_last(storage, shard, position, (first, bytes))?;
-    }
-    if opened.segments.is_empty() {
-        opened.end = position;
+    if let Some(last) = last {
+        opened.add_last(Opening::new(storage, shard, last)?, position)?;
     }
     Ok(opened)
 }
 
-/// A file, for messages.
-struct Place<'a> {
-    storage: &'a dyn Storage,
-    name: String,
+fn remove(storage: &dyn Storage, first: u64) -> io::Result<()> {
+    storage.remove(&name_of(first))?;
+    storage.sync_dir()
 }
 
-impl Place<'_> {
-    fn damaged(&self, offset: u64, what: &dyn std::fmt::Display) -> io::Error {
-        let (path, all) = (self.storage.path(&self.name), self.storage.path("events-*"));
-        let text = format!(
-            "{path}: at byte {offset}: {what}; start the node on an empty directory, so that it gets everything \
-             from the others, or remove {all}, which loses this node's history of events and nothing else"
-        );
-        io::Error::new(io::ErrorKind::InvalidData, text)
+/// A segment's file.
+struct Opening<'a> {
+    storage: &'a dyn Storage,
+    shard: ShardId,
+    path: String,
+    file: Arc<dyn File>,
+    first: u64,
+    bytes: u64,
+}
+
+impl<'a> Opening<'a> {
+    fn new(
+        storage: &'a dyn Storage,
+        shard: ShardId,
+        (first, bytes): (u64, u64),
+    ) -> io::Result<Self> {
+        let name = name_of(first);
+        let (file, path) = (storage.open(&name)?, storage.path(&name));
+        Ok(Self { storage, shard, path, file, first, bytes })
     }
 
-    fn header(
-        &self,
-        header: Result<Header, &'static str>,
-        (shard, first): (ShardId, u64),
-        offset: u64,
-    ) -> io::Result<Header> {
-        let header = header.map_err(|what| self.damaged(offset, &what))?;
-        if header.shard != shard {
-            return Err(self.damaged(offset, &Flaw::Shard(header.shard)));
-        }
-        if header.start.next != first {
-            return Err(
-                self.damaged(offset, &Flaw::Sequence { expected: first, found: header.start.next })
-            );
-        }
-        Ok(header)
+    fn damaged(&self, offset: u64, flaw: Flaw) -> ReadError {
+        ReadError::Damaged { file: self.path.clone(), offset, flaw }
+    }
+
+    fn header(&self) -> Result<Header, ReadError> {
+        let header = Header::read(self.file.as_ref(), self.bytes, self.first)?;
+        let header = header.map_err(|flaw| self.damaged(0, flaw))?;
+        let is_ours = header.shard == self.shard;
+        is_ours.then_some(header).ok_or_else(|| self.damaged(0, Flaw::Shard(header.shard)))
+    }
+
+    /// Is there a record, anywhere from an offset on, behind which this position is?
+    ///
+    /// A position was on disk when it was published. So if there is, what is damaged before it was on disk, too. If
+    /// not, the power went before this was synced, and the position is of a snapshot that another node gave.
+    fn reaches(&self, from: u64, position: Position) -> io::Result<bool> {
+        is_record_in(self.file.as_ref(), from..self.bytes, |header| {
+            header.next() == position.next && header.shard == self.shard
+        })
     }
 }
 
 impl Opened {
-    /// A segment follows those before; there may be a gap between them.
-    fn follow(&self, place: &Place<'_>, header: &Header) -> io::Result<()> {
-        let (end, start) = (self.end, header.start);
-        if self.segments.is_empty() || start.next > end.next || start == end {
-            return Ok(());
+    /// A segment follows those before.
+    fn follow(&self, opening: &Opening<'_>, header: &Header) -> Result<(), ReadError> {
+        match self.segments.is_empty() {
+            true => Ok(()),
+            false => header.follows(self.end).map_err(|flaw| opening.damaged(0, flaw)),
         }
-        let flaw = match start.next == end.next {
-            true => Flaw::Chain,
-            false => Flaw::Sequence { expected: end.next, found: start.next },
-        };
-        Err(place.damaged(0, &flaw))
+    }
+
+    fn add_sealed(
+        &mut self,
+        opening: Opening<'_>,
+        (header, trailer): (Header, Trailer),
+    ) -> io::Result<()> {
+        self.end = trailer.end;
+        let segment = Segment::sealed((header, trailer), opening.path, opening.file)?;
+        self.segments.push(Arc::new(segment));
+        Ok(())
     }
 
     /// The segment that has the position, or ends before it.
-    fn open_last(
-        &mut self,
-        storage: &dyn Storage,
-        shard: ShardId,
-        position: Position,
-        (first, bytes): (u64, u64),
-    ) -> io::Result<()> {
-        let place = Place { storage, name: name_of(first) };
-        let file = storage.open(&place.name)?;
-        let header = Header::read(file.as_ref(), bytes)?;
-        let trailer = match header {
-            Ok(_) => Trailer::read(file.as_ref(), bytes)?,
-            Err(_) => None,
+    fn add_last(&mut self, opening: Opening<'_>, position: Position) -> Result<(), ReadError> {
+        let header = match opening.header() {
+            Err(ReadError::Damaged { .. }) if !opening.reaches(0, position)? => {
+                return Ok(remove(opening.storage, opening.first)?);
+            }
+            header => header?,
         };
-        if header.is_err() && !reaches(&place, (0, bytes), shard, position.next)? {
-            // Of a history that this node has left for a snapshot, and the power went.
-            storage.remove(&place.name)?;
-            return storage.sync_dir();
-        }
-        let header = place.header(header, (shard, first), 0)?;
-        self.follow(&place, &header)?;
+        self.follow(&opening, &header)?;
+        let trailer = Trailer::read(opening.file.as_ref(), opening.bytes)?;
         if let Some(trailer) = trailer.filter(|trailer| trailer.end.next <= position.next) {
             if trailer.end.next == position.next && trailer.end != position {
-                return Err(place.damaged(trailer.records_end, &Flaw::Chain));
+                return Err(opening.damaged(trailer.records_end, Flaw::Chain));
             }
-            self.end = trailer.end;
-            self.segments.push(Arc::new(Segment::sealed(header, trailer, file)?));
-            return Ok(());
+            return Ok(self.add_sealed(opening, (header, trailer))?);
         }
-        let records_end = trailer.map_or(bytes, |trailer| trailer.records_end);
-        let mut stream =
-            Stream::new(file.clone(), (HEADER_BYTES as u64, records_end), shard, first);
-        let mut current = Current::resume(header, file.clone());
+        let records_end = trailer.map_or(opening.bytes, |trailer| trailer.records_end);
+        let range = HEADER_BYTES as u64..records_end;
+        let mut stream = Stream::new(opening.file.clone(), range, opening.shard, opening.first);
+        let mut current = Current::resume(header, opening.path.clone(), opening.file.clone());
         let mut end = header.start;
-        let flaw = loop {
-            if end.next == position.next {
-                break None;
+        while end.next < position.next {
+            let flaw = match stream.take()? {
+                Ok(Some(record)) => {
+                    current.reload(&record, &mut end);
+                    continue;
+                }
+                Ok(None) => Flaw::Missing,
+                Err(flaw) => flaw,
+            };
+            if trailer.is_some() || opening.reaches(stream.offset(), position)? {
+                return Err(opening.damaged(stream.offset(), flaw));
             }
-            match stream.take()? {
-                Ok(Some(record)) => current.reload(&record, &mut end),
-                Ok(None) => break Some(None),
-                Err(flaw) => break Some(Some(flaw)),
-            }
-            if end.next > position.next {
-                let flaw = Flaw::Sequence { expected: position.next, found: end.next };
-                return Err(place.damaged(stream.offset(), &flaw));
-            }
-        };
-        let at = stream.offset();
-        match flaw {
-            None if end != position => return Err(place.damaged(at, &Flaw::Chain)),
-            Some(flaw)
-                if trailer.is_some() || reaches(&place, (at, bytes), shard, position.next)? =>
-            {
-                let what =
-                    flaw.map_or_else(|| "records are missing".to_owned(), |flaw| flaw.to_string());
-                return Err(place.damaged(at, &what));
-            }
-            // A whole history, or one that was left for a snapshot.
-            _ => {}
+            break;
         }
-        if at < bytes {
-            file.truncate(at)?;
+        let at = stream.offset();
+        if end.next > position.next {
+            let flaw = Flaw::Sequence { expected: position.next, found: end.next };
+            return Err(opening.damaged(at, flaw));
+        }
+        if end.next == position.next && end != position {
+            return Err(opening.damaged(at, Flaw::Chain));
+        }
+        if end == header.start {
+            return Ok(remove(opening.storage, opening.first)?);
+        }
+        if at < opening.bytes {
+            opening.file.truncate(at)?;
         }
         current.publish();
         self.end = end;
@@ -178,24 +171,4 @@ impl Opened {
         self.current = Some(current);
         Ok(())
     }
-}
-
-/// Is there a record, anywhere in that part of a file, behind which the event comes?
-///
-/// A position was synced when it was published. So if there is, what is damaged before it was on disk; if not, the
-/// power went before this was synced, and the position is of a snapshot that another node gave.
-fn reaches(
-    place: &Place<'_>,
-    (from, to): (u64, u64),
-    shard: ShardId,
-    next: u64,
-) -> io::Result<bool> {
-    let mut bytes = vec![0; to.saturating_sub(from) as usize];
-    place.storage.open(&place.name)?.read_at(from, &mut bytes)?;
-    let is_it = |at: usize| {
-        let header = RecordHeader::peek(&bytes[at..]);
-        header.is_ok_and(|header| header.next() == next && header.shard == shard)
-            && EventRecord::take(&mut Reader::new(&bytes[at..])).is_ok()
-    };
-    Ok((0..bytes.len().saturating_sub(RECORD_HEADER_BYTES)).any(is_it))
 }

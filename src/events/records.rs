@@ -1,11 +1,14 @@
 //! Records one after the other, in memory or in a file, each checked before it is given away.
 
 use std::io;
+use std::ops::Range;
 use std::sync::Arc;
 
 use super::error::Flaw;
 use crate::log::File;
-use crate::protocol::event::{EventError, EventRecord, RECORD_BYTES_MAX, RecordHeader};
+use crate::protocol::event::{
+    EventError, EventRecord, RECORD_BYTES_MAX, RECORD_HEADER_BYTES, RecordHeader,
+};
 use crate::protocol::{Reader, ShardId};
 
 /// So much of a file is read at once.
@@ -69,13 +72,27 @@ pub(super) struct Stream {
 
 impl Stream {
     /// From a place in a file up to another at most.
-    pub fn new(file: Arc<dyn File>, (from, end): (u64, u64), shard: ShardId, next: u64) -> Self {
-        Self { file, shard, next, buffer: Vec::new(), taken: 0, read_to: from, end }
+    pub fn new(file: Arc<dyn File>, range: Range<u64>, shard: ShardId, next: u64) -> Self {
+        let Range { start, end } = range;
+        Self { file, shard, next, buffer: Vec::new(), taken: 0, read_to: start, end }
     }
 
     /// Where the next record is.
     pub fn offset(&self) -> u64 {
         self.read_to - (self.buffer.len() - self.taken) as u64
+    }
+
+    /// Is there a next record?
+    ///
+    /// # Errors
+    /// As [`Stream::take`].
+    pub fn look(&mut self) -> io::Result<Result<bool, Flaw>> {
+        self.fill()?;
+        let bytes = &self.buffer[self.taken..];
+        if bytes.is_empty() {
+            return Ok(Ok(false));
+        }
+        Ok(Records::new(bytes, self.shard, self.next).take().map(|_| true))
     }
 
     /// Takes the next record; `None`: nothing follows.
@@ -125,4 +142,21 @@ impl Stream {
         self.read_to += more as u64;
         Ok(())
     }
+}
+
+/// Is there a whole record, anywhere in that part of a file, of which this is so? Where one is damaged, there is no
+/// telling where the next one begins.
+pub(super) fn is_record_in(
+    file: &dyn File,
+    range: Range<u64>,
+    is_it: impl Fn(&RecordHeader) -> bool,
+) -> io::Result<bool> {
+    let mut bytes = vec![0; range.end.saturating_sub(range.start) as usize];
+    file.read_at(range.start, &mut bytes)?;
+    let is_record = |at: usize| {
+        let rest = &bytes[at..];
+        RecordHeader::peek(rest).is_ok_and(|header| header.bytes <= rest.len() && is_it(&header))
+            && EventRecord::take(&mut Reader::new(rest)).is_ok()
+    };
+    Ok((0..bytes.len().saturating_sub(RECORD_HEADER_BYTES)).any(is_record))
 }

@@ -33,6 +33,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 
 use bytes::Bytes;
 
+use super::error::Flaw;
 use super::index::Index;
 use super::position::Position;
 use super::view::View;
@@ -42,10 +43,14 @@ use crate::protocol::ShardId;
 const MAGIC: &[u8; 8] = b"STKDEVTS";
 const MAGIC_END: &[u8; 8] = b"STKDEVTE";
 const FORMAT: u32 = 1;
+/// A flag of the header.
+const AFTER_GAP: u8 = 1;
 /// Bytes before the first record.
 pub(super) const HEADER_BYTES: usize = 64;
 /// Bytes at the end of a sealed segment.
 pub(super) const TRAILER_BYTES: usize = 96;
+/// The index begins at a multiple of this, the filters too: they are read by the cache line.
+pub(super) const FOOTER_ALIGN: u64 = 64;
 /// How the names of all event files begin.
 pub(super) const PREFIX: &str = "events-";
 
@@ -65,6 +70,8 @@ pub(super) fn first_of(name: &str) -> Option<u64> {
 pub(super) struct Header {
     pub shard: ShardId,
     pub start: Position,
+    /// Events before it are missing on purpose: the node was given a snapshot instead.
+    pub is_after_gap: bool,
 }
 
 impl Header {
@@ -73,26 +80,40 @@ impl Header {
         bytes[16..24].copy_from_slice(&self.start.next.to_le_bytes());
         bytes[24..56].copy_from_slice(&self.start.chain);
         bytes[56..58].copy_from_slice(&self.shard.0.to_le_bytes());
+        bytes[58] = if self.is_after_gap { AFTER_GAP } else { 0 };
         finish(&mut bytes, MAGIC);
         bytes
     }
 
     /// `Err`: what is wrong.
-    pub fn decode(bytes: &[u8]) -> Result<Self, &'static str> {
-        let bytes = bytes.first_chunk::<HEADER_BYTES>().ok_or("it is shorter than a header")?;
+    fn decode(bytes: &[u8; HEADER_BYTES]) -> Result<Self, &'static str> {
         check(bytes, MAGIC)?;
         let start = Position { next: word(bytes, 16), chain: array(bytes, 24) };
-        Ok(Self { shard: ShardId(u16::from_le_bytes(array(bytes, 56))), start })
+        let shard = ShardId(u16::from_le_bytes(array(bytes, 56)));
+        Ok(Self { shard, start, is_after_gap: bytes[58] & AFTER_GAP != 0 })
     }
 
-    /// Reads it from a file.
-    pub fn read(file: &dyn File, bytes: u64) -> io::Result<Result<Self, &'static str>> {
+    /// Does it follow what ends there? It may leave a gap if it says so.
+    pub fn follows(&self, end: Position) -> Result<(), Flaw> {
+        let (expected, found) = (end.next, self.start.next);
+        if found < expected || found > expected && !self.is_after_gap {
+            return Err(Flaw::Sequence { expected, found });
+        }
+        if found == expected && self.start != end { Err(Flaw::Chain) } else { Ok(()) }
+    }
+
+    /// Reads it from a file, of a segment that should begin with this event.
+    pub fn read(file: &dyn File, bytes: u64, first: u64) -> io::Result<Result<Self, Flaw>> {
         if bytes < HEADER_BYTES as u64 {
-            return Ok(Self::decode(&[]));
+            return Ok(Err(Flaw::Frame("it is shorter than its head")));
         }
         let mut header = [0; HEADER_BYTES];
         file.read_at(0, &mut header)?;
-        Ok(Self::decode(&header))
+        Ok(Self::decode(&header).map_err(Flaw::Frame).and_then(|header| {
+            let found = header.start.next;
+            let is_it = found == first;
+            is_it.then_some(header).ok_or(Flaw::Sequence { expected: first, found })
+        }))
     }
 }
 
@@ -163,7 +184,7 @@ fn check(bytes: &[u8], magic: &[u8; 8]) -> Result<(), &'static str> {
         return Err("it was written by another version");
     }
     if u32::from_le_bytes(array(bytes, 12)) != crc32fast::hash(&bytes[16..]) {
-        return Err("the checksum of its header is wrong");
+        return Err("the checksum of its head is wrong");
     }
     Ok(())
 }
@@ -195,13 +216,15 @@ struct State {
 /// A segment, as readers and the writer share it.
 pub(super) struct Segment {
     pub header: Header,
+    /// The file's path, for messages.
+    pub path: String,
     file: Arc<dyn File>,
     state: Mutex<State>,
 }
 
 impl Segment {
     /// One that has no records yet.
-    pub fn begin(header: Header, file: Arc<dyn File>) -> Self {
+    pub fn begin(header: Header, path: String, file: Arc<dyn File>) -> Self {
         let state = State {
             records_end: HEADER_BYTES as u64,
             next: header.start.next,
@@ -209,12 +232,16 @@ impl Segment {
             file_bytes: HEADER_BYTES as u64,
             index: Index::default(),
         };
-        Self { header, file, state: Mutex::new(state) }
+        Self { header, path, file, state: Mutex::new(state) }
     }
 
     /// One that is sealed.
-    pub fn sealed(header: Header, trailer: Trailer, file: Arc<dyn File>) -> io::Result<Self> {
-        let segment = Self::begin(header, file);
+    pub fn sealed(
+        (header, trailer): (Header, Trailer),
+        path: String,
+        file: Arc<dyn File>,
+    ) -> io::Result<Self> {
+        let segment = Self::begin(header, path, file);
         segment.seal(trailer)?;
         Ok(segment)
     }

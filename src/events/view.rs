@@ -126,6 +126,6 @@ impl View {
 
     /// Something is wrong at a place.
     pub fn damaged(&self, offset: u64, flaw: Flaw) -> ReadError {
-        ReadError::Damaged { file: self.segment.name(), offset, flaw }
+        ReadError::Damaged { file: self.segment.path.clone(), offset, flaw }
     }
 }

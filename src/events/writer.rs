@@ -5,7 +5,7 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::current::Current;
+use super::current::{Current, SYNC_BYTES};
 use super::position::Position;
 use super::segment::{Header, name_of};
 use super::{Answer, Inner, Item};
@@ -18,8 +18,6 @@ use crate::protocol::event::{EventRecord, seal};
 const LINGER: Duration = Duration::from_millis(4);
 /// So much is written at once.
 const WRITE_BYTES: usize = 1 << 20;
-/// So much is written before it is synced; it stays in memory until it is.
-const SYNC_BYTES: usize = 1 << 20;
 /// How long the writer waits whose disk did not do what it should.
 const RETRY: Duration = Duration::from_millis(250);
 /// What is too old goes at the latest so long after.
@@ -33,7 +31,11 @@ pub(super) struct Writer {
     position: Position,
     /// After the last one that was appended again: up to `position` the same must come as before.
     again: Option<Position>,
+    /// Events before `position` are missing.
+    is_after_gap: bool,
     current: Option<Current>,
+    /// Bytes of records that are in the segment and were never written.
+    unwritten: usize,
     marks: Vec<(Position, Answer)>,
     failure: Option<String>,
 }
@@ -41,8 +43,17 @@ pub(super) struct Writer {
 impl Writer {
     /// `current`: the segment that is written, and the position after what is in it.
     pub fn new(log: Arc<Inner>, current: Option<Current>, position: Position) -> Self {
-        let (taken, marks) = (VecDeque::new(), Vec::new());
-        Self { log, taken, position, again: None, current, marks, failure: None }
+        Self {
+            log,
+            taken: VecDeque::new(),
+            position,
+            again: None,
+            is_after_gap: false,
+            current,
+            unwritten: 0,
+            marks: Vec::new(),
+            failure: None,
+        }
     }
 
     /// Writes until it is stopped.
@@ -113,8 +124,7 @@ impl Writer {
             match item {
                 Item::Record(record) => {
                     let bytes = record.len();
-                    let unwritten = self.current.as_ref().map_or(0, Current::unwritten_bytes);
-                    if unwritten > 0 && unwritten + bytes > WRITE_BYTES {
+                    if self.unwritten > 0 && self.unwritten + bytes > WRITE_BYTES {
                         return Ok(());
                     }
                     if self.again.is_none() {
@@ -152,12 +162,14 @@ impl Writer {
         }
         if self.current.is_none() {
             let storage = self.log.storage.as_ref();
-            let header = Header { shard: self.log.shard, start: self.position };
+            let (shard, start) = (self.log.shard, self.position);
+            let header = Header { shard, start, is_after_gap: self.is_after_gap };
             let file = storage.create(&name_of(self.position.next))?;
             storage.sync_dir()?;
-            let current = Current::begin(header, file);
+            let path = storage.path(&name_of(self.position.next));
+            let current = Current::begin(header, path, file);
             self.log.add_segment(current.segment.clone());
-            self.current = Some(current);
+            (self.current, self.is_after_gap) = (Some(current), false);
         }
         Ok(())
     }
@@ -166,30 +178,28 @@ impl Writer {
     fn put(&mut self, mut bytes: Vec<u8>) {
         seal(&mut bytes);
         let record = EventRecord::take(&mut Reader::new(&bytes)).expect("it was just sealed");
-        match (&mut self.again, &mut self.current) {
-            (Some(again), _) => {
-                again.pass(&bytes, record.header().next());
-                let is_at_end = again.next >= self.position.next;
-                assert!(
-                    !is_at_end || *again == self.position,
-                    "events that come again are the same"
-                );
-                if is_at_end {
-                    self.again = None;
-                }
-                self.log.written(bytes.len());
+        let next = self.again.unwrap_or(self.position).next;
+        assert!(record.header().first == next, "nothing is appended to a history that was refused");
+        if let Some(again) = &mut self.again {
+            again.pass(&bytes, record.header().next());
+            if again.next >= self.position.next {
+                assert!(*again == self.position, "events that come again are the same as before");
+                self.again = None;
             }
-            (None, Some(current)) => current.put(&record, &mut self.position),
-            (None, None) => unreachable!("a segment was made"),
+            self.log.written(bytes.len());
+        } else if let Some(current) = &mut self.current {
+            current.put(&record, &mut self.position);
+            self.unwritten += bytes.len();
         }
     }
 
     /// Writes what is not, and lets others read it.
     fn write(&mut self) -> io::Result<()> {
-        let Some(current) = &mut self.current else { return Ok(()) };
-        let bytes = current.write()?;
-        if bytes > 0 {
-            self.log.written(bytes);
+        if let Some(current) = &mut self.current {
+            current.write()?;
+        }
+        if self.unwritten > 0 {
+            self.log.written(std::mem::take(&mut self.unwritten));
             self.log.publish(self.position.next);
         }
         Ok(())
@@ -227,7 +237,7 @@ impl Writer {
             if self.current.is_some() {
                 self.seal().await?;
             }
-            self.position = base;
+            (self.position, self.is_after_gap) = (base, true);
             self.log.publish(base.next);
         } else if base != self.position {
             self.write()?;

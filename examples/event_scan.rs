@@ -1,0 +1,260 @@
+//! Measures the event log: writing, looking up what was in a cell, and reading all of it with every check.
+//!
+//! ```text
+//! cargo run --release --example event_scan -- [events] [cells] [directory]
+//! ```
+//!
+//! Reservations are made and go on to what most of them become; one event in a hundred is a receipt with a note.
+//! One in ten is about one of a hundred hot cells. A record is of one to two hundred events. The directory must be on
+//! a disk to mean anything for the time of writing; it is made, and removed at the end.
+#![expect(clippy::disallowed_methods, reason = "it measures time")]
+
+use std::collections::VecDeque;
+use std::ops::ControlFlow;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use stockd::events::{Checks, Direction, EventDir, EventLog, EventOptions, Key, Position};
+use stockd::log::RealStorage;
+use stockd::protocol::event::{Cause, CellChange, Counts, EventKind, RecordWriter};
+use stockd::protocol::{CellHandle, Note, ReservationId, ShardId};
+use stockd::world::World;
+
+const START_MS: u64 = 1_700_000_000_000;
+const HOT_CELLS: u64 = 100;
+const RECORD_EVENTS: u64 = 200;
+const LOOK_UPS: u64 = 200;
+type Failure = Box<dyn std::error::Error>;
+
+/// Makes records that say what they might.
+struct Shop {
+    dice: u64,
+    /// on_hand, reserved, committed.
+    cells: Vec<[i64; 3]>,
+    open: VecDeque<(ReservationId, u32)>,
+    next: u64,
+    index: u64,
+}
+
+impl Shop {
+    fn below(&mut self, count: u64) -> u64 {
+        self.dice = self.dice.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.dice;
+        z = (z ^ z >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ z >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
+        (z ^ z >> 31) % count
+    }
+
+    fn cell(&mut self) -> u32 {
+        // The last one is touched only in the beginning.
+        let cells = self.cells.len() as u64 - 1;
+        let range = if self.below(10) == 0 { HOT_CELLS.min(cells) } else { cells };
+        self.below(range) as u32
+    }
+
+    fn id(&mut self, at_ms: u64) -> ReservationId {
+        let mut random = [0; 10];
+        random[2..].copy_from_slice(&self.below(u64::MAX).to_le_bytes());
+        ReservationId::from_parts(at_ms, random)
+    }
+
+    fn record(&mut self, room: Vec<u8>) -> Vec<u8> {
+        self.index += 1;
+        let at_ms = START_MS + self.index;
+        let mut writer =
+            RecordWriter::begin(room, ShardId(0), self.next, self.index, at_ms * 1_000);
+        for _ in 0..=self.below(RECORD_EVENTS) {
+            self.event(&mut writer, at_ms);
+        }
+        self.next += u64::from(writer.count());
+        writer.finish()
+    }
+
+    fn event(&mut self, writer: &mut RecordWriter, at_ms: u64) {
+        let (kind, id, cell, delta) = match self.below(100) {
+            0 => (EventKind::Received, self.id(at_ms), self.cell(), [1_000, 0, 0]),
+            dice if dice < 50 || self.open.len() < 10_000 => {
+                let (id, cell) = (self.id(at_ms), self.cell());
+                self.open.push_back((id, cell));
+                (EventKind::Reserved, id, cell, [0, 1, 0])
+            }
+            dice => {
+                let (id, cell) = self.open.pop_front().expect("some are open");
+                match dice {
+                    50..65 => (EventKind::Confirmed, id, cell, [0, -1, 1]),
+                    65..80 => (EventKind::Released, id, cell, [0, -1, 0]),
+                    _ => (EventKind::Expired, id, cell, [0, -1, 0]),
+                }
+            }
+        };
+        let counters = &mut self.cells[cell as usize];
+        counters.iter_mut().zip(delta).for_each(|(counter, delta)| *counter += delta);
+        let counts = |[on_hand, reserved, committed]: [i64; 3]| Counts {
+            on_hand,
+            reserved,
+            committed,
+            ..Counts::default()
+        };
+        let change =
+            CellChange { cell: CellHandle(cell), after: counts(*counters), delta: counts(delta) };
+        let mut cause = Cause::new(kind, id);
+        match kind {
+            EventKind::Received => cause.note = Some(Note { reason: 1, reference: b"PO-123456" }),
+            EventKind::Reserved => cause.deadline_ms = Some(600_000),
+            _ => {}
+        }
+        writer.cell_event(&cause, &change, false);
+    }
+}
+
+/// CPU time of this process's threads of a name, as the kernel counts it.
+fn cpu_of(name: &str) -> Duration {
+    let Ok(threads) = std::fs::read_dir("/proc/self/task") else { return Duration::ZERO };
+    let nanos = threads.filter_map(|thread| {
+        let path = thread.ok()?.path();
+        let is_it = std::fs::read_to_string(path.join("comm")).ok()?.trim() == name;
+        let times = std::fs::read_to_string(path.join("schedstat")).ok()?;
+        is_it.then(|| times.split(' ').next()?.parse::<u64>().ok()).flatten()
+    });
+    Duration::from_nanos(nanos.sum())
+}
+
+fn show(name: &str, mut look_up: impl FnMut(u64) -> Result<u64, Failure>) -> Result<(), Failure> {
+    let mut times = Vec::new();
+    let mut found = 0;
+    for at in 0..LOOK_UPS {
+        let start = Instant::now();
+        found += look_up(at)?;
+        times.push(start.elapsed());
+    }
+    let first = times[0];
+    times.sort();
+    let (median, longest) = (times[times.len() / 2], times[times.len() - 1]);
+    println!(
+        "{name:<44} first {first:>9.2?}  median {median:>9.2?}  longest {longest:>9.2?}  {found} events"
+    );
+    Ok(())
+}
+
+/// How many events of the key a scan shows before it has shown so many.
+fn scan(log: &EventLog, key: Key, before: u64, count_max: u64) -> Result<u64, Failure> {
+    let mut count = 0;
+    let _ = log.scan(key, 1..before, Direction::Backward, &mut |_| {
+        count += 1;
+        if count == count_max { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+    })?;
+    Ok(count)
+}
+
+#[tokio::main(flavor = "current_thread")]
+async fn main() -> Result<(), Failure> {
+    let mut arguments = std::env::args().skip(1);
+    let mut number =
+        |default: u64| arguments.next().map_or(Ok(default), |text| text.replace('_', "").parse());
+    let (events, cells) = (number(10_000_000)?, number(100_000)?.max(2));
+    let own = std::env::temp_dir().join(format!("stockd-events-{}", std::process::id()));
+    let directory = arguments.next().map_or(own, PathBuf::from);
+    let storage = Arc::new(RealStorage::open(&directory)?);
+    let options = EventOptions::default();
+    let log = EventLog::open(
+        storage.clone(),
+        &World::real(),
+        options,
+        ShardId(0),
+        Position::START,
+        Arc::new(|text| eprintln!("{text}")),
+    )?;
+    let mut shop = Shop {
+        dice: 1,
+        cells: vec![[1_000, 0, 0]; cells as usize],
+        open: VecDeque::new(),
+        next: 1,
+        index: 0,
+    };
+
+    // The last cell, once.
+    let early = CellHandle(cells as u32 - 1);
+    let mut writer = RecordWriter::begin(Vec::new(), ShardId(0), 1, 0, START_MS * 1_000);
+    let change = CellChange { cell: early, after: Counts::default(), delta: Counts::default() };
+    writer.cell_event(&Cause::new(EventKind::CellDefined, shop.id(START_MS)), &change, false);
+    log.append(writer.finish());
+    shop.next = 2;
+
+    let (mut making, mut appending) = (Duration::ZERO, Duration::ZERO);
+    let mut bytes = 0;
+    let start = Instant::now();
+    while shop.next <= events {
+        let begun = Instant::now();
+        let record = shop.record(Vec::new());
+        bytes += record.len() as u64;
+        let made = Instant::now();
+        log.append(record);
+        making += made - begun;
+        appending += made.elapsed();
+        log.room().await;
+    }
+    let end = log.mark().await?;
+    let took = start.elapsed();
+    let events = end.next - 1;
+    let per_event = |time: Duration| time.as_nanos() as f64 / events as f64;
+    let stats = log.stats();
+    println!(
+        "{events} events in {} records and {} files: {:.1} bytes each in records, {:.1} with indexes and filters",
+        shop.index + 1,
+        stats.segments,
+        bytes as f64 / events as f64,
+        stats.bytes as f64 / events as f64,
+    );
+    println!(
+        "written and synced     {:.0} events/s, {:.1} s",
+        events as f64 / took.as_secs_f64(),
+        took.as_secs_f64()
+    );
+    println!("making an event        {:.0} ns", per_event(making));
+    println!("appending it           {:.1} ns", per_event(appending));
+    println!("CPU of the writer      {:.0} ns per event", per_event(cpu_of("events")));
+
+    let hot = CellHandle(0);
+    let spread = |at: u64, of: u64| at.wrapping_mul(0x9e37_79b9_7f4a_7c15) % of;
+    let some = |at: u64| Key::Cell(CellHandle(spread(at, cells - 1) as u32));
+    let middle = |at: u64| 2 + spread(at, events);
+    show("a cell that was touched only first, at the end", |_| {
+        scan(&log, Key::Cell(early), end.next, 1)
+    })?;
+    show("a hot cell, anywhere", |at| scan(&log, Key::Cell(hot), middle(at), 1))?;
+    show("some cell, anywhere", |at| scan(&log, some(at), middle(at), 1))?;
+    show("the last 20 events of some cell", |at| scan(&log, some(at), end.next, 20))?;
+    let mut ids = Vec::new();
+    let _ = log.scan(Key::Cell(hot), 1..end.next, Direction::Forward, &mut |event| {
+        ids.extend(event.id.map(Key::Id));
+        if ids.len() < LOOK_UPS as usize {
+            ControlFlow::Continue(())
+        } else {
+            ControlFlow::Break(())
+        }
+    })?;
+    show("all of an id from the beginning", |at| scan(&log, ids[at as usize], end.next, u64::MAX))?;
+    show("a time", |at| {
+        let found = log.find((START_MS + spread(at, shop.index)) * 1_000)?;
+        Ok(u64::from(found < end.next))
+    })?;
+
+    let files = EventDir::open(storage.as_ref())?;
+    for checks in [Checks::Records, Checks::Chain, Checks::Index] {
+        let start = Instant::now();
+        let mut records = files.records(checks);
+        let mut count = 0;
+        while let Some(found) = records.next()? {
+            count += u64::from(found.record.header().count);
+        }
+        if count != events {
+            return Err(format!("{count} of {events} events were found").into());
+        }
+        let each = count as f64 / start.elapsed().as_secs_f64();
+        println!("read from outside, {:<8} {each:.0} events/s", format!("{checks:?}:"));
+    }
+    drop(log);
+    std::fs::remove_dir_all(&directory)?;
+    Ok(())
+}
