@@ -397,9 +397,7 @@ impl Inner {
 
     /// So many bytes wait no more.
     fn written(&self, bytes: usize) {
-        let less = |waiting: u64| Some(waiting.saturating_sub(bytes as u64));
-        let before = self.waiting_bytes.fetch_update(Ordering::Relaxed, Ordering::Relaxed, less);
-        let before = before.unwrap_or_default();
+        let before = self.waiting_bytes.fetch_sub(bytes as u64, Ordering::Relaxed);
         if before > MEMORY_BYTES_MAX {
             self.has_room.notify_waiters();
         }
