@@ -5,6 +5,7 @@ use std::sync::Arc;
 use bytes::BytesMut;
 
 use super::answer::Value;
+use super::past;
 use super::shared::Shared;
 use super::status::{self, Before};
 use super::words::escape;
@@ -34,6 +35,10 @@ const HELP: &[(&str, &str)] = &[
     ("hold ID", "a reservation and what has become of its lines, as this node has it"),
     ("owner NAME", "what an owner holds, and what owners may hold, as this node has it"),
     ("shipment ID", "a transfer between warehouses, as this node has it"),
+    ("why WAREHOUSE SKU [N]", "what is in a cell, and the last N events that made it so"),
+    ("asof SEQ|TIME WAREHOUSE SKU", "a cell after event SEQ, or at a moment: 2026-11-30T12:00:00Z"),
+    ("asof SEQ|TIME ID", "what a reservation held then"),
+    ("history ID", "all events about a reservation, a transfer or a stock write"),
     ("add ID CLIENT_ADDR PEER_ADDR", "take a node into the cluster (on the leader)"),
     ("remove ID", "take a node out of the cluster (on the leader)"),
     ("transfer [ID]", "hand leadership over, to node ID or to the best follower"),
@@ -69,6 +74,14 @@ pub(super) async fn run(shared: &Arc<Shared>, words: &[Vec<u8>], before: &mut Be
         (b"hold", [id]) => hold(shared, id),
         (b"owner", [name]) => owner(shared, name),
         (b"shipment", [id]) => shipment(shared, id),
+        (b"why", [warehouse, sku]) => past::why(shared, warehouse, sku, None).await,
+        (b"why", [warehouse, sku, shown]) => match number(shown) {
+            Ok(shown) => past::why(shared, warehouse, sku, Some(shown)).await,
+            Err(message) => Err(message),
+        },
+        (b"asof", [point, warehouse, sku]) => past::cell_as_of(shared, point, warehouse, sku).await,
+        (b"asof", [point, id]) => past::hold_as_of(shared, point, id).await,
+        (b"history", [id]) => past::history(shared, id).await,
         (b"add", [id, client, peer]) => add(shared, id, client, peer).await,
         (b"remove", [id]) => remove(shared, id).await,
         (b"transfer", []) => transfer(shared, None).await,
@@ -135,7 +148,7 @@ fn number(text: &[u8]) -> Result<u64, String> {
     number.ok_or_else(|| format!("'{}' is not a number", escape(text)))
 }
 
-fn check_name(what: &str, name: &[u8], max: usize) -> Result<(), String> {
+pub(super) fn check_name(what: &str, name: &[u8], max: usize) -> Result<(), String> {
     match name.len() {
         0 => Err(format!("the {what} is empty")),
         len if len > max => Err(format!("the {what} has {len} bytes, at most {max} are possible")),
@@ -183,7 +196,7 @@ fn cell(shared: &Shared, warehouse: &[u8], sku: &[u8]) -> Result<Value, String> 
     Ok(Value::Object(fields))
 }
 
-fn no_cell(warehouse: &[u8], sku: &[u8]) -> String {
+pub(super) fn no_cell(warehouse: &[u8], sku: &[u8]) -> String {
     let (warehouse, sku) = (escape(warehouse), escape(sku));
     format!("no cell '{warehouse}' '{sku}' on this node; receive stock into it to make it")
 }
@@ -286,7 +299,7 @@ fn refused(code: Code, what: &str, name: &[u8]) -> String {
     format!("{what} '{}': {code}: {}", escape(name), code.advice())
 }
 
-fn take_id(text: &[u8]) -> Result<ReservationId, String> {
+pub(super) fn take_id(text: &[u8]) -> Result<ReservationId, String> {
     let id = std::str::from_utf8(text).ok().and_then(|text| text.parse().ok());
     id.ok_or_else(|| format!("'{}' is no id: it has 32 hex digits, dashes allowed", escape(text)))
 }

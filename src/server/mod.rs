@@ -29,6 +29,7 @@ mod limits;
 mod line;
 mod metrics;
 mod outbox;
+mod past;
 mod reads;
 mod session;
 mod shared;

@@ -1,6 +1,8 @@
 //! Sessions and the admin port of a single node, over real sockets and a real log.
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking, also in its helpers")]
 
+mod events;
+
 use std::collections::BTreeSet;
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex};
