@@ -43,6 +43,7 @@ mod calls;
 mod catalogue;
 mod client;
 mod error;
+pub mod events;
 #[doc(hidden)]
 pub mod fuzzing;
 mod ids;

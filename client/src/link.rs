@@ -312,7 +312,7 @@ impl State {
 }
 
 /// Runs both until one is done. (`tokio::select!` would bring four crates for this.)
-async fn race<T>(a: impl Future<Output = T>, b: impl Future<Output = T>) -> T {
+pub(crate) async fn race<T>(a: impl Future<Output = T>, b: impl Future<Output = T>) -> T {
     let (mut a, mut b) = (pin!(a), pin!(b));
     poll_fn(|context| match a.as_mut().poll(context) {
         Poll::Ready(value) => Poll::Ready(value),

@@ -18,6 +18,7 @@ pub struct Node {
     pub address: String,
     pub frames_in_flight_max: u32,
     pub frame_bytes_max: u32,
+    cluster_id: u64,
 }
 
 /// One accepted connection.
@@ -35,7 +36,14 @@ impl Node {
             address,
             frames_in_flight_max: 1000,
             frame_bytes_max: limits::FRAME_BYTES_MAX,
+            cluster_id: 1,
         }
+    }
+
+    /// It says that it is of another cluster than the others; 0: of none yet.
+    pub fn of_cluster(mut self, cluster_id: u64) -> Self {
+        self.cluster_id = cluster_id;
+        self
     }
 
     /// Takes the next connection and answers its hello, naming `leader` (empty: unknown).
@@ -48,7 +56,7 @@ impl Node {
             frame_bytes_max: self.frame_bytes_max,
             batch_ops_max: limits::BATCH_OPS_MAX,
             frames_in_flight_max: self.frames_in_flight_max,
-            cluster_id: 1,
+            cluster_id: self.cluster_id,
             node_id: 2,
             server_now: NOW,
             leader: leader.as_bytes(),

@@ -1,6 +1,7 @@
 //! The client against a server that misbehaves on cue.
 #![expect(clippy::unwrap_used, reason = "in a test, a panic is the report")]
 
+mod events;
 mod fake;
 mod writes;
 
