@@ -53,6 +53,8 @@ pub struct Cluster {
     pub dice: Dice,
     /// What was done, by kind.
     pub faults: BTreeMap<&'static str, u64>,
+    /// Events that were read in the end, of all nodes.
+    pub events_read: u64,
     founded: bool,
 }
 
@@ -79,8 +81,9 @@ impl Cluster {
         let nodes: Vec<Node> = (1..=plan.nodes + 1).map(node).collect();
         let apps = APP_HOSTS.map(|host| Machine::new(host, dice.split())).into();
         let (oracle, faults) = (Oracle::new(plan.plain_names()), BTreeMap::new());
+        let (now_ms, events_read, founded) = (0, 0, false);
         let mut cluster =
-            Self { plan, now_ms: 0, nodes, apps, oracle, dice, faults, founded: false };
+            Self { plan, now_ms, nodes, apps, oracle, dice, faults, events_read, founded };
         cluster.set_links(&|_, _, _| ());
         cluster
     }

@@ -15,6 +15,7 @@ use crate::faults::Faults;
 use crate::node;
 use crate::plan::Plan;
 use crate::shop::{EVENT_BITS, History, Shop, client_name};
+use crate::stream::{self, Stream};
 
 /// How long a cluster may take to come up, and to be whole again after the last fault.
 const COME_UP_MS: u64 = 15_000;
@@ -26,6 +27,9 @@ const CLOSE_MS: u64 = 30_000;
 const CLOCK_AHEAD_MAX_MS: u64 = 500;
 /// How long the last hold may take to run out: its time, the grace, and the outages given back.
 const RUN_OUT_MS: u64 = 60_000;
+
+/// How long the last events may take until they can be read.
+const STREAM_MS: u64 = 10_000;
 
 /// States of one cell or reservation after which the black box gives up. Half of the cells need more, but few do with ten times as many.
 const SEARCH_STEPS_MAX: u64 = 20_000;
@@ -75,7 +79,9 @@ fn live(cluster: &mut Cluster, history: &History, closed: &Arc<AtomicBool>) -> R
     }
     become_whole(cluster)?;
     serve_again(cluster, history)?;
-    run_out(cluster)
+    run_out(cluster)?;
+    cluster.events_read = read_stream(cluster, history)?;
+    Ok(())
 }
 
 fn broken(cluster: &mut Cluster) -> bool {
@@ -187,6 +193,27 @@ fn run_out(cluster: &mut Cluster) -> Result<(), String> {
     match digests.iter().all(|digest| *digest == digests[0]) {
         true => Ok(()),
         false => Err(format!("the nodes end in different states: {digests:x?}")),
+    }
+}
+
+/// What subscribers would be told is the same everywhere, and what has happened.
+fn read_stream(cluster: &mut Cluster, history: &History) -> Result<u64, String> {
+    let nodes = 0..cluster.nodes.len();
+    let readable = cluster.step_until(STREAM_MS, |cluster| {
+        nodes.clone().filter_map(|at| cluster.replica(at)).all(|node| stream::is_readable(&node))
+    });
+    if !readable {
+        return Err("events that were applied cannot be read".into());
+    }
+    let mut stream = Stream::default();
+    for at in nodes {
+        if let Some(replica) = cluster.replica(at) {
+            stream.read(at + 1, &replica)?;
+        }
+    }
+    match stream.check(&history.operations()).as_slice() {
+        [] => Ok(stream.events),
+        wrong => Err(wrong.join("\n")),
     }
 }
 
@@ -319,6 +346,7 @@ fn judge(cluster: &Cluster, history: &History) -> Outcome {
         ("operations", history.operations().len() as u64),
         ("log entries", log.len() as u64),
         ("entries applied", seen.applied),
+        ("events read", cluster.events_read),
         ("snapshots installed", seen.installed),
         ("snapshots restored", seen.restored),
         ("connections", net.connections),
