@@ -43,6 +43,7 @@ mod plan;
 mod run;
 #[cfg(stockd_sim)]
 mod shop;
+#[cfg(stockd_sim)]
 mod stream;
 #[cfg(stockd_sim)]
 mod sweep;
