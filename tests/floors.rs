@@ -1,15 +1,15 @@
 //! A floor imports only from the floors below it.
 //!
-//! `protocol ← world ← engine ← log ← archive ← events ← replication ← server ← cli`; openraft is named only in
-//! `replication`, a node's files are opened only in `log::storage`, and the client stays thin.
+//! `protocol ← world ← engine ← log ← archive ← events ← replication ← audit ← server ← cli`; openraft is
+//! named only in `replication`, a node's files are opened only in `log::storage`, and the client stays thin.
 #![expect(clippy::unwrap_used, reason = "a test panics where it fails")]
 
 use std::fs;
 use std::path::{Path, PathBuf};
 
 /// From the ground up.
-const FLOORS: [&str; 8] =
-    ["world", "engine", "log", "archive", "events", "replication", "server", "cli"];
+const FLOORS: [&str; 9] =
+    ["world", "engine", "log", "archive", "events", "replication", "audit", "server", "cli"];
 
 fn root() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR"))

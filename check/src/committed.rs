@@ -8,30 +8,14 @@
 //! - of the others, what they know to be committed. Two nodes that have different records at a committed
 //!   index have diverged, which is the worst that can happen, and is said.
 
-use std::collections::BTreeMap;
 use std::fmt;
 use std::path::{Path, PathBuf};
 
-use bytes::Bytes;
-use stockd::log::inspect::{Entry as Frame, scan};
-use stockd::log::{FrameKind, RealStorage, Storage};
+use stockd::log::{Logged, RealStorage, Records};
 use stockd::replication::batch_of;
+use stockd_protocol::ShardId;
 
 use crate::replay::Entry;
-
-/// One node's log.
-#[derive(Clone, Debug, Default)]
-pub struct NodeLog {
-    records: BTreeMap<u64, Kept>,
-    committed: u64,
-}
-
-#[derive(Clone, PartialEq, Eq, Debug)]
-struct Kept {
-    term: u64,
-    kind: u8,
-    payload: Bytes,
-}
 
 /// The logs are not one log.
 #[derive(Debug)]
@@ -59,56 +43,16 @@ impl fmt::Display for Error {
 
 impl std::error::Error for Error {}
 
-impl NodeLog {
-    /// Reads a node's log.
-    ///
-    /// # Errors
-    /// The log is damaged.
-    pub fn read(storage: &dyn Storage) -> Result<Self, stockd::log::Error> {
-        let mut log = Self::default();
-        scan(storage, &mut |frame| log.take(frame), &mut |_| {})?;
-        Ok(log)
-    }
-
-    fn take(&mut self, frame: &Frame) {
-        match (frame.kind, frame.id) {
-            (FrameKind::Append, Some(id)) => {
-                let (kind, payload) = (frame.record_kind, frame.payload.clone());
-                self.records.insert(id.index, Kept { term: id.term, kind, payload });
-            }
-            (FrameKind::Committed, Some(id)) => self.committed = self.committed.max(id.index),
-            (FrameKind::Purged, Some(id)) => {
-                // A snapshot from the leader: what is here up to it may never have been committed,
-                // unless the record at its end is the same.
-                let same = self.records.get(&id.index).is_some_and(|kept| kept.term == id.term);
-                if !same {
-                    let (committed, end) = (self.committed, id.index);
-                    self.records.retain(|index, _| *index <= committed || *index > end);
-                }
-                self.committed = self.committed.max(id.index);
-            }
-            (FrameKind::TruncateAfter, Some(id)) => drop(self.records.split_off(&(id.index + 1))),
-            (FrameKind::TruncateAfter, None) => self.records.clear(),
-            (FrameKind::Mark | FrameKind::Vote, _) => (),
-            (_, None) => (),
-        }
-    }
-
-    fn last(&self) -> Option<(u64, u64)> {
-        self.records.last_key_value().map(|(index, kept)| (kept.term, *index))
-    }
-}
-
 /// The log of a cluster from those of its nodes; see the module.
 ///
 /// # Errors
 /// [`Error::Diverged`], [`Error::Missing`].
-pub fn merge(logs: &[NodeLog]) -> Result<Vec<Entry>, Error> {
+pub fn merge(logs: &[Records]) -> Result<Vec<Entry>, Error> {
     let newest = logs.iter().max_by_key(|log| log.last());
     let Some(newest) = newest else { return Ok(Vec::new()) };
-    let mut merged = newest.records.clone();
+    let mut merged = newest.all().clone();
     for log in logs {
-        for (index, kept) in log.records.range(..=log.committed) {
+        for (index, kept) in log.all().range(..=log.committed()) {
             if merged.entry(*index).or_insert_with(|| kept.clone()) != kept {
                 return Err(Error::Diverged(*index));
             }
@@ -123,7 +67,7 @@ pub fn merge(logs: &[NodeLog]) -> Result<Vec<Entry>, Error> {
             return Err(Error::Missing(want));
         }
     }
-    let batch = |(index, kept): (u64, Kept)| {
+    let batch = |(index, kept): (u64, Logged)| {
         Some(Entry { index, batch: batch_of(kept.kind, kept.payload)? })
     };
     Ok(merged.into_iter().filter_map(batch).collect())
@@ -136,7 +80,7 @@ pub fn merge(logs: &[NodeLog]) -> Result<Vec<Entry>, Error> {
 pub fn read(directories: &[impl AsRef<Path>]) -> Result<Vec<Entry>, Error> {
     let read = |directory: &Path| {
         let storage = RealStorage::open_read_only(directory).map_err(|error| error.to_string())?;
-        NodeLog::read(&storage).map_err(|error| error.to_string())
+        Records::read(&storage, ShardId(0), &mut |_| {}).map_err(|error| error.to_string())
     };
     let mut logs = Vec::new();
     for directory in directories {

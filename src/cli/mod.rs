@@ -8,12 +8,14 @@
 //! load       a file of stock into a cluster       load/
 //! export     the cells of a cluster into a file   export.rs
 //! log        look at a data directory             log.rs
+//! audit      verify a data directory              audit.rs
 //! ```
 //!
 //! Exit codes: 0 it is done; 1 it was refused or has failed, and the last line on stderr says what to
 //! do; 2 the command line is wrong.
 
 mod admin;
+mod audit;
 mod client;
 mod export;
 mod load;
@@ -68,6 +70,8 @@ enum Command {
     /// Look at the log of a data directory, also while a node runs on it.
     #[command(subcommand)]
     Log(log::Log),
+    /// Verify what is in a data directory: is it what has happened?
+    Audit(audit::Audit),
 }
 
 /// What a command ends with: `Err` is printed to stderr and becomes exit code 1.
@@ -91,6 +95,7 @@ pub fn main() -> ExitCode {
         Command::Load(load) => load.run(),
         Command::Export(export) => export.run(),
         Command::Log(log) => log.run(),
+        Command::Audit(audit) => audit.run(),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,

@@ -22,10 +22,12 @@ use std::io;
 use std::sync::Arc;
 
 use super::error::{Flaw, ReadError};
-use super::index::Builder;
+use super::index::{Builder, ENTRY_BYTES};
 use super::position::Position;
 use super::records::{Stream, is_record_in};
-use super::segment::{FOOTER_ALIGN, HEADER_BYTES, Header, TRAILER_BYTES, Trailer, list, name_of};
+use super::segment::{
+    FOOTER_ALIGN, HEADER_BYTES, Header, TRAILER_BYTES, Trailer, array, list, name_of,
+};
 use crate::log::{File, Storage};
 use crate::protocol::ShardId;
 use crate::protocol::event::EventRecord;
@@ -57,6 +59,8 @@ struct Listed {
     header: Header,
     file: Arc<dyn File>,
     trailer: Option<Trailer>,
+    /// The head or the end is damaged: where, and how. Nothing of it is read then.
+    damage: Option<(u64, Flaw)>,
 }
 
 /// What is looked at; each includes those before it.
@@ -76,6 +80,19 @@ impl EventDir {
     /// # Errors
     /// The head of a segment is damaged, or the end of one that others follow. What the operating system says.
     pub fn open(storage: &dyn Storage) -> Result<Self, ReadError> {
+        let found = Self::survey(storage)?;
+        match found.segments.iter().find_map(|segment| Some((segment, segment.damage?))) {
+            Some((segment, (offset, flaw))) => Err(damaged(segment, offset, flaw)),
+            None => Ok(found),
+        }
+    }
+
+    /// As [`EventDir::open`], for whoever wants to know all that is wrong: what is damaged is listed as its name
+    /// says, and is an error when its records are asked for.
+    ///
+    /// # Errors
+    /// What the operating system says.
+    pub fn survey(storage: &dyn Storage) -> io::Result<Self> {
         let mut segments = Vec::new();
         let found = list(storage)?;
         let last = found.last().copied();
@@ -85,7 +102,7 @@ impl EventDir {
                 Ok(file) => file,
                 // Too old, since it was listed.
                 Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
-                Err(error) => return Err(error.into()),
+                Err(error) => return Err(error),
             };
             let (bytes, path) = (file.bytes()?, storage.path(&name));
             let is_last = last.is_some_and(|(last, _)| last == first);
@@ -93,17 +110,19 @@ impl EventDir {
                 // It was made, and nothing is written yet.
                 break;
             }
-            let damaged = |offset, flaw| ReadError::Damaged { file: path.clone(), offset, flaw };
-            let header = Header::read(file.as_ref(), bytes, first)?;
-            let header = header.map_err(|flaw| damaged(0, flaw))?;
             let trailer = Trailer::read(file.as_ref(), bytes)?;
-            if trailer.is_none() && !is_last {
-                return Err(damaged(bytes, Flaw::Frame("it has no end, and others follow")));
-            }
+            let has_end = trailer.is_some() || is_last;
+            let (header, damage) = match Header::read(file.as_ref(), bytes, first)? {
+                Ok(header) if has_end => (header, None),
+                Ok(header) => {
+                    (header, Some((bytes, Flaw::Frame("it has no end, and others follow"))))
+                }
+                Err(flaw) => (Header::unknown(first), Some((0, flaw))),
+            };
             let end = trailer.map(|trailer| trailer.end);
             let Header { shard, start, is_after_gap } = header;
             let info = SegmentInfo { file: path, bytes, shard, start, is_after_gap, end };
-            segments.push(Listed { info, header, file, trailer });
+            segments.push(Listed { info, header, file, trailer, damage });
         }
         Ok(Self { segments })
     }
@@ -117,6 +136,24 @@ impl EventDir {
     pub fn records(&self, checks: Checks) -> DirRecords<'_> {
         DirRecords { directory: self, checks, at: 0, part: None, end: None, ignored_bytes: 0 }
     }
+
+    /// The records from the beginning of the segment on that has an event, or would have it.
+    pub fn records_from(&self, checks: Checks, sequence: u64) -> DirRecords<'_> {
+        let after = self.segments.partition_point(|at| at.info.start.next <= sequence);
+        DirRecords { at: after.saturating_sub(1), ..self.records(checks) }
+    }
+
+    /// What is behind the last record of the last segment: where it begins, and at most so many bytes of it.
+    ///
+    /// # Errors
+    /// What the operating system says.
+    pub fn tail(&self, ignored_bytes: u64, bytes_max: usize) -> io::Result<(u64, Vec<u8>)> {
+        let Some(segment) = self.segments.last() else { return Ok((0, Vec::new())) };
+        let offset = segment.info.bytes.saturating_sub(ignored_bytes);
+        let mut bytes = vec![0; (segment.info.bytes - offset).min(bytes_max as u64) as usize];
+        segment.file.read_at(offset, &mut bytes)?;
+        Ok((offset, bytes))
+    }
 }
 
 /// A record, and where it is.
@@ -126,6 +163,8 @@ pub struct Found<'a> {
     pub file: &'a str,
     /// Where in it.
     pub offset: u64,
+    /// Before the record. Without a check of the chain, the chain is that of the segment's beginning.
+    pub before: Position,
     /// The record.
     pub record: EventRecord<'a>,
 }
@@ -178,12 +217,16 @@ impl DirRecords<'_> {
         }
         let Some(part) = &mut self.part else { return Ok(None) };
         let file = &self.directory.segments[self.at].info.file;
-        Ok(part.take(self.checks)?.map(|(offset, record)| Found { file, offset, record }))
+        let before = part.position;
+        Ok(part.take(self.checks)?.map(|(offset, record)| Found { file, offset, before, record }))
     }
 
     /// Goes to where a record is, which is looked at, unless this was all.
     fn seek(&mut self) -> Result<(), ReadError> {
         while let Some(segment) = self.directory.segments.get(self.at) {
+            if let Some((offset, flaw)) = segment.damage {
+                return Err(damaged(segment, offset, flaw));
+            }
             let part = match &mut self.part {
                 Some(part) => part,
                 None => {
@@ -220,7 +263,7 @@ impl Part {
         before: Option<Position>,
         checks: Checks,
     ) -> Result<Self, ReadError> {
-        let Listed { info: SegmentInfo { shard, start, bytes, .. }, header, file, trailer } =
+        let Listed { info: SegmentInfo { shard, start, bytes, .. }, header, file, trailer, .. } =
             segment;
         match before.map_or(Ok(()), |before| header.follows(before)) {
             // The chain before is not known.
@@ -267,6 +310,10 @@ impl Part {
         if trailer.is_some() || goes_on()? {
             return Err(damaged(segment, offset, flaw));
         }
+        if Trailer::was_written(file.as_ref(), *bytes)? {
+            let flaw = Flaw::Frame("it was sealed, and the end of it is damaged");
+            return Err(damaged(segment, bytes - TRAILER_BYTES as u64, flaw));
+        }
         Ok(bytes - offset)
     }
 
@@ -279,20 +326,53 @@ impl Part {
             return Err(damaged(segment, at, flaw));
         }
         if checks >= Checks::Chain && self.position != end {
+            let at = match checks >= Checks::Index {
+                true => self.parting(segment, trailer)?,
+                false => at,
+            };
             return Err(damaged(segment, at, Flaw::Chain));
         }
-        let footer_end = segment.info.bytes - TRAILER_BYTES as u64;
         if checks >= Checks::Index {
             let (footer, blocks) = self.builder.finish();
-            let mut found = vec![0; (footer_end - trailer.index_at) as usize];
-            file.read_at(trailer.index_at, &mut found)?;
+            let found = footer_of(segment, trailer)?;
             let is_it = (footer, blocks, self.last_at_us)
                 == (found, trailer.blocks, trailer.last_at_us)
                 && at.next_multiple_of(FOOTER_ALIGN) == trailer.index_at;
             if !is_it {
                 return Err(damaged(segment, trailer.index_at, Flaw::Index));
             }
+            let mut padding = [0; FOOTER_ALIGN as usize];
+            let padding = &mut padding[..(trailer.index_at - at) as usize];
+            file.read_at(at, padding)?;
+            if padding.iter().any(|byte| *byte != 0) {
+                let flaw = Flaw::Frame("something is between the records and the index");
+                return Err(damaged(segment, at, flaw));
+            }
         }
         Ok(())
     }
+
+    /// The chain is not the one at the end: where the block begins in which they part, as the index tells.
+    fn parting(&mut self, segment: &Listed, trailer: &Trailer) -> io::Result<u64> {
+        let (ours, _) = self.builder.finish();
+        let found = footer_of(segment, trailer)?;
+        let begin = |entry: &[u8]| u64::from_le_bytes(array(entry, 0));
+        let both = ours.chunks_exact(ENTRY_BYTES).zip(found.chunks_exact(ENTRY_BYTES));
+        let mut at = HEADER_BYTES as u64;
+        for (ours, found) in both.take(trailer.blocks as usize) {
+            if array::<32>(ours, 32) != array::<32>(found, 32) {
+                break;
+            }
+            at = begin(ours);
+        }
+        Ok(at)
+    }
+}
+
+/// The index and the filters as they are on disk.
+fn footer_of(segment: &Listed, trailer: &Trailer) -> io::Result<Vec<u8>> {
+    let end = segment.info.bytes - TRAILER_BYTES as u64;
+    let mut footer = vec![0; (end - trailer.index_at) as usize];
+    segment.file.read_at(trailer.index_at, &mut footer)?;
+    Ok(footer)
 }

@@ -43,6 +43,8 @@ use crate::protocol::ShardId;
 const MAGIC: &[u8; 8] = b"STKDEVTS";
 const MAGIC_END: &[u8; 8] = b"STKDEVTE";
 const FORMAT: u32 = 1;
+/// A disk writes so many bytes or none of them.
+const SECTOR_BYTES: u64 = 512;
 /// A flag of the header.
 const AFTER_GAP: u8 = 1;
 /// Bytes before the first record.
@@ -91,6 +93,12 @@ impl Header {
         let start = Position { next: word(bytes, 16), chain: array(bytes, 24) };
         let shard = ShardId(u16::from_le_bytes(array(bytes, 56)));
         Ok(Self { shard, start, is_after_gap: bytes[58] & AFTER_GAP != 0 })
+    }
+
+    /// In the place of one that cannot be read.
+    pub const fn unknown(first: u64) -> Self {
+        let start = Position { next: first, chain: [0; 32] };
+        Self { shard: ShardId(0), start, is_after_gap: false }
     }
 
     /// Does it follow what ends there? It may leave a gap if it says so.
@@ -166,6 +174,22 @@ impl Trailer {
         let mut trailer = [0; TRAILER_BYTES];
         file.read_at(at, &mut trailer)?;
         Ok(Self::decode(&trailer, bytes))
+    }
+
+    /// There is no trailer; but has one been written, as far as these bytes tell? A power cut may leave one of the
+    /// two sectors that it is in, and zeros: that is none.
+    pub fn was_written(file: &dyn File, file_bytes: u64) -> io::Result<bool> {
+        let Some(at) = file_bytes.checked_sub(TRAILER_BYTES as u64) else { return Ok(false) };
+        let mut bytes = [0; TRAILER_BYTES];
+        file.read_at(at, &mut bytes)?;
+        let crc = u32::from_le_bytes(array(&bytes, 12));
+        let looks_so = bytes[..8] == *MAGIC_END || crc == crc32fast::hash(&bytes[16..]);
+        let cut = (at.next_multiple_of(SECTOR_BYTES) - at).min(TRAILER_BYTES as u64);
+        let (one, other) = bytes.split_at(cut as usize);
+        let is_torn = [one, other].iter().any(|part| {
+            !part.is_empty() && part.len() < TRAILER_BYTES && part.iter().all(|byte| *byte == 0)
+        });
+        Ok(looks_so && !is_torn)
     }
 }
 

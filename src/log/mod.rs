@@ -84,6 +84,7 @@ pub mod inspect;
 mod mmap;
 mod options;
 mod record;
+mod records;
 mod recovery;
 mod replay;
 mod segment;
@@ -106,6 +107,7 @@ pub use options::{
     record_bytes_max,
 };
 pub use record::{FrameKind, PAYLOAD_BYTES_MAX, Record, RecordId, VOTE_BYTES_MAX};
+pub use records::{Logged, Records};
 pub use replay::Progress;
 pub use segment::FORMAT_VERSION;
 pub use shard::{ShardLog, ShardState};

@@ -77,6 +77,17 @@ pub struct Identity {
 }
 
 impl Identity {
+    /// Reads the directory's identity; `None`: it has none.
+    ///
+    /// # Errors
+    /// The file is damaged, or cannot be read.
+    pub fn read(storage: &dyn Storage) -> Result<Option<Self>, Error> {
+        let io = |source| Error::Io { file: storage.path(FILE), source };
+        let Some(content) = storage.read_small(FILE).map_err(io)? else { return Ok(None) };
+        let identity = Self::decode(&content);
+        identity.map(Some).ok_or_else(|| Error::DamagedIdentity { file: storage.path(FILE) })
+    }
+
     /// Reads the directory's identity, or draws one.
     ///
     /// # Errors
@@ -87,15 +98,13 @@ impl Identity {
         node_id: u64,
         rules: Rules,
     ) -> Result<Self, Error> {
-        let io = |source| Error::Io { file: storage.path(FILE), source };
-        let Some(content) = storage.read_small(FILE).map_err(io)? else {
+        let Some(identity) = Self::read(storage)? else {
             let incarnation = world.random.next_u64().max(1);
             let identity = Self { cluster_id: 0, node_id, incarnation, rules };
+            let io = |source| Error::Io { file: storage.path(FILE), source };
             identity.save(storage).map_err(io)?;
             return Ok(identity);
         };
-        let identity = Self::decode(&content)
-            .ok_or_else(|| Error::DamagedIdentity { file: storage.path(FILE) })?;
         if identity.node_id != node_id {
             let (file, have) = (storage.path(FILE), identity.node_id);
             return Err(Error::NodeId { file, have, want: node_id });

@@ -23,6 +23,7 @@
 //! followers that serve linearizable reads.
 
 mod api;
+mod checkpoint;
 mod clock;
 mod core;
 mod error;
@@ -63,6 +64,7 @@ pub use api::{
     AdminError, Bootstrap, Leadership, Member, NodeInfo, Observer, ReadPoint, Refusal, ReplyTo,
     RequestTag, Role, StalePoint, Status, StopReason,
 };
+pub use checkpoint::{Checkpoint, Owner, load_checkpoint, newest_checkpoint, owner_of};
 pub use error::Error;
 pub use ingress::IngressGuard;
 pub use lanes::Source;

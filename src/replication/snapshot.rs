@@ -74,15 +74,21 @@ fn name_of(id: Option<RaftLogId>) -> String {
 
 /// The newest whole snapshot. Temporary files of earlier runs are removed.
 pub fn newest(storage: &dyn Storage) -> io::Result<Option<SnapshotHandle>> {
-    let mut found = None;
     for entry in storage.list()? {
         if entry.name == BUILDING || entry.name.starts_with(INCOMING_PREFIX) {
             storage.remove(&entry.name)?;
-        } else if entry.name.starts_with(PREFIX) && !entry.name.ends_with(".tmp") {
-            found = Some(SnapshotHandle { name: entry.name, bytes: entry.bytes });
         }
     }
-    Ok(found)
+    find_newest(storage)
+}
+
+/// The newest whole snapshot. Nothing is removed: the directory may be another process's.
+pub fn find_newest(storage: &dyn Storage) -> io::Result<Option<SnapshotHandle>> {
+    let entries = storage.list()?.into_iter();
+    let whole =
+        entries.filter(|entry| entry.name.starts_with(PREFIX) && !entry.name.ends_with(".tmp"));
+    let newest = whole.max_by(|one, other| one.name.cmp(&other.name));
+    Ok(newest.map(|entry| SnapshotHandle { name: entry.name, bytes: entry.bytes }))
 }
 
 /// Removes every snapshot older than `newest`. A later one may have been installed while this one
