@@ -30,6 +30,7 @@
 
 mod counters;
 mod derived;
+pub mod evidence;
 mod findings;
 mod replay;
 mod report;

@@ -1,5 +1,6 @@
-//! `stockd audit`: is what is in a directory what has happened?
+//! `stockd audit`: is what is in a directory what has happened? And what does a file of evidence prove?
 
+use std::io::{self, BufReader, Read};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -7,8 +8,10 @@ use clap::Args;
 
 use super::Done;
 use super::progress::Progress;
+use crate::audit::evidence::{Proof, verify};
 use crate::audit::{Report, audit, grouped};
-use crate::log::RealStorage;
+use crate::events::Position;
+use crate::log::{File, RealStorage, Storage};
 use crate::world::{Clock, RealClock};
 
 /// `stockd audit`.
@@ -18,15 +21,19 @@ Only reads. The node should be stopped; beside a running one the verdict is as g
 next audit. The last line is the verdict, and the exit code is 0 only if everything is right.
 
 Examples:
-  stockd audit stockd-data")]
+  stockd audit stockd-data
+  stockd audit case-17.evidence")]
 pub(super) struct Audit {
-    /// A data directory.
+    /// A data directory, or a file that `stockd events evidence` wrote.
     path: PathBuf,
 }
 
 impl Audit {
     pub(super) fn run(self) -> Done {
-        look_at_directory(&self.path)
+        match self.path.is_file() {
+            true => look_at_evidence(&self.path),
+            false => look_at_directory(&self.path),
+        }
     }
 }
 
@@ -70,4 +77,79 @@ fn print(report: &Report) {
         println!("WRONG      and {} more", count(more));
     }
     println!("{}", report.verdict());
+}
+
+fn look_at_evidence(path: &Path) -> Done {
+    let said = |error: &dyn std::fmt::Display| format!("{}: {error}", path.display());
+    let name = path.file_name().and_then(|name| name.to_str());
+    let name = name.ok_or_else(|| said(&"its name is no text"))?;
+    let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty());
+    let storage = RealStorage::open_read_only(parent.unwrap_or(Path::new(".")));
+    let file = storage.map_err(|error| said(&error))?.open(name).map_err(|error| said(&error))?;
+    let bytes = file.bytes().map_err(|error| said(&error))?;
+    let mut progress = Progress::new(Arc::new(RealClock::new()));
+    let mut input = BufReader::with_capacity(1 << 20, Content { file, bytes, at: 0 });
+    let proof = verify(&mut input, &mut |done| progress.update("reading", done, bytes));
+    progress.finish();
+    match proof {
+        Ok(proof) => {
+            print_proof(&proof);
+            Ok(())
+        }
+        Err(fault) => {
+            println!("AUDIT FAILED: {} {fault}", path.display());
+            Err("it proves nothing; ask for evidence that was not changed on the way".to_owned())
+        }
+    }
+}
+
+fn print_proof(proof: &Proof) {
+    let Proof { head, events, records, defined, digest } = proof;
+    let hex = |bytes: &[u8]| bytes.iter().map(|byte| format!("{byte:02x}")).collect::<String>();
+    let count = |number: u64| grouped(number.into());
+    let chain = |at: Position| format!("before event {}, chain {}", at.next, hex(&at.chain));
+    let [grace, retention, max_life] = head.rules_ms;
+    let (first, last) = (head.before.next, head.after.next - 1);
+    println!("cluster    {:016x}, shard {}", head.cluster_id, head.shard.0);
+    println!("taken from the directory of node {}", head.node_id);
+    println!("rules      grace {grace} ms, retention {retention} ms, longest life {max_life} ms");
+    println!("asked for  events {}..{}", head.from, head.to);
+    println!("events     {} in {} whole records", count(*events), count(*records));
+    println!("from       {}", chain(head.before));
+    println!("to         {}", chain(head.after));
+    println!("digest     {}", hex(digest));
+    println!(
+        "It proves, if the last chain is that of the cluster: these are all events {first}..{last}, in their order \
+         and as they were; what each says was in its cell is what the one before has left there; and the names of \
+         the {} cells that are defined among them.",
+        count(*defined)
+    );
+    println!(
+        "It does not prove that the last chain is that of the cluster: compare it with one that was noted elsewhere \
+         when event {last} was the last one, or with what another node has. Nor what the other {} cells are called, \
+         what had happened before event {first}, and who is behind a principal.",
+        count(u64::from(head.named).saturating_sub(*defined))
+    );
+    println!(
+        "AUDIT OK: evidence of {} events {first}..{last}, {} cells, chain {}",
+        count(*events),
+        count(head.named.into()),
+        hex(&head.after.chain)
+    );
+}
+
+/// A file, from its first byte to its last.
+struct Content {
+    file: Arc<dyn File>,
+    bytes: u64,
+    at: u64,
+}
+
+impl Read for Content {
+    fn read(&mut self, bytes: &mut [u8]) -> io::Result<usize> {
+        let count = bytes.len().min((self.bytes - self.at) as usize);
+        self.file.read_at(self.at, &mut bytes[..count])?;
+        self.at += count as u64;
+        Ok(count)
+    }
 }

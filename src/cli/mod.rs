@@ -8,7 +8,8 @@
 //! load       a file of stock into a cluster       load/
 //! export     the cells of a cluster into a file   export.rs
 //! log        look at a data directory             log.rs
-//! audit      verify a data directory              audit.rs
+//! audit      verify a data directory or evidence  audit.rs
+//! events     events of a data directory           events.rs
 //! ```
 //!
 //! Exit codes: 0 it is done; 1 it was refused or has failed, and the last line on stderr says what to
@@ -17,6 +18,7 @@
 mod admin;
 mod audit;
 mod client;
+mod events;
 mod export;
 mod load;
 mod log;
@@ -70,8 +72,11 @@ enum Command {
     /// Look at the log of a data directory, also while a node runs on it.
     #[command(subcommand)]
     Log(log::Log),
-    /// Verify what is in a data directory: is it what has happened?
+    /// Verify what is in a data directory: is it what has happened? Or a file of evidence.
     Audit(audit::Audit),
+    /// Take events from a data directory.
+    #[command(subcommand)]
+    Events(events::Events),
 }
 
 /// What a command ends with: `Err` is printed to stderr and becomes exit code 1.
@@ -96,6 +101,7 @@ pub fn main() -> ExitCode {
         Command::Export(export) => export.run(),
         Command::Log(log) => log.run(),
         Command::Audit(audit) => audit.run(),
+        Command::Events(events) => events.run(),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,

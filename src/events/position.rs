@@ -24,7 +24,7 @@ impl Position {
     pub const START: Self = Self { next: 1, chain: [0; 32] };
 
     /// Goes past a sealed record, behind which `next` comes.
-    pub(super) fn pass(&mut self, record: &[u8], next: u64) {
+    pub fn pass(&mut self, record: &[u8], next: u64) {
         let mut hash = Sha256::new();
         hash.update(self.chain);
         hash.update(record);
