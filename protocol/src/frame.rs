@@ -199,6 +199,11 @@ fn decode_frame(frame: Bytes) -> Result<Frame, FrameError> {
     Ok(Frame { header, body: frame.slice(Header::BYTES..) })
 }
 
+/// The checksum of frames and of records: IEEE 802.3. Here for the files of clients, who need no other crate for it.
+pub fn crc32(bytes: &[u8]) -> u32 {
+    crc32fast::hash(bytes)
+}
+
 /// Starts a frame at the end of `out`; write the body, then call [`finish_frame`] with the returned
 /// offset.
 #[inline]

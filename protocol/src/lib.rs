@@ -42,7 +42,7 @@ mod wishes;
 
 pub use catalogue::{Described, Naming};
 pub use code::Code;
-pub use frame::{Frame, FrameError, Header, Kind, begin_frame, finish_frame, take_frame};
+pub use frame::{Frame, FrameError, Header, Kind, begin_frame, crc32, finish_frame, take_frame};
 pub use hello::{Hello, HelloReply, MAGIC};
 pub use id::{CellHandle, OpId, ReservationId, ShardId, UnixMillis};
 pub use listing::{Filter, ListHead, ListedCell, Listing};

@@ -35,6 +35,7 @@
 mod batch;
 mod check;
 mod credit;
+mod cursor;
 mod error;
 mod follow;
 mod nodes;
@@ -43,6 +44,7 @@ mod subscription;
 
 pub use batch::{Batch, BatchEvents};
 pub use check::Fault;
+pub use cursor::{Cursor, CursorError};
 pub use error::{Error, Trouble};
 pub use stream::EventStream;
 pub use subscription::Subscription;

@@ -6,6 +6,7 @@ use stockd_protocol::event::EventKind;
 use stockd_protocol::limits::{SELECTORS_MAX, SKU_BYTES_MAX, WAREHOUSE_BYTES_MAX};
 use stockd_protocol::{Selector, Start, Subscribe, SubscribeError};
 
+use super::cursor::Cursor;
 use super::error::Error;
 use super::stream::EventStream;
 use crate::options::Options;
@@ -80,6 +81,16 @@ impl Subscription {
     #[must_use]
     pub const fn since(self, since_1970: Duration) -> Self {
         self.from(Start::Time(since_1970.as_micros() as u64))
+    }
+
+    /// From where the cursor is, and only its cluster; from where was said before, if nothing is saved in it.
+    #[must_use]
+    pub const fn resume(mut self, cursor: &Cursor) -> Self {
+        if let (Some(next), Some(cluster_id)) = (cursor.position(), cursor.cluster_id()) {
+            self.start = Start::Sequence(next);
+            self.cluster_id = Some(cluster_id);
+        }
+        self
     }
 
     /// Only nodes of this cluster, as [`EventStream::cluster_id`] gave it.

@@ -30,7 +30,7 @@ fn record(first: u64, count: u64, bytes: usize) -> Vec<u8> {
 }
 
 /// A frame of events.
-fn events(to: &Frame, first: u64, next: u64, records: &[Vec<u8>]) -> BytesMut {
+pub fn events(to: &Frame, first: u64, next: u64, records: &[Vec<u8>]) -> BytesMut {
     let header = Header { kind: Kind::Events, ..to.header };
     let head = EventsHead { first, next, reached: 100, server_now: NOW };
     frame(header, |out| {
@@ -40,7 +40,7 @@ fn events(to: &Frame, first: u64, next: u64, records: &[Vec<u8>]) -> BytesMut {
 }
 
 /// The next frame, which subscribes, and where from.
-async fn subscribed(peer: &mut Peer) -> (Frame, Start) {
+pub async fn subscribed(peer: &mut Peer) -> (Frame, Start) {
     let frame = peer.expect().await;
     assert_eq!(frame.header.kind, Kind::Subscribe);
     let start = Subscribe::decode(&frame.body).unwrap().start;
@@ -48,7 +48,7 @@ async fn subscribed(peer: &mut Peer) -> (Frame, Start) {
 }
 
 /// A subscriber that begins with event `from` at a node, which has said so.
-async fn following(
+pub async fn following(
     subscription: Subscription,
     node: &Node,
     from: u64,
