@@ -38,6 +38,7 @@ mod credit;
 mod cursor;
 mod error;
 mod follow;
+mod names;
 mod nodes;
 mod stream;
 mod subscription;
@@ -46,6 +47,7 @@ pub use batch::{Batch, BatchEvents};
 pub use check::Fault;
 pub use cursor::{Cursor, CursorError};
 pub use error::{Error, Trouble};
+pub use names::{CellName, Names};
 pub use stream::EventStream;
 pub use subscription::Subscription;
 
