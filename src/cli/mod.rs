@@ -7,9 +7,10 @@
 //! client     one request to a cluster             client/
 //! load       a file of stock into a cluster       load/
 //! export     the cells of a cluster into a file   export.rs
+//! tail       what happens, as it happens          events/
+//! events     some of it into a file               events/
 //! log        look at a data directory             log.rs
 //! audit      verify a data directory or evidence  audit.rs
-//! events     events of a data directory           events.rs
 //! ```
 //!
 //! Exit codes: 0 it is done; 1 it was refused or has failed, and the last line on stderr says what to
@@ -69,14 +70,15 @@ enum Command {
     Load(load::Load),
     /// Write the cells of a cluster to a CSV or NDJSON file.
     Export(export::Export),
+    /// Print what happens in a cluster, event by event.
+    Tail(events::Tail),
+    /// Work with the events of a cluster.
+    Events(events::Events),
     /// Look at the log of a data directory, also while a node runs on it.
     #[command(subcommand)]
     Log(log::Log),
     /// Verify what is in a data directory: is it what has happened? Or a file of evidence.
     Audit(audit::Audit),
-    /// Take events from a data directory.
-    #[command(subcommand)]
-    Events(events::Events),
 }
 
 /// What a command ends with: `Err` is printed to stderr and becomes exit code 1.
@@ -99,9 +101,10 @@ pub fn main() -> ExitCode {
         Command::Client(client) => client.run(),
         Command::Load(load) => load.run(),
         Command::Export(export) => export.run(),
+        Command::Tail(tail) => tail.run(),
+        Command::Events(events) => events.run(),
         Command::Log(log) => log.run(),
         Command::Audit(audit) => audit.run(),
-        Command::Events(events) => events.run(),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,

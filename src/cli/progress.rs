@@ -19,16 +19,23 @@ pub(super) struct Progress {
     printed: Duration,
     terminal: bool,
     shown: bool,
+    /// What is counted; `None`: bytes.
+    unit: Option<&'static str>,
 }
 
 impl Progress {
     pub(super) fn new(clock: Arc<dyn Clock>) -> Self {
         let now = clock.monotonic();
         let terminal = std::io::stderr().is_terminal();
-        Self { clock, started: now, printed: now, terminal, shown: false }
+        Self { clock, started: now, printed: now, terminal, shown: false, unit: None }
     }
 
-    /// `done` of `total` bytes of `what`; `total` 0: unknown.
+    /// Of something that is counted in `unit` and not in bytes.
+    pub(super) fn counting(clock: Arc<dyn Clock>, unit: &'static str) -> Self {
+        Self { unit: Some(unit), ..Self::new(clock) }
+    }
+
+    /// `done` of `total` bytes, or whatever is counted, of `what`; `total` 0: unknown.
     pub(super) fn update(&mut self, what: &str, done: u64, total: u64) {
         let now = self.clock.monotonic();
         let every = if self.terminal { BAR_EVERY } else { LINE_EVERY };
@@ -37,7 +44,8 @@ impl Progress {
         }
         self.printed = now;
         self.shown = true;
-        let line = render(what, done, total, now.saturating_sub(self.started), self.terminal);
+        let elapsed = now.saturating_sub(self.started);
+        let line = render(what, (done, total), self.unit, elapsed, self.terminal);
         let mut err = std::io::stderr().lock();
         // Progress that cannot be printed is not worth a failure.
         let _ = match self.terminal {
@@ -54,13 +62,22 @@ impl Progress {
     }
 }
 
-fn render(what: &str, done: u64, total: u64, elapsed: Duration, bar: bool) -> String {
-    let mib = |bytes: u64| bytes >> 20;
+fn render(
+    what: &str,
+    (done, total): (u64, u64),
+    unit: Option<&str>,
+    elapsed: Duration,
+    bar: bool,
+) -> String {
+    let amount = |amount: u64| match unit {
+        Some(unit) => format!("{amount} {unit}"),
+        None => format!("{} MiB", amount >> 20),
+    };
     if total == 0 {
-        return format!("{what}: {} MiB", mib(done));
+        return format!("{what}: {}", amount(done));
     }
     let done = done.min(total);
-    let percent = done * 100 / total;
+    let percent = done as u128 * 100 / u128::from(total);
     let left = match done {
         0 => String::new(),
         _ => {
@@ -75,7 +92,7 @@ fn render(what: &str, done: u64, total: u64, elapsed: Duration, bar: bool) -> St
         }
         false => String::new(),
     };
-    format!("{what}: {bar}{percent} % of {} MiB{left}", mib(total))
+    format!("{what}: {bar}{percent} % of {}{left}", amount(total))
 }
 
 #[cfg(test)]
@@ -84,10 +101,13 @@ mod tests {
 
     #[test]
     fn a_bar_says_how_much_is_left() {
-        let line = render("reading the log", 25 << 20, 100 << 20, Duration::from_secs(2), false);
+        let (two, one) = (Duration::from_secs(2), Duration::from_secs(1));
+        let line = render("reading the log", (25 << 20, 100 << 20), None, two, false);
         assert_eq!(line, "reading the log: 25 % of 100 MiB, 6 s left");
-        let line = render("x", 50 << 20, 100 << 20, Duration::from_secs(1), true);
+        let line = render("x", (50 << 20, 100 << 20), None, one, true);
         assert!(line.contains("[###############---------------] 50 %"), "{line}");
-        assert_eq!(render("x", 3 << 20, 0, Duration::ZERO, true), "x: 3 MiB");
+        assert_eq!(render("x", (3 << 20, 0), None, Duration::ZERO, true), "x: 3 MiB");
+        let line = render("exporting", (1, 4), Some("events"), one, false);
+        assert_eq!(line, "exporting: 25 % of 4 events, 3 s left");
     }
 }

@@ -1,6 +1,7 @@
 //! Following events from outside: the client crate and the command line against real nodes, which are killed.
 #![expect(clippy::unwrap_used, reason = "a test panics where it fails")]
 
+mod cli;
 #[expect(dead_code, reason = "other tests need more of it")]
 #[path = "../cluster/node.rs"]
 mod node;

@@ -1,24 +1,17 @@
-//! `stockd events`: the events of a data directory.
+//! `stockd events evidence`: some events of a data directory, in a file that verifies on its own.
 
 use std::fs::File;
 use std::io::{BufWriter, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use clap::{Args, Subcommand};
+use clap::Args;
 
-use super::Done;
-use super::progress::Progress;
+use crate::cli::Done;
+use crate::cli::progress::Progress;
 use crate::audit::{evidence, grouped};
 use crate::log::RealStorage;
 use crate::world::{Clock, RealClock};
-
-/// `stockd events`.
-#[derive(Subcommand)]
-pub(super) enum Events {
-    /// Write some events to a file that verifies on its own: see `stockd audit`.
-    Evidence(Evidence),
-}
 
 /// `stockd events evidence`.
 #[derive(Args)]
@@ -42,16 +35,8 @@ pub(super) struct Evidence {
     out: PathBuf,
 }
 
-impl Events {
-    pub(super) fn run(self) -> Done {
-        match self {
-            Self::Evidence(evidence) => evidence.run(),
-        }
-    }
-}
-
 impl Evidence {
-    fn run(self) -> Done {
+    pub(super) fn run(self) -> Done {
         if self.to < self.from {
             return Err(format!("--to {} is before --from {}", self.to, self.from));
         }

@@ -1,0 +1,161 @@
+//! `stockd tail`: events as they come.
+
+use std::io::{ErrorKind, Write};
+use std::time::Duration;
+
+use clap::{Args, ValueEnum};
+use stockd_client::Options;
+use stockd_client::events::{Batch, Event, EventStream, Start};
+use tokio::time::timeout;
+
+use super::super::Done;
+use super::super::serve::Signals;
+use super::moment::{self, Moment};
+use super::names::Namer;
+use super::select::Select;
+use super::{block_on, json, text};
+
+/// After so long without a node, standard error says so.
+const PATIENCE: Duration = Duration::from_secs(4);
+
+/// `stockd tail`.
+#[derive(Args)]
+#[command(after_help = "\
+It ends when it is interrupted, when nobody reads its output any more, or after --count events, and then says on
+standard error where to go on. A node that is lost is no end: the next one goes on with the same event.
+
+Examples:
+  stockd tail                                      what happens from now on
+  stockd tail --from oldest --sku mug | less       all that is kept about mugs
+  stockd tail --since 15m --kind CROSSED_DOWN      what has come down to its reorder point lately
+  stockd tail --from 1234 --format ndjson          for programs: an object a line")]
+pub(in crate::cli) struct Tail {
+    /// The number of the first event, now, or oldest.
+    #[arg(long, value_name = "SEQ", value_parser = parse_from, default_value = "now")]
+    from: Start,
+    /// From this moment on: 2026-11-30T03:15:17Z, or 15m for so long ago.
+    #[arg(long, value_name = "TIME", value_parser = moment::parse, conflicts_with = "from")]
+    since: Option<Moment>,
+    /// End after so many events.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    count: Option<u64>,
+    /// How they are written.
+    #[arg(long, value_enum, default_value = "text")]
+    format: Format,
+    #[command(flatten)]
+    select: Select,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Format {
+    /// A line for people.
+    Text,
+    /// A JSON object a line.
+    Ndjson,
+}
+
+pub(super) fn parse_from(text: &str) -> Result<Start, String> {
+    match text {
+        "now" => Ok(Start::Now),
+        "oldest" => Ok(Start::Oldest),
+        number => match number.parse() {
+            Ok(sequence) => Ok(Start::Sequence(sequence)),
+            Err(_) => Err("write the number of an event, now, or oldest".to_owned()),
+        },
+    }
+}
+
+impl Tail {
+    pub(in crate::cli) fn run(self) -> Done {
+        block_on(self.tail())
+    }
+
+    async fn tail(self) -> Done {
+        let mut signals = Signals::new()?;
+        let options = Options { request_timeout: PATIENCE, ..self.select.options("stockd-tail") };
+        let start = self.since.map_or(self.from, |since| Start::Time(since.0));
+        let stream = self.select.subscription(&options).from(start).open().await;
+        let stream = stream.map_err(|error| format!("{error}; is --node right?"))?;
+        let mut printer = Printer {
+            position: stream.position(),
+            left: self.count.unwrap_or(u64::MAX),
+            format: self.format,
+            namer: Namer::new(options),
+            text: Vec::new(),
+        };
+        let done = tokio::select! {
+            done = printer.follow(stream) => done,
+            () = signals.next() => Ok(()),
+        };
+        eprintln!("stockd: go on with --from {}", printer.position);
+        done
+    }
+}
+
+/// Prints what comes.
+struct Printer {
+    /// The number after the last event that was printed.
+    position: u64,
+    left: u64,
+    format: Format,
+    namer: Namer,
+    text: Vec<u8>,
+}
+
+impl Printer {
+    async fn follow(&mut self, mut stream: EventStream) -> Done {
+        let mut is_told = false;
+        while self.left > 0 {
+            match timeout(PATIENCE, stream.next()).await {
+                Ok(batch) => {
+                    let batch = batch.map_err(|error| error.to_string())?;
+                    is_told = false;
+                    if let Err(error) = self.namer.resolve(&batch).await {
+                        eprintln!("stockd: names of cells are not to be had: {error}");
+                    }
+                    if !self.print(&batch)? {
+                        return Ok(());
+                    }
+                }
+                Err(_) if stream.connected_to().is_none() && !is_told => {
+                    is_told = true;
+                    for (address, trouble) in stream.troubles() {
+                        eprintln!("stockd: waiting: {address}: {trouble}");
+                    }
+                }
+                Err(_) => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// Prints the events of a batch; false: nobody reads them.
+    fn print(&mut self, batch: &Batch) -> Result<bool, String> {
+        let mut position = batch.next();
+        for event in batch {
+            if self.left == 0 {
+                position = event.sequence;
+                break;
+            }
+            self.left -= 1;
+            self.put(&event);
+        }
+        let mut out = std::io::stdout().lock();
+        let written = out.write_all(&self.text).and_then(|()| out.flush());
+        self.text.clear();
+        match written {
+            Ok(()) => self.position = position,
+            Err(error) if error.kind() == ErrorKind::BrokenPipe => return Ok(false),
+            Err(error) => return Err(format!("standard output: {error}")),
+        }
+        Ok(true)
+    }
+
+    fn put(&mut self, event: &Event<'_>) {
+        let name = self.namer.of(event);
+        match self.format {
+            Format::Text => text::put_line(&mut self.text, event, name),
+            Format::Ndjson => json::put_line(&mut self.text, event, name),
+        }
+    }
+}

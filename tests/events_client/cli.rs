@@ -1,0 +1,204 @@
+//! `stockd tail` and `stockd events export`.
+
+use std::fs;
+use std::io::{BufRead, BufReader, Read};
+use std::process::{Child, Command, Stdio};
+
+use serde_json::Value;
+
+use crate::node::STOCKD;
+use crate::{Cluster, receive, sell, until};
+
+/// A command and all that it says until it ends.
+struct Said {
+    code: Option<i32>,
+    out: String,
+    err: String,
+}
+
+fn spawn(arguments: &[&str]) -> Child {
+    let mut command = Command::new(STOCKD);
+    command.args(arguments).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    command.spawn().unwrap()
+}
+
+fn ended(child: Child) -> Said {
+    let output = child.wait_with_output().unwrap();
+    let [out, err] = [output.stdout, output.stderr].map(|text| String::from_utf8(text).unwrap());
+    Said { code: output.status.code(), out, err }
+}
+
+fn stockd(arguments: &[&str]) -> Said {
+    ended(spawn(arguments))
+}
+
+/// A node whose first cells are sold from.
+async fn shop() -> Cluster {
+    let cluster = Cluster::start(1).await;
+    let client = cluster.client().await;
+    receive(&client, "BER", "mug", 10).await;
+    receive(&client, "HAM", "cup", 20).await;
+    sell(&client, "BER", "mug", 2).await;
+    cluster
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn tail_prints_what_has_happened() {
+    let cluster = shop().await;
+    let node = cluster.nodes[0].client.clone();
+    let tail = |more: &[&str]| stockd(&[&["tail", "--node", &node], more].concat());
+    let said = tail(&["--from", "oldest", "--count", "6"]);
+    assert_eq!(said.code, Some(0), "{}", said.err);
+    let lines: Vec<&str> = said.out.lines().collect();
+    assert_eq!(lines.len(), 6, "{}", said.out);
+    let places: Vec<usize> =
+        lines.iter().map(|line| line.find("BER").or(line.find("HAM")).unwrap()).collect();
+    assert!(places.iter().all(|place| *place == places[0]), "a column each:\n{}", said.out);
+    assert!(lines[0].contains("Z         1  CELL_DEFINED       BER mug"), "{}", lines[0]);
+    assert!(lines[4].contains("RESERVED           BER mug"), "{}", lines[4]);
+    assert!(lines[4].contains("cell=0 on_hand=10 reserved=2(+2)"), "{}", lines[4]);
+    assert!(lines[4].contains("  id=") && lines[4].contains("  deadline=20"), "{}", lines[4]);
+    assert!(said.err.contains("go on with --from 7"), "{}", said.err);
+
+    // In the middle of what comes at once, it says where it stopped.
+    let said = tail(&["--from", "2", "--count", "3", "--format", "ndjson"]);
+    let objects: Vec<Value> =
+        said.out.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let numbers: Vec<_> =
+        objects.iter().map(|object| object["sequence"].as_u64().unwrap()).collect();
+    assert_eq!(numbers, [2, 3, 4]);
+    assert_eq!((&objects[0]["kind"], &objects[0]["sku"]), (&"RECEIVED".into(), &"mug".into()));
+    assert_eq!(objects[0]["delta"], serde_json::json!({"on_hand": 10}));
+    assert!(said.err.contains("go on with --from 5"), "{}", said.err);
+
+    let said =
+        tail(&["--from", "oldest", "--cell", "HAM", "cup", "--kind", "received", "--count", "1"]);
+    assert!(said.out.contains("         4  RECEIVED           HAM cup"), "{}", said.out);
+    let said = tail(&["--since", "1h", "--sku", "cup", "--warehouse", "BER", "--count", "5"]);
+    let sequences: Vec<&str> =
+        said.out.lines().map(|line| line.split_whitespace().nth(1).unwrap()).collect();
+    assert_eq!(sequences, ["1", "2", "3", "4", "5"]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn wrong_ways_to_ask_are_told() {
+    for wrong in [
+        &["tail", "--from", "yesterday"][..],
+        &["tail", "--from", "1", "--since", "5m"],
+        &["tail", "--since", "x"],
+        &["tail", "--kind", "SOLD"],
+        &["tail", "--cell", "BER"],
+        &["tail", "--count", "0"],
+        &["events", "export", "--out", "x.ndjson"],
+        &["events", "export", "--from", "oldest"],
+        &["events", "export", "--from", "1", "--to", "oldest", "--out", "x.ndjson"],
+    ] {
+        let said = stockd(wrong);
+        assert_eq!(said.code, Some(2), "{wrong:?}: {}", said.err);
+    }
+    let nobody = crate::node::free_address();
+    let said = stockd(&["tail", "--node", &nobody]);
+    assert_eq!(said.code, Some(1));
+    assert!(said.err.contains("is --node right?"), "{}", said.err);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn tail_follows_until_it_is_interrupted() {
+    let mut cluster = shop().await;
+    let client = cluster.client().await;
+    let node = cluster.nodes[0].client.clone();
+    let mut tail = spawn(&["tail", "--node", &node, "--from", "5", "--format", "ndjson"]);
+    let mut out = BufReader::new(tail.stdout.take().unwrap());
+    let mut next = move || {
+        let mut line = String::new();
+        out.read_line(&mut line).unwrap();
+        serde_json::from_str::<Value>(&line).unwrap()["sequence"].as_u64().unwrap()
+    };
+    assert_eq!([next(), next()], [5, 6]);
+    // Its node is killed; it goes on when that is back.
+    cluster.nodes[0].kill();
+    cluster.nodes[0].start().await;
+    sell(&client, "BER", "mug", 1).await;
+    assert_eq!([next(), next()], [7, 8]);
+    let pid = tail.id().to_string();
+    assert!(Command::new("kill").args(["-INT", &pid]).status().unwrap().success());
+    let said = ended(tail);
+    assert_eq!(said.code, Some(0), "{}", said.err);
+    assert!(said.err.ends_with("stockd: go on with --from 9\n"), "{}", said.err);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn tail_ends_when_nobody_reads_it() {
+    let cluster = shop().await;
+    let client = cluster.client().await;
+    let node = cluster.nodes[0].client.clone();
+    let mut tail = spawn(&["tail", "--node", &node, "--from", "1"]);
+    let mut out = BufReader::new(tail.stdout.take().unwrap());
+    for _ in 0..6 {
+        out.read_line(&mut String::new()).unwrap();
+    }
+    drop(out);
+    until("it to notice", async || {
+        sell(&client, "HAM", "cup", 1).await;
+        tail.try_wait().unwrap().is_some()
+    })
+    .await;
+    let mut err = String::new();
+    tail.stderr.take().unwrap().read_to_string(&mut err).unwrap();
+    assert_eq!(tail.wait().unwrap().code(), Some(0), "{err}");
+    assert!(err.contains("go on with --from 7"), "what nobody read is still to come: {err}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_range_goes_into_a_file() {
+    let cluster = shop().await;
+    let client = cluster.client().await;
+    let node = cluster.nodes[0].client.clone();
+    let export = |out: &str, more: &[&str]| {
+        stockd(&[&["events", "export", "--node", &node, "--out", out], more].concat())
+    };
+    let numbers = |file: &str| -> Vec<u64> {
+        let text = fs::read_to_string(file).unwrap();
+        let objects = text.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
+        objects.map(|object| object["sequence"].as_u64().unwrap()).collect()
+    };
+    let all = cluster.path("all.ndjson");
+    // What a killed export has left is no hindrance.
+    fs::write(format!("{all}.part"), "{half of a line").unwrap();
+    let said = export(&all, &["--from", "oldest"]);
+    assert_eq!(
+        (said.code, &*said.out),
+        (Some(0), &*format!("events  6\nfrom    1\nnext    7\nfile    {all}\n")),
+        "{}",
+        said.err
+    );
+    assert_eq!(numbers(&all), [1, 2, 3, 4, 5, 6]);
+    let again = export(&all, &["--from", "oldest"]);
+    assert!(again.code == Some(1) && again.err.contains("is there already"), "{}", again.err);
+    assert!(!fs::exists(format!("{all}.part")).unwrap());
+
+    sell(&client, "HAM", "cup", 1).await;
+    let rest = cluster.path("rest.jsonl");
+    export(&rest, &["--from", "7", "--to", "now"]);
+    assert_eq!(numbers(&rest), [7, 8]);
+    let some = cluster.path("some.txt");
+    let said = export(&some, &["--from", "2", "--to", "6", "--warehouse", "BER"]);
+    assert!(said.err.contains("--format"), "{}", said.err);
+    let said =
+        export(&some, &["--from", "2", "--to", "6", "--warehouse", "BER", "--format", "ndjson"]);
+    assert!(said.out.contains("events  2\n"), "{}{}", said.out, said.err);
+    assert_eq!(numbers(&some), [2, 5]);
+    let none = cluster.path("none.ndjson");
+    let said = export(&none, &["--from", "9"]);
+    assert!(said.out.contains("events  0\n"), "{}{}", said.out, said.err);
+    assert!(export(&cluster.path("x.ndjson"), &["--from", "9", "--to", "3"]).code == Some(1));
+
+    // What has not happened yet is waited for.
+    let later = cluster.path("later.ndjson");
+    let waits =
+        spawn(&["events", "export", "--node", &node, "--out", &later, "--from", "9", "--to", "11"]);
+    until("the export to have begun", async || fs::exists(format!("{later}.part")).unwrap()).await;
+    sell(&client, "HAM", "cup", 1).await;
+    assert_eq!(ended(waits).code, Some(0));
+    assert_eq!(numbers(&later), [9, 10]);
+}
