@@ -67,14 +67,24 @@ impl ReplyTo for Inbox {
     }
 }
 
-/// Executes an operation, which succeeds.
+/// Executes an operation, which succeeds, as soon as the node takes it.
 async fn execute(replica: &Replica, op: &[u8]) {
     let inbox = Arc::new(Inbox::default());
     let to: Arc<dyn ReplyTo> = inbox.clone();
     let tag = RequestTag { request_id: 1, batch: false, ops: 1 };
-    replica.ingress().push(&to, tag, op).unwrap();
-    inbox.arrived.notified().await;
-    let answer = inbox.answers.lock().unwrap().pop().unwrap().unwrap();
+    let answered = async {
+        loop {
+            if replica.ingress().push(&to, tag, op).is_ok() {
+                inbox.arrived.notified().await;
+                let answer = inbox.answers.lock().unwrap().pop().unwrap();
+                if let Ok(answer) = answer {
+                    return answer;
+                }
+            }
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    let answer = tokio::time::timeout(PATIENCE, answered).await.unwrap();
     assert_eq!(take_outcome(&mut Reader::new(&answer)).unwrap().code, Code::OK);
 }
 
@@ -131,7 +141,7 @@ pub fn live(with_snapshot: bool) -> Files {
             peer_listen: address(),
             bootstrap: Bootstrap::Single,
             engine: EngineConfig::default(),
-            log: LogOptions { segment_bytes: 256 << 10, ..LogOptions::default() },
+            log: LogOptions { segment_bytes: 64 << 10, ..LogOptions::default() },
             timing: Timing::default(),
             reservations_max: 1 << 20,
             snapshot_log_bytes: 1 << 30,
