@@ -13,6 +13,7 @@
 //! | `client_op` | a client | operations |
 //! | `engine` | – | decisions of a run of the engine against its naive model |
 //! | `engine_ops` | a client, by way of the log | apply, on two replicas |
+//! | `evidence` | anybody | the verification of evidence |
 //! | `identity` | a disk | the identity file |
 //! | `log_files` | a disk | recovery of segments with arbitrary content |
 //! | `log_power` | – | calls to the log, and power cuts |
@@ -32,6 +33,7 @@
 //! trusted; what they send must decode or be refused, no more.
 
 mod engine;
+mod evidence;
 mod frames;
 mod input;
 mod log;
@@ -93,6 +95,12 @@ pub const TARGETS: &[Target] = &[
         run: engine::ops,
         seeds: engine::entries,
         allowance: (16 * MIB, 16 * KIB),
+    },
+    Target {
+        name: "evidence",
+        run: evidence::file,
+        seeds: evidence::files,
+        allowance: (4 * MIB, 256),
     },
     Target {
         name: "identity",
