@@ -69,6 +69,7 @@ layer() {
     faults) words=(-p stockd --test log_faults) ;;
     steps) words=(-p stockd --test engine_steps) ;;
     archive) words=(-p stockd --test archive) ;;
+    audit) words=(-p stockd --test audit) ;;
     power) words=(-p stockd --test log_power) ;;
     replica) words=(-p stockd --test replica) ;;
     sessions) words=(-p stockd --test server_sessions) ;;

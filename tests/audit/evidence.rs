@@ -2,9 +2,13 @@
 
 use std::ops::RangeInclusive;
 
+use sha2::{Digest, Sha256};
 use stockd::audit::Finding;
 use stockd::audit::evidence::{Fault, Head, Proof, verify, write};
+use stockd::protocol::Reader;
+use stockd::protocol::event::EventRecord;
 
+use super::forge::{ID_AT, changed};
 use super::node::life;
 use super::{Files, disk_of, first_of, records, segments, snapshot};
 
@@ -22,8 +26,6 @@ fn verified(evidence: &[u8]) -> Result<Proof, Fault> {
 #[test]
 fn every_range_is_widened_to_whole_records_and_verifies() {
     let all = records(&life().files);
-    let last = life().files.len();
-    assert!(last > 0);
     for (at, record) in all.iter().enumerate().step_by(9) {
         let from = first_of(record);
         let to = all.get(at + 5).map_or(from, |record| first_of(record));
@@ -89,4 +91,43 @@ fn what_is_not_there_or_damaged_is_no_evidence() {
     let refused = taken(&files, 1..=end - 100).unwrap_err();
     super::found_in(&refused, &name, "checksum");
     assert_eq!(refused.offset, Some(64));
+}
+
+/// Where the records of evidence begin.
+fn records_at(evidence: &[u8]) -> usize {
+    let named = u32::from_le_bytes(*evidence[160..].first_chunk().unwrap());
+    (0..named).fold(164, |at, _| {
+        let sku = at + 5 + usize::from(evidence[at + 4]);
+        sku + 1 + usize::from(evidence[sku])
+    })
+}
+
+#[test]
+fn who_forges_an_event_needs_another_chain_at_the_end() {
+    let (evidence, head) = taken(&life().files, 1..=40).unwrap();
+    let mut forged = evidence.clone();
+    let begin = records_at(&evidence);
+    let mut reader = Reader::new(&evidence[begin..]);
+    let len = EventRecord::take(&mut reader).unwrap().bytes().len();
+    let record = changed(&evidence[begin..begin + len], ID_AT);
+    forged[begin..begin + len].copy_from_slice(&record);
+    let end = forged.len() - 32;
+    let mend_digest = |forged: &mut Vec<u8>| {
+        let digest = Sha256::digest(&forged[..end]);
+        forged[end..].copy_from_slice(&digest);
+    };
+    mend_digest(&mut forged);
+    let refused = verified(&forged).unwrap_err();
+    assert!(refused.what.contains("the chain after the records"), "{refused}");
+
+    // It can be made up as a whole, and then it ends with a chain that nobody has noted.
+    let mut after = head.before;
+    let mut reader = Reader::new(&forged[begin..end]);
+    while let Ok(record) = EventRecord::take(&mut reader) {
+        after.pass(record.bytes(), record.header().next());
+    }
+    forged[120..152].copy_from_slice(&after.chain);
+    mend_digest(&mut forged);
+    let proof = verified(&forged).unwrap();
+    assert_ne!(proof.head.after, head.after);
 }
