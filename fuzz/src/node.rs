@@ -82,7 +82,7 @@ impl Node {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
         let limits = Limits { cells_max: 200, ..Limits::default() };
-        (client, admin, listeners.serve(replica, world, limits).unwrap())
+        (client, admin, listeners.serve(replica, world, limits).expect("there are threads"))
     }
 
     /// Says all of `bytes` in pieces and nothing more; what is answered until the node closes.

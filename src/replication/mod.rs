@@ -232,8 +232,7 @@ impl Replica {
             options.engine,
             world.clone(),
             LogStore::new(log.shard(ShardId(0))),
-            archive,
-            events,
+            (archive, events),
             options.observer.clone(),
             &mut |done, total| progress("loading the snapshot", done, total),
         )?;

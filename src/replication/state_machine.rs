@@ -177,8 +177,7 @@ impl StateMachine {
         config: EngineConfig,
         world: World,
         log: LogStore,
-        archive: Option<Arc<Archive>>,
-        events: Option<EventsOf>,
+        (archive, events): (Option<Arc<Archive>>, Option<EventsOf>),
         observer: Option<Arc<dyn Observer>>,
         progress: &mut dyn FnMut(u64, u64),
     ) -> Result<(Self, Arc<Shared>), Error> {

@@ -125,6 +125,11 @@ pub(super) fn emptied(mut buffer: BytesMut) -> BytesMut {
     if buffer.capacity() > SPARE_BYTES_MAX { BytesMut::new() } else { buffer }
 }
 
+/// Subscribers of a node: each looks at every event that it filters.
+pub(super) const SUBSCRIBERS_MAX: u32 = 64;
+/// Subscribers of a connection.
+pub(super) const SUBSCRIBERS_PER_CONNECTION: u32 = 8;
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -137,7 +142,3 @@ mod tests {
         assert_eq!(emptied(used(SPARE_BYTES_MAX + 1)).capacity(), 0);
     }
 }
-/// Subscribers of a node: each looks at every event that it filters.
-pub(super) const SUBSCRIBERS_MAX: u32 = 64;
-/// Subscribers of a connection.
-pub(super) const SUBSCRIBERS_PER_CONNECTION: u32 = 8;

@@ -29,6 +29,7 @@
 //! - A [`Batch`] is whole: what cannot be read, or is not what comes next, breaks the connection and is asked for again.
 //! - All nodes are of one cluster.
 //! - What waits for the caller is bounded: a slow one holds the server back, which leaves the events on its disk.
+//!
 //! Left out on purpose: threads of its own, and several consumers of one stream. Whoever wants to share the work
 //! hands batches on.
 

@@ -1,6 +1,7 @@
 //! Taking evidence from a directory.
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::io::{self, Write};
 use std::ops::RangeInclusive;
 
@@ -166,12 +167,12 @@ fn look_for_cells(
             defined.insert(change.cell.0, (warehouse.to_vec(), sku.to_vec()));
         }
         let Some(occurring) = &mut occurring else { continue };
-        if !occurring.contains_key(&change.cell.0) {
+        if let Entry::Vacant(vacant) = occurring.entry(change.cell.0) {
             let own = defined.get(&change.cell.0).cloned();
             let names = own.or_else(|| known.names(change.cell)).ok_or_else(|| {
                 about(format!("nothing here says what cell {} is called", change.cell.0))
             })?;
-            occurring.insert(change.cell.0, names);
+            vacant.insert(names);
         }
     }
     Ok(())

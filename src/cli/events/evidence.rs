@@ -7,9 +7,9 @@ use std::sync::Arc;
 
 use clap::Args;
 
+use crate::audit::{evidence, grouped};
 use crate::cli::Done;
 use crate::cli::progress::Progress;
-use crate::audit::{evidence, grouped};
 use crate::log::RealStorage;
 use crate::world::{Clock, RealClock};
 
