@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::index::Builder;
 use super::position::Position;
-use super::segment::{FOOTER_ALIGN, HEADER_BYTES, Header, Segment, Trailer};
+use super::segment::{HEADER_BYTES, Header, Segment, Trailer};
 use crate::log::File;
 use crate::protocol::event::EventRecord;
 
@@ -122,21 +122,18 @@ impl Current {
         Ok(())
     }
 
-    /// Writes the footer, and syncs everything. All records are written; those that are not synced are written
-    /// again when that has failed.
+    /// Syncs the records, which are all written, and then the footer: where one is, all records are.
     pub fn seal(&mut self, end: Position) -> io::Result<()> {
-        let (footer, blocks) = self.builder.finish();
+        self.sync()?;
+        let (mut bytes, blocks) = self.builder.finish();
         let (records_end, last_at_us) = (self.end(), self.last_at_us);
-        let index_at = records_end.next_multiple_of(FOOTER_ALIGN);
-        let footer_crc = crc32fast::hash(&footer);
-        let trailer = Trailer { records_end, index_at, blocks, last_at_us, footer_crc, end };
-        let mut bytes = vec![0; (index_at - records_end) as usize];
-        bytes.extend_from_slice(&footer);
+        let footer_crc = crc32fast::hash(&bytes);
+        let trailer = Trailer { records_end, blocks, last_at_us, footer_crc, end };
         bytes.extend_from_slice(&trailer.encode());
         let mut at = records_end;
         for piece in bytes.chunks(SYNC_BYTES) {
             self.file.write_at(at, piece)?;
-            self.sync()?;
+            self.file.sync_data()?;
             at += piece.len() as u64;
         }
         self.segment.seal(trailer)

@@ -1,7 +1,8 @@
 //! The event files of a directory, read from outside: by an audit, an export, a backup; also beside a running node.
 //!
-//! Nothing is written, and nothing is mapped: a node that starts shortens its last segment. What is listed is what
-//! was there when the directory was opened; segments that a node removes meanwhile can be read to their end.
+//! Nothing is written, and nothing is mapped: a node that starts shortens its last segment, and what was cut off is
+//! not read. What is listed is what was there when the directory was opened; segments that a node removes meanwhile
+//! can be read to their end.
 //!
 //! ```no_run
 //! # use std::path::Path;
@@ -25,9 +26,7 @@ use super::error::{Flaw, ReadError};
 use super::index::{Builder, ENTRY_BYTES};
 use super::position::Position;
 use super::records::{Stream, is_record_in};
-use super::segment::{
-    FOOTER_ALIGN, HEADER_BYTES, Header, TRAILER_BYTES, Trailer, array, list, name_of,
-};
+use super::segment::{HEADER_BYTES, Header, TRAILER_BYTES, Trailer, array, list, name_of};
 use crate::log::{File, Storage};
 use crate::protocol::ShardId;
 use crate::protocol::event::EventRecord;
@@ -190,6 +189,7 @@ struct Part {
     /// After what was read. Without a check of the chain, the chain is that of the segment's beginning.
     position: Position,
     last_at_us: u64,
+    ignored_bytes: u64,
 }
 
 impl DirRecords<'_> {
@@ -234,21 +234,29 @@ impl DirRecords<'_> {
                     self.part.insert(part)
                 }
             };
-            let is_over = match part.stream.look()? {
-                Ok(has_record) => !has_record,
-                Err(flaw) => {
-                    self.ignored_bytes = part.ignored_bytes(segment, flaw)?;
+            let is_over = match part.look(segment, self.checks) {
+                Err(ReadError::Damaged { .. }) if segment.was_cut()? => {
+                    // What comes again is the same, and is read the next time.
+                    self.at = self.directory.segments.len() - 1;
                     true
                 }
+                is_over => is_over?,
             };
             if !is_over {
                 return Ok(());
             }
-            part.finish(segment, self.checks)?;
+            self.ignored_bytes = part.ignored_bytes;
             self.end = Some(part.position);
             (self.part, self.at) = (None, self.at + 1);
         }
         Ok(())
+    }
+}
+
+impl Listed {
+    /// A node was started meanwhile: it has cut off what was written after its last snapshot.
+    fn was_cut(&self) -> io::Result<bool> {
+        Ok(self.file.bytes()? < self.info.bytes)
     }
 }
 
@@ -257,6 +265,17 @@ fn damaged(segment: &Listed, offset: u64, flaw: Flaw) -> ReadError {
 }
 
 impl Part {
+    /// Looks at the next record. `true`: there is none, and the segment ends as it should.
+    fn look(&mut self, segment: &Listed, checks: Checks) -> Result<bool, ReadError> {
+        match self.stream.look()? {
+            Ok(true) => return Ok(false),
+            Ok(false) => {}
+            Err(flaw) => self.ignored_bytes = self.rest_of(segment, flaw)?,
+        }
+        self.finish(segment, checks)?;
+        Ok(true)
+    }
+
     /// Begins a segment, which follows what was before if it begins where that ends.
     fn begin(
         segment: &Listed,
@@ -277,6 +296,7 @@ impl Part {
             builder: Builder::new(&start.chain),
             position: *start,
             last_at_us: 0,
+            ignored_bytes: 0,
         })
     }
 
@@ -297,7 +317,7 @@ impl Part {
     }
 
     /// There is no record: how many bytes does that leave, if it is only the end of what was written?
-    fn ignored_bytes(&self, segment: &Listed, flaw: Flaw) -> Result<u64, ReadError> {
+    fn rest_of(&self, segment: &Listed, flaw: Flaw) -> Result<u64, ReadError> {
         let Listed { info: SegmentInfo { bytes, shard, .. }, file, trailer, .. } = segment;
         let offset = self.stream.offset();
         let rest = offset..file.bytes()?.min(*bytes);
@@ -333,20 +353,10 @@ impl Part {
             return Err(damaged(segment, at, Flaw::Chain));
         }
         if checks >= Checks::Index {
-            let (footer, blocks) = self.builder.finish();
+            let made = (self.builder.finish(), self.last_at_us);
             let found = footer_of(segment, trailer)?;
-            let is_it = (footer, blocks, self.last_at_us)
-                == (found, trailer.blocks, trailer.last_at_us)
-                && at.next_multiple_of(FOOTER_ALIGN) == trailer.index_at;
-            if !is_it {
-                return Err(damaged(segment, trailer.index_at, Flaw::Index));
-            }
-            let mut padding = [0; FOOTER_ALIGN as usize];
-            let padding = &mut padding[..(trailer.index_at - at) as usize];
-            file.read_at(at, padding)?;
-            if padding.iter().any(|byte| *byte != 0) {
-                let flaw = Flaw::Frame("something is between the records and the index");
-                return Err(damaged(segment, at, flaw));
+            if made != ((found, trailer.blocks), trailer.last_at_us) {
+                return Err(damaged(segment, at, Flaw::Index));
             }
         }
         Ok(())
@@ -357,7 +367,9 @@ impl Part {
         let (ours, _) = self.builder.finish();
         let found = footer_of(segment, trailer)?;
         let begin = |entry: &[u8]| u64::from_le_bytes(array(entry, 0));
-        let both = ours.chunks_exact(ENTRY_BYTES).zip(found.chunks_exact(ENTRY_BYTES));
+        let padding = (trailer.index_at() - trailer.records_end) as usize;
+        let entries = |footer| <[u8]>::chunks_exact(&footer[padding..], ENTRY_BYTES);
+        let both = entries(&ours).zip(entries(&found));
         let mut at = HEADER_BYTES as u64;
         for (ours, found) in both.take(trailer.blocks as usize) {
             if array::<32>(ours, 32) != array::<32>(found, 32) {
@@ -369,10 +381,10 @@ impl Part {
     }
 }
 
-/// The index and the filters as they are on disk.
+/// What is between the records and the trailer, as it is on disk.
 fn footer_of(segment: &Listed, trailer: &Trailer) -> io::Result<Vec<u8>> {
-    let end = segment.info.bytes - TRAILER_BYTES as u64;
-    let mut footer = vec![0; (end - trailer.index_at) as usize];
-    segment.file.read_at(trailer.index_at, &mut footer)?;
+    let range = trailer.footer(segment.info.bytes);
+    let mut footer = vec![0; (range.end - range.start) as usize];
+    segment.file.read_at(range.start, &mut footer)?;
     Ok(footer)
 }

@@ -14,12 +14,13 @@
 //! The seed is the same wherever these records are made again, and nobody knows it who chooses an id. While a
 //! segment is written its index is in memory; it is found again by reading the segment.
 
+use std::ops::Range;
 use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
 
 use super::key::Key;
-use super::segment::{FOOTER_ALIGN, HEADER_BYTES, TRAILER_BYTES, Trailer, array, word};
+use super::segment::{FOOTER_ALIGN, HEADER_BYTES, Trailer, array, word};
 use crate::archive::filter;
 use crate::protocol::event::EventRecord;
 
@@ -79,9 +80,7 @@ pub(super) struct Sealed {
 }
 
 impl Index {
-    /// Of a whole segment.
-    ///
-    /// The trailer's index begins inside of it.
+    /// Of a whole segment, whose trailer was read from it.
     pub fn sealed(map: Bytes, trailer: Trailer) -> Self {
         Self::Sealed(Arc::new(Sealed { map, trailer, is_sound: OnceLock::new() }))
     }
@@ -139,7 +138,7 @@ impl Index {
 
 impl Sealed {
     fn entry(&self, at: usize) -> &[u8] {
-        &self.map[self.trailer.index_at as usize + at * ENTRY_BYTES..][..ENTRY_BYTES]
+        &self.map[self.trailer.index_at() as usize + at * ENTRY_BYTES..][..ENTRY_BYTES]
     }
 
     fn block(&self, at: usize) -> Block {
@@ -156,13 +155,15 @@ impl Sealed {
     fn filter(&self, at: usize) -> Option<&[u8]> {
         let entry = self.entry(at);
         let [begin, bytes] = [64, 68].map(|at| u32::from_le_bytes(array(entry, at)) as usize);
-        let index_end = self.trailer.index_at as usize + self.trailer.blocks as usize * ENTRY_BYTES;
+        let index_bytes = self.trailer.blocks as usize * ENTRY_BYTES;
+        let index_end = self.trailer.index_at() as usize + index_bytes;
         let begin = index_end.next_multiple_of(FILTER_ALIGN) + begin * FILTER_ALIGN;
         self.map.get(begin..begin + bytes)
     }
 
     fn is_in_order(&self) -> bool {
-        let footer = &self.map[self.trailer.index_at as usize..self.map.len() - TRAILER_BYTES];
+        let Range { start, end } = self.trailer.footer(self.map.len() as u64);
+        let footer = &self.map[start as usize..end as usize];
         if crc32fast::hash(footer) != self.trailer.footer_crc {
             return false;
         }
@@ -201,7 +202,7 @@ impl Builder {
             last: None,
             end: HEADER_BYTES as u64,
             keys: Some(Vec::new()),
-            recent: vec![0; RECENT_KEYS],
+            recent: nothing_recent().collect(),
         }
     }
 
@@ -251,7 +252,7 @@ impl Builder {
         });
         Arc::make_mut(&mut self.closed).push(Arc::new(ClosedBlock { block, filter }));
         self.keys = Some(Vec::new());
-        self.recent.fill(0);
+        self.recent.iter_mut().zip(nothing_recent()).for_each(|(slot, nothing)| *slot = nothing);
     }
 
     /// As it is now.
@@ -259,10 +260,11 @@ impl Builder {
         Index::Open { closed: self.closed.clone(), last: self.last }
     }
 
-    /// The segment ends here: its index and filters, and how many blocks they are of.
+    /// The segment ends here: what comes between the records and the trailer, and of how many blocks it is.
     pub fn finish(&mut self) -> (Vec<u8>, u64) {
         self.close();
-        let mut out = Vec::new();
+        let padding = self.end.next_multiple_of(FOOTER_ALIGN) - self.end;
+        let mut out = vec![0; padding as usize];
         let mut filters_bytes = 0;
         for ClosedBlock { block, filter } in self.closed.iter().map(Arc::as_ref) {
             for word in [block.offset, block.first, block.at_us, block.log_index] {
@@ -273,13 +275,153 @@ impl Builder {
             out.extend_from_slice(&(filter.len() as u32).to_le_bytes());
             filters_bytes += filter.len();
         }
-        out.resize(out.len().next_multiple_of(FILTER_ALIGN), 0);
+        let filters_at = (out.len() - padding as usize).next_multiple_of(FILTER_ALIGN);
+        out.resize(filters_at + padding as usize, 0);
         self.closed.iter().for_each(|closed| out.extend_from_slice(&closed.filter));
         (out, self.closed.len() as u64)
     }
 }
 
+/// What is in the slots of recent keys before any came: nothing that a key would leave in that slot.
+fn nothing_recent() -> impl Iterator<Item = u64> {
+    (0..RECENT_KEYS as u64).map(|slot| !slot)
+}
+
 /// The seed of a segment's hashes.
 pub(super) fn seed_of(chain_before: &[u8; 32]) -> u64 {
     word(chain_before, 0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::events::position::Position;
+    use crate::protocol::event::{Cause, CellChange, Counts, EventKind, RecordWriter, seal};
+    use crate::protocol::{CellHandle, Reader, ReservationId, ShardId};
+
+    const EVENTS: u32 = 16;
+
+    fn id(index: u64) -> ReservationId {
+        let mut random = [0; 10];
+        random[2..].copy_from_slice(&index.wrapping_mul(0x9e37_79b9_7f4a_7c15).to_le_bytes());
+        ReservationId::from_parts(1_700_000_000_000, random)
+    }
+
+    /// Sixteen events about an id, and a cell of this entry or cell 0.
+    fn record(index: u64) -> Vec<u8> {
+        let first = 1 + index * u64::from(EVENTS);
+        let mut writer = RecordWriter::begin(Vec::new(), ShardId(0), first, index, index * 10);
+        for event in 0..EVENTS {
+            let cell = CellHandle(if event % 2 == 0 { 0 } else { 1 + index as u32 });
+            let change = CellChange { cell, after: Counts::default(), delta: Counts::default() };
+            writer.cell_event(&Cause::new(EventKind::Reserved, id(index)), &change, false);
+        }
+        let mut bytes = writer.finish();
+        seal(&mut bytes);
+        bytes
+    }
+
+    /// The index of a segment of such records, while it is written and when it is sealed.
+    fn both(count: u64, record: impl Fn(u64) -> Vec<u8>) -> (Index, Index, Vec<Position>) {
+        let mut position = Position::START;
+        let mut positions = Vec::new();
+        let mut builder = Builder::new(&position.chain);
+        let (mut file, mut last_at_us) = (vec![0; HEADER_BYTES], 0);
+        for index in 0..count {
+            let bytes = record(index);
+            let record = EventRecord::take(&mut Reader::new(&bytes)).unwrap();
+            positions.push(position);
+            builder.add(&record, &position.chain);
+            position.pass(&bytes, record.header().next());
+            last_at_us = record.header().at_us;
+            file.extend_from_slice(&bytes);
+        }
+        let (open, records_end) = (builder.index(), file.len() as u64);
+        let (footer, blocks) = builder.finish();
+        let footer_crc = crc32fast::hash(&footer);
+        let trailer = Trailer { records_end, blocks, last_at_us, footer_crc, end: position };
+        file.extend_from_slice(&footer);
+        file.extend_from_slice(&trailer.encode());
+        (open, Index::sealed(file.into(), trailer), positions)
+    }
+
+    fn may_have(index: &Index, at: usize, key: Key) -> bool {
+        index.may_have(at, key.hash(seed_of(&Position::START.chain)))
+    }
+
+    #[test]
+    fn an_index_is_the_same_while_it_is_written_and_when_it_is_sealed() {
+        let (open, sealed, positions) = both(2_000, record);
+        assert!(sealed.is_sound());
+        assert_eq!((open.len(), sealed.len()), (sealed.len(), open.len()));
+        assert!(open.len() > 5, "{}", open.len());
+        let mut end = HEADER_BYTES as u64;
+        for at in 0..open.len() {
+            let block = open.block(at);
+            assert_eq!(block, sealed.block(at));
+            let index = block.log_index;
+            assert_eq!((block.first, block.at_us), (1 + index * u64::from(EVENTS), index * 10));
+            assert_eq!(block.chain, positions[index as usize].chain);
+            assert!(at == 0 || (BLOCK_BYTES - 1_000..=BLOCK_BYTES).contains(&(block.offset - end)));
+            end = block.offset;
+        }
+    }
+
+    #[test]
+    fn filters_have_all_keys_of_their_block_and_few_others() {
+        let (open, sealed, _) = both(10_000, record);
+        let blocks = open.len() - 1;
+        let (mut passed, mut asked) = (0, 0);
+        for index in 0..10_000 {
+            let at = (0..blocks).rfind(|at| open.block(*at).log_index <= index);
+            let at = at.unwrap();
+            for key in [
+                Key::Cell(CellHandle(0)),
+                Key::Cell(CellHandle(1 + index as u32)),
+                Key::Id(id(index)),
+            ] {
+                let is_last = index >= open.block(blocks).log_index;
+                let has = [&open, &sealed]
+                    .map(|filters| may_have(filters, at + usize::from(is_last), key));
+                assert_eq!(has, [true; 2], "{index}: {key:?}");
+            }
+            for other in (0..blocks).filter(|other| *other != at) {
+                let key = Key::Id(id(index));
+                let has = may_have(&sealed, other, key);
+                assert_eq!(has, may_have(&open, other, key));
+                passed += u64::from(has);
+                asked += 1;
+            }
+        }
+        // About one in a hundred.
+        assert!((asked / 200..asked / 70).contains(&passed), "{passed} of {asked}");
+        assert!((0..open.len()).all(|at| may_have(&sealed, at, Key::Cell(CellHandle(0)))));
+    }
+
+    #[test]
+    fn a_block_with_an_event_that_nobody_knows_may_have_every_key() {
+        let unknown = |index| {
+            let mut bytes = record(index);
+            bytes[40] = if index == 3 { 0xee } else { bytes[40] };
+            seal(&mut bytes);
+            bytes
+        };
+        let (_, sealed, _) = both(2_000, unknown);
+        assert!(sealed.is_sound());
+        let keys = (5_000..5_100).map(|index| Key::Id(id(index)));
+        assert!(keys.clone().all(|key| may_have(&sealed, 0, key)));
+        assert!(keys.filter(|key| may_have(&sealed, 1, *key)).count() < 10);
+    }
+
+    #[test]
+    fn an_index_that_is_damaged_is_not_sound() {
+        let (_, sealed, _) = both(500, record);
+        let Index::Sealed(sealed) = sealed else { panic!("it is sealed") };
+        let footer = sealed.trailer.footer(sealed.map.len() as u64);
+        for at in (footer.start..footer.end).step_by(13) {
+            let mut file = sealed.map.to_vec();
+            file[at as usize] ^= 4;
+            assert!(!Index::sealed(file.into(), sealed.trailer).is_sound(), "{at}");
+        }
+    }
 }

@@ -132,7 +132,7 @@ enum Item {
     /// Somebody waits until all before is on disk.
     Mark(Answer),
     /// What comes next begins there.
-    Rebase(Position, Answer),
+    Rebase(Position, Option<Answer>),
 }
 
 /// What the writer has not taken yet.
@@ -192,8 +192,7 @@ impl EventLog {
         });
         if opened.end != position {
             // The writer ends what is there, and begins anew.
-            let (answer, _) = oneshot::channel();
-            inner.lock().items.push(Item::Rebase(position, answer));
+            inner.lock().items.push(Item::Rebase(position, None));
         }
         let writer = Writer::new(inner.clone(), opened.current, opened.end);
         world.threads.spawn("events", Box::pin(writer.run()))?;
@@ -255,13 +254,14 @@ impl EventLog {
     /// before the snapshot is kept, so that no power cut leaves what looks like damage.
     ///
     /// # Errors
-    /// `InvalidData`: it is of another history, and nothing may be appended. The disk says no.
+    /// `InvalidData`: it is of another history, and nothing may be appended. Else the disk says no, as for a mark; what
+    /// comes next begins there all the same.
     pub fn rebase(
         &self,
         base: Position,
     ) -> impl Future<Output = io::Result<Position>> + Send + use<> {
         let (answer, answered) = oneshot::channel();
-        self.ask(Item::Rebase(base, answer), Some(base.next));
+        self.ask(Item::Rebase(base, Some(answer)), Some(base.next));
         wait_for(answered)
     }
 
@@ -434,12 +434,4 @@ fn advised(storage: &dyn Storage, error: ReadError) -> io::Error {
 
 async fn wait_for(answer: oneshot::Receiver<io::Result<Position>>) -> io::Result<Position> {
     answer.await.unwrap_or_else(|_| Err(io::Error::other("the writer of events is gone")))
-}
-
-/// A position is not of this history.
-fn other_history(next: u64) -> io::Error {
-    let text = format!(
-        "the events before {next} are not those of the snapshot: this node's history is another"
-    );
-    io::Error::new(io::ErrorKind::InvalidData, text)
 }

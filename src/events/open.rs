@@ -1,15 +1,17 @@
 //! Opening: everything on disk from a position on is cut off, and what is before it must be of its history.
 
 use std::io;
+use std::ops::Range;
 use std::sync::Arc;
 
 use super::current::Current;
 use super::error::{Flaw, ReadError};
 use super::position::Position;
 use super::records::{Stream, is_record_in};
-use super::segment::{HEADER_BYTES, Header, Segment, Trailer, list, name_of};
+use super::segment::{HEADER_BYTES, Header, Segment, Trailer, array, list, name_of, word};
 use crate::log::{File, Storage};
 use crate::protocol::ShardId;
+use crate::protocol::event::RECORD_HEADER_BYTES;
 
 /// What is there.
 pub(super) struct Opened {
@@ -27,10 +29,7 @@ pub(super) fn open(
     position: Position,
 ) -> Result<Opened, ReadError> {
     let mut found = list(storage)?;
-    // What begins later comes again. The newest goes first, so that no power cut leaves a hole.
-    while let Some((first, _)) = found.pop_if(|(first, _)| *first >= position.next) {
-        remove(storage, first)?;
-    }
+    let later = found.split_off(found.partition_point(|(first, _)| *first < position.next));
     let mut opened = Opened { segments: Vec::new(), current: None, end: position };
     let last = found.pop();
     for (first, bytes) in found {
@@ -42,8 +41,18 @@ pub(super) fn open(
         opened.follow(&opening, &header)?;
         opened.add_sealed(opening, (header, trailer))?;
     }
-    if let Some(last) = last {
-        opened.add_last(Opening::new(storage, shard, last)?, position)?;
+    let cut = match last {
+        Some(last) => opened.add_last(Opening::new(storage, shard, last)?, position)?,
+        None => None,
+    };
+    // All is in order. What begins later comes again. The newest goes first, so that no power cut leaves a hole.
+    for (first, _) in later.into_iter().rev() {
+        remove(storage, first)?;
+    }
+    match cut {
+        Some((first, 0)) => remove(storage, first)?,
+        Some((first, bytes)) => storage.open(&name_of(first))?.truncate(bytes)?,
+        None => {}
     }
     Ok(opened)
 }
@@ -54,8 +63,7 @@ fn remove(storage: &dyn Storage, first: u64) -> io::Result<()> {
 }
 
 /// A segment's file.
-struct Opening<'a> {
-    storage: &'a dyn Storage,
+struct Opening {
     shard: ShardId,
     path: String,
     file: Arc<dyn File>,
@@ -63,15 +71,11 @@ struct Opening<'a> {
     bytes: u64,
 }
 
-impl<'a> Opening<'a> {
-    fn new(
-        storage: &'a dyn Storage,
-        shard: ShardId,
-        (first, bytes): (u64, u64),
-    ) -> io::Result<Self> {
+impl Opening {
+    fn new(storage: &dyn Storage, shard: ShardId, (first, bytes): (u64, u64)) -> io::Result<Self> {
         let name = name_of(first);
         let (file, path) = (storage.open(&name)?, storage.path(&name));
-        Ok(Self { storage, shard, path, file, first, bytes })
+        Ok(Self { shard, path, file, first, bytes })
     }
 
     fn damaged(&self, offset: u64, flaw: Flaw) -> ReadError {
@@ -85,12 +89,34 @@ impl<'a> Opening<'a> {
         is_ours.then_some(header).ok_or_else(|| self.damaged(0, Flaw::Shard(header.shard)))
     }
 
+    /// How the last segment ends; `None`: it is not sealed, or the power went before its footer was synced.
+    fn synced_trailer(&self) -> io::Result<Option<Trailer>> {
+        let Some(trailer) = Trailer::read(self.file.as_ref(), self.bytes)? else { return Ok(None) };
+        let Range { start, end } = trailer.footer(self.bytes);
+        let mut footer = vec![0; (end - start) as usize];
+        self.file.read_at(start, &mut footer)?;
+        Ok(Some(trailer).filter(|trailer| trailer.footer_crc == crc32fast::hash(&footer)))
+    }
+
     /// Is there a record, anywhere from an offset on, behind which this position is?
     ///
     /// A position was on disk when it was published. So if there is, what is damaged before it was on disk, too. If
-    /// not, the power went before this was synced, and the position is of a snapshot that another node gave.
-    fn reaches(&self, from: u64, position: Position) -> io::Result<bool> {
-        is_record_in(self.file.as_ref(), from..self.bytes, |header| {
+    /// not, the power went before this was synced, and the position is of a snapshot that another node gave, which
+    /// nobody waited for. `next`: the event that should be at the offset.
+    fn reaches(&self, (from, next): (u64, u64), position: Position) -> io::Result<bool> {
+        if self.bytes >= from + RECORD_HEADER_BYTES as u64 {
+            let mut header = [0; RECORD_HEADER_BYTES];
+            self.file.read_at(from, &mut header)?;
+            // The record that is damaged may itself be the last one before the position.
+            let (first, count): (_, [u8; 4]) = (word(&header, 8), array(&header, 36));
+            let ends_there = |first: u64| {
+                first.checked_add(u64::from(u32::from_le_bytes(count))) == Some(position.next)
+            };
+            if ends_there(first) || ends_there(next) {
+                return Ok(true);
+            }
+        }
+        is_record_in(self.file.as_ref(), from.min(self.bytes)..self.bytes, |header| {
             header.next() == position.next && header.shard == self.shard
         })
     }
@@ -98,7 +124,7 @@ impl<'a> Opening<'a> {
 
 impl Opened {
     /// A segment follows those before.
-    fn follow(&self, opening: &Opening<'_>, header: &Header) -> Result<(), ReadError> {
+    fn follow(&self, opening: &Opening, header: &Header) -> Result<(), ReadError> {
         match self.segments.is_empty() {
             true => Ok(()),
             false => header.follows(self.end).map_err(|flaw| opening.damaged(0, flaw)),
@@ -107,7 +133,7 @@ impl Opened {
 
     fn add_sealed(
         &mut self,
-        opening: Opening<'_>,
+        opening: Opening,
         (header, trailer): (Header, Trailer),
     ) -> io::Result<()> {
         self.end = trailer.end;
@@ -116,21 +142,28 @@ impl Opened {
         Ok(())
     }
 
-    /// The segment that has the position, or ends before it.
-    fn add_last(&mut self, opening: Opening<'_>, position: Position) -> Result<(), ReadError> {
+    /// The segment that has the position, or ends before it. Says which file is to be cut, and to how many bytes.
+    fn add_last(
+        &mut self,
+        opening: Opening,
+        position: Position,
+    ) -> Result<Option<(u64, u64)>, ReadError> {
         let header = match opening.header() {
-            Err(ReadError::Damaged { .. }) if !opening.reaches(0, position)? => {
-                return Ok(remove(opening.storage, opening.first)?);
+            Err(ReadError::Damaged { .. })
+                if !opening.reaches((HEADER_BYTES as u64, opening.first), position)? =>
+            {
+                return Ok(Some((opening.first, 0)));
             }
             header => header?,
         };
         self.follow(&opening, &header)?;
-        let trailer = Trailer::read(opening.file.as_ref(), opening.bytes)?;
+        let trailer = opening.synced_trailer()?;
         if let Some(trailer) = trailer.filter(|trailer| trailer.end.next <= position.next) {
             if trailer.end.next == position.next && trailer.end != position {
                 return Err(opening.damaged(trailer.records_end, Flaw::Chain));
             }
-            return Ok(self.add_sealed(opening, (header, trailer))?);
+            self.add_sealed(opening, (header, trailer))?;
+            return Ok(None);
         }
         let records_end = trailer.map_or(opening.bytes, |trailer| trailer.records_end);
         let range = HEADER_BYTES as u64..records_end;
@@ -146,7 +179,7 @@ impl Opened {
                 Ok(None) => Flaw::Missing,
                 Err(flaw) => flaw,
             };
-            if trailer.is_some() || opening.reaches(stream.offset(), position)? {
+            if trailer.is_some() || opening.reaches((stream.offset(), end.next), position)? {
                 return Err(opening.damaged(stream.offset(), flaw));
             }
             break;
@@ -160,15 +193,12 @@ impl Opened {
             return Err(opening.damaged(at, Flaw::Chain));
         }
         if end == header.start {
-            return Ok(remove(opening.storage, opening.first)?);
-        }
-        if at < opening.bytes {
-            opening.file.truncate(at)?;
+            return Ok(Some((opening.first, 0)));
         }
         current.publish();
         self.end = end;
         self.segments.push(current.segment.clone());
         self.current = Some(current);
-        Ok(())
+        Ok((at < opening.bytes).then_some((opening.first, at)))
     }
 }

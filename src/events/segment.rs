@@ -13,28 +13,29 @@
 //!  8  4 format = 1                        8  4 format = 1
 //! 12  4 crc32 of bytes 16..64            12  4 crc32 of bytes 16..96
 //! 16  8 first sequence number            16  8 where the records end
-//! 24 32 chain before it                  24  8 where the index begins, a multiple of 64
-//! 56  2 shard                            32  8 blocks
-//! 58  6 0                                40  8 sequence number after the last event
-//!                                        48  8 `at` of the last record, µs
-//!                                        56  4 crc32 of index and filters
-//!                                        60  4 0
+//! 24 32 chain before it                  24  8 blocks
+//! 56  2 shard                            32  8 sequence number after the last event
+//! 58  2 flags: 1 AFTER_GAP               40  8 `at` of the last record, µs
+//! 60  4 0                                48  4 crc32 of all between records and trailer
+//!                                        52 12 0
 //!                                        64 32 chain at the end
 //! ```
 //!
-//! All numbers are little-endian. The index and the filters are drawn in `index.rs`.
+//! All numbers are little-endian. The index begins at the next multiple of 64 behind the records, with zeros between;
+//! it and the filters are drawn in `index.rs`.
 //!
 //! Invariants:
 //! - Only the last segment is not sealed. The file of the next one is made when the seal is on disk.
 //! - A sealed segment is never changed, but when a node is opened at a position that is inside of it.
 
 use std::io;
+use std::ops::Range;
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use bytes::Bytes;
 
 use super::error::Flaw;
-use super::index::Index;
+use super::index::{ENTRY_BYTES, Index};
 use super::position::Position;
 use super::view::View;
 use crate::log::{File, Storage};
@@ -129,9 +130,9 @@ impl Header {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct Trailer {
     pub records_end: u64,
-    pub index_at: u64,
     pub blocks: u64,
     pub last_at_us: u64,
+    /// Of all bytes between the records and the trailer.
     pub footer_crc: u32,
     pub end: Position,
 }
@@ -139,33 +140,43 @@ pub(super) struct Trailer {
 impl Trailer {
     pub fn encode(&self) -> [u8; TRAILER_BYTES] {
         let mut bytes = [0; TRAILER_BYTES];
-        let words = [self.records_end, self.index_at, self.blocks, self.end.next, self.last_at_us];
-        for (place, word) in bytes[16..56].chunks_exact_mut(8).zip(words) {
+        let words = [self.records_end, self.blocks, self.end.next, self.last_at_us];
+        for (place, word) in bytes[16..48].chunks_exact_mut(8).zip(words) {
             place.copy_from_slice(&word.to_le_bytes());
         }
-        bytes[56..60].copy_from_slice(&self.footer_crc.to_le_bytes());
+        bytes[48..52].copy_from_slice(&self.footer_crc.to_le_bytes());
         bytes[64..].copy_from_slice(&self.end.chain);
         finish(&mut bytes, MAGIC_END);
         bytes
     }
 
     /// `None`: these bytes are none, of a file of so many.
-    pub fn decode(bytes: &[u8; TRAILER_BYTES], file_bytes: u64) -> Option<Self> {
+    fn decode(bytes: &[u8; TRAILER_BYTES], file_bytes: u64) -> Option<Self> {
         check(bytes, MAGIC_END).ok()?;
         let trailer = Self {
             records_end: word(bytes, 16),
-            index_at: word(bytes, 24),
-            blocks: word(bytes, 32),
-            last_at_us: word(bytes, 48),
-            footer_crc: u32::from_le_bytes(array(bytes, 56)),
-            end: Position { next: word(bytes, 40), chain: array(bytes, 64) },
+            blocks: word(bytes, 24),
+            last_at_us: word(bytes, 40),
+            footer_crc: u32::from_le_bytes(array(bytes, 48)),
+            end: Position { next: word(bytes, 32), chain: array(bytes, 64) },
         };
-        let footer_bytes = (file_bytes - TRAILER_BYTES as u64).checked_sub(trailer.index_at)?;
+        let room = (file_bytes - TRAILER_BYTES as u64).checked_sub(trailer.records_end)?;
+        let index_bytes = trailer.blocks.checked_mul(ENTRY_BYTES as u64)?;
+        let padding = trailer.index_at() - trailer.records_end;
         let is_sound = trailer.records_end > HEADER_BYTES as u64
-            && trailer.records_end <= trailer.index_at
             && trailer.blocks > 0
-            && trailer.blocks <= footer_bytes / super::index::ENTRY_BYTES as u64;
+            && index_bytes.checked_add(padding)? <= room;
         is_sound.then_some(trailer)
+    }
+
+    /// Where the index begins.
+    pub fn index_at(&self) -> u64 {
+        self.records_end.next_multiple_of(FOOTER_ALIGN)
+    }
+
+    /// Where what is between the records and the trailer is, in a file of so many bytes.
+    pub fn footer(&self, file_bytes: u64) -> Range<u64> {
+        self.records_end..file_bytes - TRAILER_BYTES as u64
     }
 
     /// Reads it from a file; `None`: the segment is not sealed.
@@ -303,7 +314,7 @@ impl Segment {
     pub fn seal(&self, trailer: Trailer) -> io::Result<()> {
         let map = self.file.map()?;
         let file_bytes = map.len() as u64;
-        if trailer.index_at + TRAILER_BYTES as u64 > file_bytes {
+        if file_bytes < TRAILER_BYTES as u64 + trailer.records_end {
             return Err(io::ErrorKind::UnexpectedEof.into());
         }
         *self.lock() = State {
@@ -342,4 +353,80 @@ pub(super) fn list(storage: &dyn Storage) -> io::Result<Vec<(u64, u64)>> {
         entries.filter_map(|entry| Some((first_of(&entry.name)?, entry.bytes))).collect();
     found.sort_unstable();
     Ok(found)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::log::SimStorage;
+
+    fn position(next: u64) -> Position {
+        Position { next, chain: [next as u8; 32] }
+    }
+
+    #[test]
+    fn names_sort_as_their_events_do() {
+        assert_eq!(name_of(7), "events-00000000000000000007");
+        assert_eq!(first_of(&name_of(u64::MAX)), Some(u64::MAX));
+        for name in
+            ["events-7", "events-0000000000000000007x", "events", "archive-00000000000000000007"]
+        {
+            assert_eq!(first_of(name), None, "{name}");
+        }
+    }
+
+    #[test]
+    fn a_header_is_read_as_it_was_written_or_not_at_all() {
+        let storage = SimStorage::new();
+        let file = storage.create("x").unwrap();
+        let header = Header { shard: ShardId(3), start: position(70_000), is_after_gap: true };
+        let bytes = header.encode();
+        for at in 0..bytes.len() {
+            let mut damaged = bytes;
+            damaged[at] ^= 2;
+            file.write_at(0, &damaged).unwrap();
+            assert!(Header::read(file.as_ref(), 64, 70_000).unwrap().is_err(), "{at}");
+        }
+        file.write_at(0, &bytes).unwrap();
+        assert_eq!(Header::read(file.as_ref(), 64, 70_000).unwrap(), Ok(header));
+        assert!(Header::read(file.as_ref(), 63, 70_000).unwrap().is_err());
+        let flaw = Flaw::Sequence { expected: 1, found: 70_000 };
+        assert_eq!(Header::read(file.as_ref(), 64, 1).unwrap(), Err(flaw));
+    }
+
+    #[test]
+    fn a_trailer_is_read_as_it_was_written_or_not_at_all() {
+        let trailer = Trailer {
+            records_end: 1_000,
+            blocks: 2,
+            last_at_us: 3,
+            footer_crc: 4,
+            end: position(5),
+        };
+        let bytes = trailer.encode();
+        let file_bytes = 1_024 + 2 * 72 + 96;
+        assert_eq!(Trailer::decode(&bytes, file_bytes), Some(trailer));
+        assert_eq!(Trailer::decode(&bytes, file_bytes - 1), None, "the index has no room");
+        for at in 0..bytes.len() {
+            let mut damaged = bytes;
+            damaged[at] ^= 2;
+            assert_eq!(Trailer::decode(&damaged, file_bytes), None, "{at}");
+        }
+        for (records_end, blocks) in [(64, 2), (1_000, 0), (u64::MAX, 2), (1_000, u64::MAX / 8)] {
+            let bytes = Trailer { records_end, blocks, ..trailer }.encode();
+            assert_eq!(Trailer::decode(&bytes, file_bytes), None, "{records_end} {blocks}");
+        }
+    }
+
+    #[test]
+    fn a_segment_follows_what_ends_where_it_begins() {
+        let header = Header { shard: ShardId(0), start: position(10), is_after_gap: false };
+        let after_gap = Header { is_after_gap: true, ..header };
+        assert_eq!(header.follows(position(10)), Ok(()));
+        assert_eq!(after_gap.follows(position(9)), Ok(()));
+        let missing = Flaw::Sequence { expected: 9, found: 10 };
+        assert_eq!(header.follows(position(9)), Err(missing));
+        assert!(after_gap.follows(position(11)).is_err());
+        assert_eq!(header.follows(Position { next: 10, chain: [1; 32] }), Err(Flaw::Chain));
+    }
 }

@@ -142,7 +142,7 @@ impl Writer {
                 Item::Rebase(base, _) => {
                     let base = *base;
                     let result = self.rebase(base).await?;
-                    if let Some(Item::Rebase(_, answer)) = self.taken.pop_front() {
+                    if let Some(Item::Rebase(_, Some(answer))) = self.taken.pop_front() {
                         match result {
                             Ok(()) => self.marks.push((base, answer)),
                             Err(error) => drop(answer.send(Err(error))),
@@ -237,13 +237,19 @@ impl Writer {
             if self.current.is_some() {
                 self.seal().await?;
             }
+            let (from, to) = (self.position.next, base.next - 1);
+            (self.log.notice)(&format!(
+                "events: this node was given a snapshot instead of the events {from} to {to}, and will not have them"
+            ));
             (self.position, self.is_after_gap) = (base, true);
             self.log.publish(base.next);
-        } else if base != self.position {
+        } else if base.next == self.position.next {
+            return Ok(if base == self.position { Ok(()) } else { Err(other_history(base)) });
+        } else {
             self.write()?;
             match self.log.position_at(base.next) {
                 Ok(ours) if ours == base => self.again = Some(base),
-                Ok(_) => return Ok(Err(super::other_history(base.next))),
+                Ok(_) => return Ok(Err(other_history(base))),
                 Err(error) => return Ok(Err(io::Error::other(error))),
             }
         }
@@ -270,14 +276,25 @@ impl Writer {
     /// Whoever waits hears that it goes wrong, and may ask again; nothing is lost.
     fn refuse_marks(&mut self, error: &str) {
         let mut answers: Vec<Answer> = self.marks.drain(..).map(|(_, answer)| answer).collect();
-        for item in std::mem::take(&mut self.taken) {
+        for mut item in std::mem::take(&mut self.taken) {
             match item {
-                Item::Mark(answer) => answers.push(answer),
-                other => self.taken.push_back(other),
+                Item::Mark(answer) => {
+                    answers.push(answer);
+                    continue;
+                }
+                Item::Rebase(_, ref mut answer) => answers.extend(answer.take()),
+                Item::Record(_) => {}
             }
+            self.taken.push_back(item);
         }
         for answer in answers {
             let _ = answer.send(Err(io::Error::other(error.to_owned())));
         }
     }
+}
+
+/// A position is not of this history.
+fn other_history(base: Position) -> io::Error {
+    let text = format!("the events before {} are not those of the snapshot", base.next);
+    io::Error::new(io::ErrorKind::InvalidData, text)
 }
