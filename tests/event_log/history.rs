@@ -1,0 +1,173 @@
+//! What goes, what is missing, and what comes again.
+
+use super::*;
+
+#[tokio::test(start_paused = true)]
+async fn the_oldest_segments_go_by_bytes_and_by_age() {
+    let disk = SimStorage::new();
+    let options = EventOptions { bytes_max: 10_000, ..SMALL };
+    let log = open(&disk, options, Position::START).unwrap();
+    append(&log, 1..=400);
+    log.mark().await.unwrap();
+    settled().await;
+    let stats = log.stats();
+    assert!((7_000..=10_000).contains(&stats.bytes), "{stats:?}");
+    assert_eq!(stats.bytes, disk.bytes_used());
+    let oldest = log.oldest();
+    let last = (1..=400).collect::<Vec<_>>().split_off(index_of(oldest) as usize - 1);
+    assert_eq!(read_all(&log, oldest), last);
+    for gone in [1, oldest - 1] {
+        assert!(matches!(log.read(gone, 1), Err(ReadError::Gone { oldest: o }) if o == oldest));
+    }
+    let key = Key::Cell(CellHandle(3));
+    let expected: Vec<_> = last.iter().rev().copied().filter(|index| index % 7 == 3).collect();
+    let mut seen = Vec::new();
+    let result = log.scan(key, 1..u64::MAX, Direction::Backward, &mut |event| {
+        seen.push(event.index);
+        ControlFlow::Continue(())
+    });
+    assert!(matches!(result, Err(ReadError::Gone { oldest: o }) if o == oldest));
+    assert_eq!(seen, expected, "what is here was shown before");
+    let result = log.scan(key, 1..u64::MAX, Direction::Forward, &mut |_| panic!("there is a gap"));
+    assert!(matches!(result, Err(ReadError::Gone { oldest: o }) if o == oldest));
+
+    let disk = SimStorage::new();
+    let options = EventOptions { retention_ms: 1_000, ..SMALL };
+    let log = open(&disk, options, Position::START).unwrap();
+    append(&log, 1..=300);
+    log.mark().await.unwrap();
+    assert_eq!(log.oldest(), 1, "nobody has told the time");
+    log.tell_time(time_of(200));
+    append(&log, [301]);
+    settled().await;
+    let oldest = index_of(log.oldest());
+    // The last event of what is there is not older, and that of the segment before is.
+    assert!((70..=100).contains(&oldest), "{oldest}");
+    // Nothing comes, and time goes on: what is not sealed stays.
+    log.tell_time(time_of(100_000));
+    tokio::time::sleep(Duration::from_secs(70)).await;
+    assert_eq!(log.stats().segments, 1);
+    assert_eq!(read_all(&log, log.oldest()).last(), Some(&301));
+    assert_eq!(disk.list().unwrap().len(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_snapshot_that_is_ahead_leaves_a_gap() {
+    let at = positions(200).await;
+    let disk = SimStorage::new();
+    let log = open(&disk, SMALL, Position::START).unwrap();
+    append(&log, 1..=50);
+    let base = at[99];
+    assert_eq!(log.rebase(base).await.unwrap(), base);
+    let gone = |from: u64| match log.read(from, 1) {
+        Err(ReadError::Gone { oldest }) => oldest,
+        other => panic!("{from}: {other:?}"),
+    };
+    let end = first_of(51);
+    assert_eq!((gone(end), gone(base.next - 1)), (base.next, base.next), "nothing is behind it");
+    assert!(matches!(log.read(base.next, 1), Err(ReadError::Ahead { next }) if next == base.next));
+    assert_eq!((log.stats().gaps, log.oldest()), (1, 1));
+    append(&log, 100..=150);
+    let marked = log.mark().await.unwrap();
+    assert_eq!(marked, at[150]);
+    assert_eq!((gone(end), gone(base.next - 1)), (base.next, base.next));
+    assert_eq!(read_all(&log, base.next), (100..=150).collect::<Vec<_>>());
+    assert_eq!(log.read(end - 1, 9_999).unwrap().next, end);
+    assert_eq!(audit(&disk).unwrap().0, (1..=50).chain(100..=150).collect::<Vec<_>>());
+    // A look-up says where it cannot go on, and shows what is before.
+    let key = Key::Cell(CellHandle(2));
+    let range = |direction, range: Range<u64>| {
+        let mut seen = Vec::new();
+        let result = log.scan(key, range, direction, &mut |event| {
+            seen.push(event.index);
+            ControlFlow::Continue(())
+        });
+        (seen, matches!(result, Err(ReadError::Gone { oldest }) if oldest == base.next))
+    };
+    let (before, after) = ([2, 9, 16, 23, 30, 37, 44], [100, 107, 114, 121, 128, 135, 142, 149]);
+    let (seen, is_gone) = range(Direction::Forward, 1..u64::MAX);
+    assert_eq!((&seen[..], is_gone), (&before[..], true));
+    let (mut seen, is_gone) = range(Direction::Backward, 1..u64::MAX);
+    seen.reverse();
+    assert_eq!((&seen[..], is_gone), (&after[..], true));
+    // In the gap, and on either side of it.
+    assert_eq!(range(Direction::Backward, base.next - 2..base.next), (vec![], true));
+    assert_eq!(range(Direction::Forward, base.next..u64::MAX), (after.to_vec(), false));
+    assert_eq!(range(Direction::Backward, 1..end).0.len(), before.len());
+    drop(log);
+    settled().await;
+    let log = open(&disk, SMALL, marked).unwrap();
+    assert_eq!(log.stats().gaps, 1);
+    assert_eq!(read_all(&log, base.next), (100..=150).collect::<Vec<_>>());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_snapshot_that_is_not_ahead_must_be_of_this_history() {
+    let at = positions(200).await;
+    let disk = SimStorage::new();
+    let log = open(&disk, SMALL, Position::START).unwrap();
+    append(&log, 1..=100);
+    assert_eq!(log.rebase(at[100]).await.unwrap(), at[100]);
+    // What comes again is compared, and not written again.
+    assert_eq!(log.rebase(at[60]).await.unwrap(), at[60]);
+    append(&log, 61..=80);
+    assert_eq!(log.mark().await.unwrap(), at[80]);
+    assert_eq!(log.stats().next, first_of(101));
+    append(&log, 81..=120);
+    assert_eq!(log.mark().await.unwrap(), at[120]);
+    assert_eq!(audit(&disk).unwrap(), ((1..=120).collect(), at[120], 0));
+    assert_eq!(log.stats().waiting_bytes, 0);
+    for (index, next) in [(120, at[120].next), (70, at[70].next), (120, at[120].next + 1)] {
+        let other = Position { next, chain: at[index - 1].chain };
+        let result = log.rebase(other).await;
+        if next > at[120].next {
+            assert_eq!(result.unwrap(), other, "nobody knows what is ahead");
+        } else {
+            assert_eq!(result.unwrap_err().kind(), ErrorKind::InvalidData, "{index}");
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+#[should_panic(expected = "events that come again are the same as before")]
+async fn what_comes_again_must_be_the_same() {
+    let disk = SimStorage::new();
+    let threads = Arc::new(PanicThreads::default());
+    let world = World { threads: threads.clone(), ..world() };
+    let storage = Arc::new(disk.clone());
+    let silent = Arc::new(|_: &str| ());
+    let log = EventLog::open(storage, &world, SMALL, SHARD, Position::START, silent).unwrap();
+    append(&log, 1..=50);
+    let base = log.mark().await.unwrap();
+    append(&log, 51..=52);
+    log.rebase(base).await.unwrap();
+    let mut other = record(51, first_of(51));
+    *other.last_mut().unwrap() ^= 1;
+    log.append(other);
+    append(&log, 52..=53);
+    threads.joined().await;
+}
+
+/// Threads whose panics are those of who waits for them.
+#[derive(Default)]
+struct PanicThreads(Mutex<Vec<tokio::task::JoinHandle<()>>>);
+
+impl Threads for PanicThreads {
+    fn spawn(
+        &self,
+        _: &str,
+        body: Pin<Box<dyn Future<Output = ()> + Send>>,
+    ) -> std::io::Result<()> {
+        self.0.lock().unwrap().push(tokio::spawn(body));
+        Ok(())
+    }
+}
+
+impl PanicThreads {
+    async fn joined(&self) {
+        let handle = self.0.lock().unwrap().pop().unwrap();
+        if let Err(error) = handle.await {
+            std::panic::resume_unwind(error.into_panic());
+        }
+    }
+}
