@@ -339,7 +339,7 @@ impl Part {
 
     /// All records of the segment were read: it must end as it says.
     fn finish(&mut self, segment: &Listed, checks: Checks) -> Result<(), ReadError> {
-        let Listed { file, trailer: Some(trailer), .. } = segment else { return Ok(()) };
+        let Some(trailer) = &segment.trailer else { return Ok(()) };
         let (end, at) = (trailer.end, trailer.records_end);
         if self.position.next != end.next {
             let flaw = Flaw::Sequence { expected: self.position.next, found: end.next };
@@ -368,8 +368,8 @@ impl Part {
         let found = footer_of(segment, trailer)?;
         let begin = |entry: &[u8]| u64::from_le_bytes(array(entry, 0));
         let padding = (trailer.index_at() - trailer.records_end) as usize;
-        let entries = |footer| <[u8]>::chunks_exact(&footer[padding..], ENTRY_BYTES);
-        let both = entries(&ours).zip(entries(&found));
+        let (ours, found) = (&ours[padding..], &found[padding..]);
+        let both = ours.chunks_exact(ENTRY_BYTES).zip(found.chunks_exact(ENTRY_BYTES));
         let mut at = HEADER_BYTES as u64;
         for (ours, found) in both.take(trailer.blocks as usize) {
             if array::<32>(ours, 32) != array::<32>(found, 32) {
