@@ -40,6 +40,8 @@ use crate::world::World;
 const CHUNK_BYTES: usize = 256 << 10;
 /// A subscriber to whom nothing was sent for so long is told how far it is.
 const IDLE_NOTE: Duration = Duration::from_secs(10);
+/// … or for so long, if events that it does not want have come by meanwhile: it may be waiting for the last of them.
+const PASSED_NOTE: Duration = Duration::from_secs(1);
 /// A subscriber of whose filter nothing comes through is told so after so many chunks.
 const CHUNKS_UNTOLD_MAX: u32 = 32;
 
@@ -220,6 +222,16 @@ struct Active {
     chunks_untold: u32,
 }
 
+impl Active {
+    /// When it is told how far it is, if nothing else comes; `None`: not before it grants something.
+    fn note_at(&self) -> Option<Instant> {
+        let pause = if self.next > self.told { PASSED_NOTE } else { IDLE_NOTE };
+        // Relaxed: only a count; whoever grants something wakes the thread.
+        let may_be_told = self.subscriber.credit.load(Ordering::Relaxed) > 0;
+        may_be_told.then(|| self.told_at + pause)
+    }
+}
+
 /// What a turn of a subscriber came to.
 #[derive(PartialEq, Eq)]
 enum Turn {
@@ -250,7 +262,7 @@ impl Reader {
                 tokio::task::yield_now().await;
                 continue;
             }
-            let idle = self.active.iter().map(|active| active.told_at + IDLE_NOTE).min();
+            let idle = self.active.iter().filter_map(Active::note_at).min();
             tokio::select! {
                 () = self.inner.wake.notified() => {}
                 changed = reached.changed(), if !self.active.is_empty() => {
@@ -314,7 +326,7 @@ impl Reader {
         let chunk = match self.read(active.next, credit.min(CHUNK_BYTES)) {
             Ok(chunk) => chunk,
             Err(ReadError::Ahead { .. }) => {
-                if self.active[at].told_at + IDLE_NOTE <= Instant::now() {
+                if self.active[at].note_at().is_some_and(|note_at| note_at <= Instant::now()) {
                     self.tell(at, &[]);
                 }
                 return Turn::Rests;
