@@ -72,6 +72,25 @@ impl Shop {
         writer.finish()
     }
 
+    /// The record of cells that are new.
+    fn beginning(&mut self, cells: &[u32]) -> Vec<u8> {
+        self.index += 1;
+        let at_ms = START_MS + self.index;
+        let mut writer =
+            RecordWriter::begin(Vec::new(), ShardId(0), self.next, self.index, at_ms * 1_000);
+        for cell in cells.iter().map(|cell| CellHandle(*cell)) {
+            let on_hand = Counts { on_hand: 1_000, ..Counts::default() };
+            let nothing = Counts::default();
+            let made = CellChange { cell, after: nothing, delta: nothing };
+            let received = CellChange { cell, after: on_hand, delta: on_hand };
+            let id = self.id(at_ms);
+            writer.cell_event(&Cause::new(EventKind::CellDefined, id), &made, false);
+            writer.cell_event(&Cause::new(EventKind::Received, id), &received, false);
+        }
+        self.next += u64::from(writer.count());
+        writer.finish()
+    }
+
     fn event(&mut self, writer: &mut RecordWriter, at_ms: u64) {
         let (kind, id, cell, delta) = match self.below(100) {
             0 => (EventKind::Received, self.id(at_ms), self.cell(), [1_000, 0, 0]),
@@ -174,20 +193,20 @@ async fn main() -> Result<(), Failure> {
         index: 0,
     };
 
-    // The last cell, once.
+    // Each cell is made and gets units, the last one nothing else.
     let early = CellHandle(cells as u32 - 1);
-    let mut writer = RecordWriter::begin(Vec::new(), ShardId(0), 1, 0, START_MS * 1_000);
-    let change = CellChange { cell: early, after: Counts::default(), delta: Counts::default() };
-    writer.cell_event(&Cause::new(EventKind::CellDefined, shop.id(START_MS)), &change, false);
-    log.append(writer.finish());
-    shop.next = 2;
-
+    let numbers: Vec<u32> = (0..cells as u32).collect();
+    let mut new = numbers.chunks(RECORD_EVENTS as usize / 2);
     let (mut making, mut appending) = (Duration::ZERO, Duration::ZERO);
     let mut bytes = 0;
     let start = Instant::now();
-    while shop.next <= events {
+    loop {
         let begun = Instant::now();
-        let record = shop.record(Vec::new());
+        let record = match new.next() {
+            Some(cells) => shop.beginning(cells),
+            None if shop.next <= events => shop.record(Vec::new()),
+            None => break,
+        };
         bytes += record.len() as u64;
         let made = Instant::now();
         log.append(record);
@@ -202,7 +221,7 @@ async fn main() -> Result<(), Failure> {
     let stats = log.stats();
     println!(
         "{events} events in {} records and {} files: {:.1} bytes each in records, {:.1} with indexes and filters",
-        shop.index + 1,
+        shop.index,
         stats.segments,
         bytes as f64 / events as f64,
         stats.bytes as f64 / events as f64,

@@ -388,6 +388,60 @@ fn a_day_of_a_node() {
     }
 }
 
+#[test]
+fn an_auditor_needs_no_node() {
+    let mut node = Node::new();
+    node.start();
+    node.ok(&["receive", "BER", "mug", "5"]);
+    node.ok(&["reserve", "BER", "mug", "2", "--commit"]);
+    let audit = || stockd(&["audit", node.data()]);
+    // The cell, the receipt and the sale; nobody waits for them to be written.
+    while !audit().out.contains("AUDIT OK: 3 events 1..3, ") {
+        assert_eq!(audit().code, 0, "beside the running node: {}", audit().out);
+        node.pause();
+    }
+    assert_eq!(node.leave(), Some(0));
+    let sound = stockd(&["audit", node.data()]);
+    assert_eq!(sound.code, 0, "{}{}", sound.out, sound.err);
+    let verdict = sound.out.lines().last().unwrap();
+    assert!(verdict.contains("1 cells, on_hand 5 reserved 0 committed 2"), "{verdict}");
+
+    let file = node.data.join("../case.evidence");
+    let file = file.to_str().unwrap();
+    let take = |from: &str, to: &str| {
+        stockd(&["events", "evidence", node.data(), "--from", from, "--to", to, "--out", file])
+    };
+    let gone = take("1", "9");
+    assert_eq!(gone.code, 1);
+    assert!(gone.err.contains("of events 1..9 only 1..3 are here"), "{}", gone.err);
+    assert!(take("2", "1").err.contains("before --from"));
+    // The range is widened: the cell is defined by the entry that receives its units.
+    let taken = take("2", "2");
+    assert_eq!(taken.code, 0, "{}", taken.err);
+    assert!(taken.out.contains("1..2"), "{}", taken.out);
+    assert_eq!(take("2", "2").code, 1, "it is there already");
+    let proof = stockd(&["audit", file]);
+    assert_eq!(proof.code, 0, "{}", proof.err);
+    assert!(proof.out.contains("AUDIT OK: evidence of 2 events 1..2, 1 cells, chain "));
+    assert!(proof.out.contains("It does not prove"), "{}", proof.out);
+
+    let events = node.data.join(format!("events-{:020}", 1));
+    for (path, audited) in [(Path::new(file), file), (events.as_path(), node.data())] {
+        let mut content = std::fs::read(path).unwrap();
+        content[200] ^= 1;
+        std::fs::write(path, content).unwrap();
+        let failed = stockd(&["audit", audited]);
+        assert_eq!(failed.code, 1);
+        let verdict = failed.out.lines().last().unwrap();
+        assert!(verdict.starts_with(&format!("AUDIT FAILED: {}", path.display())), "{verdict}");
+        assert!(verdict.contains(" at byte "), "{verdict}");
+        assert!(!failed.err.is_empty(), "it says what to do");
+    }
+    let empty = tempfile::tempdir().unwrap();
+    let nothing = stockd(&["audit", empty.path().to_str().unwrap()]);
+    assert!(nothing.code == 1 && nothing.out.contains("is it a data directory?"));
+}
+
 /// The sum of a SKU over all warehouses.
 fn on_hand(node: &Node, sku: &str) -> u64 {
     let said = node.ask(&["sku", sku, "--total"]);

@@ -1,5 +1,6 @@
 //! A node's life, and what it leaves on its disk.
 
+use std::path::Path;
 use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 
@@ -128,44 +129,60 @@ async fn trade(replica: &Replica, rounds: std::ops::Range<u16>) {
     assert!(replica.cells().details(CellHandle(2)).is_some());
 }
 
-/// The files that a node leaves, which is looked at also while it runs.
+/// Starts a node, and waits until it leads.
+async fn start(directory: &Path) -> Replica {
+    let address = || "127.0.0.1:0".to_owned();
+    let events = EventOptions { segment_bytes: SEGMENT_BYTES, ..EventOptions::default() };
+    let options = ReplicaOptions {
+        node: NodeInfo { id: 1, client_address: address(), peer_address: address() },
+        peer_listen: address(),
+        bootstrap: Bootstrap::Single,
+        engine: EngineConfig::default(),
+        log: LogOptions { segment_bytes: 64 << 10, ..LogOptions::default() },
+        timing: Timing::default(),
+        reservations_max: 1 << 20,
+        snapshot_log_bytes: 1 << 30,
+        follower_lag_max: 1 << 20,
+        lease_reads: false,
+        archive: None,
+        events: Some(events),
+        draining: Arc::default(),
+        notice: Arc::new(|line| eprintln!("{line}")),
+        observer: None,
+    };
+    let patient = async {
+        // The tasks of an earlier start may still be letting go of the directory.
+        let storage = loop {
+            match RealStorage::open(directory) {
+                Ok(storage) => break Arc::new(storage),
+                Err(_) => tokio::time::sleep(Duration::from_millis(5)).await,
+            }
+        };
+        let told = &mut |_: &str, _, _| ();
+        let replica = Replica::start(options, storage, World::real(), told).await.unwrap();
+        while replica.leadership().role != Role::Leader {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        replica
+    };
+    tokio::time::timeout(PATIENCE, patient).await.unwrap()
+}
+
+/// The files that a node leaves which was restarted once, and was looked at also while it ran.
 pub fn live(with_snapshot: bool) -> Files {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let directory = tempfile::tempdir().unwrap();
     runtime.block_on(async {
-        let storage = Arc::new(RealStorage::open(directory.path()).unwrap());
-        let address = || "127.0.0.1:0".to_owned();
-        let events = EventOptions { segment_bytes: SEGMENT_BYTES, ..EventOptions::default() };
-        let options = ReplicaOptions {
-            node: NodeInfo { id: 1, client_address: address(), peer_address: address() },
-            peer_listen: address(),
-            bootstrap: Bootstrap::Single,
-            engine: EngineConfig::default(),
-            log: LogOptions { segment_bytes: 64 << 10, ..LogOptions::default() },
-            timing: Timing::default(),
-            reservations_max: 1 << 20,
-            snapshot_log_bytes: 1 << 30,
-            follower_lag_max: 1 << 20,
-            lease_reads: false,
-            archive: None,
-            events: Some(events),
-            draining: Arc::default(),
-            notice: Arc::new(|line| eprintln!("{line}")),
-            observer: None,
-        };
-        let told = &mut |_: &str, _, _| ();
-        let replica = Replica::start(options, storage, World::real(), told).await.unwrap();
-        let leads = async {
-            while replica.leadership().role != Role::Leader {
-                tokio::time::sleep(Duration::from_millis(5)).await;
-            }
-        };
-        tokio::time::timeout(PATIENCE, leads).await.unwrap();
+        let replica = start(directory.path()).await;
         trade(&replica, 0..12).await;
         if with_snapshot {
             replica.snapshot().await.unwrap();
         }
-        trade(&replica, 12..24).await;
+        trade(&replica, 12..18).await;
+        replica.shutdown().await;
+        drop(replica);
+        let replica = start(directory.path()).await;
+        trade(&replica, 18..24).await;
         // Nobody waits for events to be written but who asks.
         replica.events().unwrap().mark().await.unwrap();
         let outside = RealStorage::open_read_only(directory.path()).unwrap();
