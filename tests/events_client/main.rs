@@ -5,6 +5,7 @@ mod cli;
 #[expect(dead_code, reason = "other tests need more of it")]
 #[path = "../cluster/node.rs"]
 mod node;
+mod replenish;
 mod stream;
 
 use std::time::Duration;
