@@ -281,7 +281,8 @@ impl Reader {
         for Arrival { subscriber, start, filter } in arrivals {
             let begun = match start {
                 Start::Sequence(sequence) => Ok(sequence.max(1)),
-                Start::Now => Ok(*self.events.subscribe().borrow()),
+                // What was answered before has happened before, also if it cannot be read yet.
+                Start::Now => Ok(self.replica.with_state(|state| state.next_event())),
                 Start::Oldest => Ok(self.events.oldest()),
                 Start::Time(at_us) => self.events.find(at_us),
             };
@@ -368,7 +369,7 @@ impl Reader {
         let head = EventsHead {
             first: active.told,
             next: active.next,
-            reached: *self.events.subscribe().borrow(),
+            reached: self.replica.with_state(|state| state.next_event()),
             server_now: UnixMillis(self.replica.now().as_millis()),
         };
         let mut frame = BytesMut::with_capacity(Header::BYTES + EventsHead::BYTES + records.len());
