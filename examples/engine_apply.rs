@@ -1,11 +1,13 @@
 //! Measures the apply loop alone: ns per operation, and bytes per cell and per live reservation.
 //!
 //! ```text
-//! cargo run --release --example engine_apply -- [cells] [live reservations] [seconds] [warehouses]
+//! cargo run --release --example engine_apply -- [cells] [live reservations] [seconds] [warehouses] [events]
 //! ```
 //!
 //! With one warehouse every cell has a SKU name of its own, which its bytes include; with a thousand,
 //! a thousand cells share one, and the bytes are nearly those of the cell alone.
+//!
+//! With a 1 as the last one, what it makes of events is kept and handed on, as on a node.
 //!
 //! The load: batches of 512 reserves of one unit on uniformly random cells, by handle, each followed by
 //! a batch of 512 confirms and releases of random earlier ones and an EXPIRE. A ttl that keeps the
@@ -18,11 +20,13 @@ use bytes::BytesMut;
 use stockd::engine::batch::{self, BatchBuilder};
 use stockd::engine::{EngineConfig, StockState};
 use stockd::protocol::{
-    CellHandle, CellRef, Line, Op, OpFlags, OpId, Reader, ReservationId, take_outcome,
+    CellHandle, CellRef, Line, Op, OpFlags, OpId, Reader, ReservationId, ShardId, take_outcome,
 };
 use stockd::world::UnixMicros;
 
 const BATCH_OPS: u32 = 512;
+/// The events in memory at a time, as in a node whose disk keeps up.
+const EVENTS_BYTES: usize = 512 << 10;
 const START_MS: u64 = 1_700_000_000_000;
 
 struct Load {
@@ -31,6 +35,7 @@ struct Load {
     now_micros: u64,
     entry: BytesMut,
     out: BytesMut,
+    events: Vec<u8>,
 }
 
 impl Load {
@@ -59,8 +64,13 @@ impl Load {
         let start = Instant::now();
         let index = self.state.applied_index() + 1;
         self.state.apply(index, &entry, Some(&mut self.out));
+        let events = &mut self.events;
+        self.state.pass_events_on(|record| events.extend_from_slice(record));
         let nanos = start.elapsed().as_nanos() as u64;
         self.entry = entry;
+        if self.events.len() > EVENTS_BYTES {
+            self.events.clear();
+        }
         nanos
     }
 
@@ -99,7 +109,11 @@ fn main() {
         now_micros: START_MS * 1_000,
         entry: BytesMut::new(),
         out: BytesMut::new(),
+        events: Vec::new(),
     };
+    if arg(0) > 0 {
+        load.state.keep_events(ShardId(0));
+    }
     let before = resident_bytes();
     let mut nanos = 0;
     let mut defined = 0;

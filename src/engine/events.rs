@@ -19,6 +19,8 @@ use super::cell::{Cell, Details};
 
 /// A record of so many bytes gets no further event; the entry goes on in another one.
 const RECORD_BYTES: usize = 256 << 10;
+/// Buffers that wait for the next entry: a fresh one of this size costs more than what is written into it.
+const SPARES_MAX: usize = 8;
 
 /// See the module.
 pub(super) struct EventWriter {
@@ -36,6 +38,7 @@ struct Kept {
     now: UnixMicros,
     open: RecordWriter,
     finished: Vec<Vec<u8>>,
+    spares: Vec<Vec<u8>>,
 }
 
 /// The note of the present operation.
@@ -67,8 +70,8 @@ impl EventWriter {
     /// Somebody takes the events from now on: see [`EventWriter::take`].
     pub fn keep(&mut self, shard: ShardId) {
         let open = RecordWriter::begin(Vec::new(), shard, self.next, 0, 0);
-        let (now, finished) = (UnixMicros(0), Vec::new());
-        self.kept = Some(Box::new(Kept { shard, index: 0, now, open, finished }));
+        let (now, finished, spares) = (UnixMicros(0), Vec::new(), Vec::new());
+        self.kept = Some(Box::new(Kept { shard, index: 0, now, open, finished, spares }));
     }
 
     /// The state is a later one now, of which the events so far were kept elsewhere.
@@ -80,7 +83,7 @@ impl EventWriter {
     pub fn begin_entry(&mut self, index: u64, now: UnixMicros) {
         if let Some(kept) = &mut self.kept {
             (kept.index, kept.now) = (index, now);
-            kept.open = RecordWriter::begin(Vec::new(), kept.shard, self.next, index, now.0);
+            kept.open.restart(kept.shard, self.next, index, now.0);
         }
     }
 
@@ -88,7 +91,9 @@ impl EventWriter {
     #[inline]
     pub fn begin_operation(&mut self, bytes: &[u8], principal: &[u8]) {
         self.note = None;
-        if self.principal != principal {
+        // As in `RecordWriter::principal`: nobody is told from nobody without a look at bytes.
+        let (one, other) = (&self.principal, principal);
+        if one.len() != other.len() || !other.is_empty() && one != other {
             self.principal.clear();
             self.principal.extend_from_slice(principal);
         }
@@ -110,6 +115,18 @@ impl EventWriter {
     /// The records since the last time.
     pub fn take(&mut self) -> Vec<Vec<u8>> {
         self.kept.as_mut().map(|kept| std::mem::take(&mut kept.finished)).unwrap_or_default()
+    }
+
+    /// Shows the records since the last time, and writes the next ones where they were.
+    pub fn pass_on(&mut self, mut to: impl FnMut(&[u8])) {
+        if let Some(kept) = &mut self.kept {
+            for record in kept.finished.drain(..) {
+                to(&record);
+                if kept.spares.len() < SPARES_MAX {
+                    kept.spares.push(record);
+                }
+            }
+        }
     }
 
     /// Says what has happened, if not to a cell.
@@ -200,9 +217,9 @@ impl EventWriter {
 }
 
 impl Kept {
-    #[cold]
     fn finish_record(&mut self, next: u64) {
-        let open = RecordWriter::begin(Vec::new(), self.shard, next, self.index, self.now.0);
+        let room = self.spares.pop().unwrap_or_default();
+        let open = RecordWriter::begin(room, self.shard, next, self.index, self.now.0);
         self.finished.push(std::mem::replace(&mut self.open, open).finish());
     }
 }

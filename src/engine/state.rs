@@ -135,6 +135,11 @@ impl StockState {
         self.cells.events.take()
     }
 
+    /// As [`StockState::take_events`], but shows them, and keeps their room for the next ones.
+    pub fn pass_events_on(&mut self, to: impl FnMut(&[u8])) {
+        self.cells.events.pass_on(to);
+    }
+
     /// The sequence number that the next event will have.
     pub fn next_event(&self) -> u64 {
         self.cells.events.next()

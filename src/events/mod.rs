@@ -127,8 +127,8 @@ struct Inner {
 type Answer = oneshot::Sender<io::Result<Position>>;
 
 enum Item {
-    /// An unsealed record.
-    Record(Vec<u8>),
+    /// An unsealed record: the next so many of the bytes beside the items.
+    Record(usize),
     /// Somebody waits until all before is on disk.
     Mark(Answer),
     /// What comes next begins there.
@@ -139,7 +139,8 @@ enum Item {
 #[derive(Default)]
 struct Queue {
     items: Vec<Item>,
-    bytes: usize,
+    /// The records, one after the other.
+    bytes: Vec<u8>,
     /// The sequence number that the next record begins with.
     next: u64,
     /// The writer sleeps until it is woken.
@@ -199,13 +200,13 @@ impl EventLog {
         Ok(Self(inner))
     }
 
-    /// Takes in the record of the events that come next: finished, not sealed. Costs a short lock, and wakes the
-    /// writer only when it sleeps or much waits. Apply calls it, after [`EventLog::room`].
+    /// Takes in the record of the events that come next: finished, not sealed. Costs a short lock and a copy into
+    /// memory that is there already, and wakes the writer only when it sleeps or much waits. Apply calls it, after [`EventLog::room`].
     ///
     /// # Panics
     /// It is no whole record, or other events should come next.
-    pub fn append(&self, record: Vec<u8>) {
-        let header = RecordHeader::peek(&record).expect("a record has a header");
+    pub fn append(&self, record: &[u8]) {
+        let header = RecordHeader::peek(record).expect("a record has a header");
         assert!(
             header.bytes == record.len() && header.count > 0,
             "a record is finished, and has events"
@@ -214,10 +215,10 @@ impl EventLog {
         let mut queue = self.0.lock();
         assert!(header.first == queue.next, "events come without a gap");
         queue.next = header.next();
-        queue.bytes += record.len();
         self.0.waiting_bytes.fetch_add(record.len() as u64, Ordering::Relaxed);
-        queue.items.push(Item::Record(record));
-        let is_much = queue.bytes >= WAKE_BYTES && !queue.urgent;
+        queue.bytes.extend_from_slice(record);
+        queue.items.push(Item::Record(record.len()));
+        let is_much = queue.bytes.len() >= WAKE_BYTES && !queue.urgent;
         queue.urgent |= is_much;
         let wakes = std::mem::take(&mut queue.idle) || is_much;
         drop(queue);

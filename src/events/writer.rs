@@ -18,6 +18,8 @@ use crate::protocol::event::{EventRecord, seal};
 const LINGER: Duration = Duration::from_millis(4);
 /// So much is written at once.
 const WRITE_BYTES: usize = 1 << 20;
+/// Room for records that is kept when it is empty.
+const ROOM_BYTES_MAX: usize = 8 << 20;
 /// How long the writer waits whose disk did not do what it should.
 const RETRY: Duration = Duration::from_millis(250);
 /// What is too old goes at the latest so long after.
@@ -27,6 +29,9 @@ pub(super) struct Writer {
     log: Arc<Inner>,
     /// What was taken from the queue, and is not in a segment yet.
     taken: VecDeque<Item>,
+    /// Its records: those before `put` are in the segment.
+    records: Vec<u8>,
+    put: usize,
     /// After the last record that is in a segment, be it written or not.
     position: Position,
     /// After the last one that was appended again: up to `position` the same must come as before.
@@ -46,6 +51,8 @@ impl Writer {
         Self {
             log,
             taken: VecDeque::new(),
+            records: Vec::new(),
+            put: 0,
             position,
             again: None,
             is_after_gap: false,
@@ -95,11 +102,18 @@ impl Writer {
     fn take(&mut self) -> bool {
         let mut queue = self.log.lock();
         queue.urgent = false;
-        queue.bytes = 0;
-        let items = std::mem::take(&mut queue.items);
-        drop(queue);
-        let found = !items.is_empty();
-        self.taken.extend(items);
+        let found = !queue.items.is_empty();
+        self.taken.extend(queue.items.drain(..));
+        self.records.drain(..self.put);
+        self.put = 0;
+        if self.records.is_empty() {
+            // Two buffers go to and fro: fresh memory would cost more than all the rest here.
+            let room = std::mem::replace(&mut self.records, std::mem::take(&mut queue.bytes));
+            queue.bytes = if room.capacity() <= ROOM_BYTES_MAX { room } else { Vec::new() };
+        } else {
+            self.records.extend_from_slice(&queue.bytes);
+            queue.bytes.clear();
+        }
         found
     }
 
@@ -122,17 +136,16 @@ impl Writer {
     async fn fill(&mut self) -> io::Result<()> {
         while let Some(item) = self.taken.front() {
             match item {
-                Item::Record(record) => {
-                    let bytes = record.len();
+                Item::Record(bytes) => {
+                    let bytes = *bytes;
                     if self.unwritten > 0 && self.unwritten + bytes > WRITE_BYTES {
                         return Ok(());
                     }
                     if self.again.is_none() {
                         self.make_room(bytes as u64).await?;
                     }
-                    if let Some(Item::Record(record)) = self.taken.pop_front() {
-                        self.put(record);
-                    }
+                    self.taken.pop_front();
+                    self.put(bytes);
                 }
                 Item::Mark(_) => {
                     if let Some(Item::Mark(answer)) = self.taken.pop_front() {
@@ -174,14 +187,16 @@ impl Writer {
         Ok(())
     }
 
-    /// Puts a record into the segment, for which there is room.
-    fn put(&mut self, mut bytes: Vec<u8>) {
-        seal(&mut bytes);
-        let record = EventRecord::take(&mut Reader::new(&bytes)).expect("it was just sealed");
+    /// Puts the next record, of so many bytes, into the segment, for which there is room.
+    fn put(&mut self, bytes: usize) {
+        let bytes = &mut self.records[self.put..self.put + bytes];
+        self.put += bytes.len();
+        seal(bytes);
+        let record = EventRecord::take(&mut Reader::new(bytes)).expect("it was just sealed");
         let next = self.again.unwrap_or(self.position).next;
         assert!(record.header().first == next, "nothing is appended to a history that was refused");
         if let Some(again) = &mut self.again {
-            again.pass(&bytes, record.header().next());
+            again.pass(bytes, record.header().next());
             if again.next >= self.position.next {
                 assert!(*again == self.position, "events that come again are the same as before");
                 self.again = None;

@@ -100,11 +100,7 @@ impl Shared {
                 }
                 if let Some(events) = &self.events {
                     events.tell_time(applied.stock.now().as_millis());
-                    applied
-                        .stock
-                        .take_events()
-                        .into_iter()
-                        .for_each(|record| events.append(record));
+                    applied.stock.pass_events_on(|record| events.append(record));
                 }
                 if applied.stock.forgotten_bytes() >= BATCH_BYTES {
                     self.archive_forgotten(&mut applied.stock);

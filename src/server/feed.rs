@@ -19,7 +19,7 @@ use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use bytes::BytesMut;
+use bytes::{Bytes, BytesMut};
 use tokio::sync::{Notify, mpsc};
 use tokio::time::{Instant, sleep_until};
 
@@ -38,6 +38,9 @@ use crate::world::World;
 
 /// What one turn of a subscriber reads, unless a record is larger.
 const CHUNK_BYTES: usize = 256 << 10;
+/// Between two rounds, unless somebody has more to read: a frame for each entry of the log would cost more than
+/// what is in it.
+const ROUND_PAUSE: Duration = Duration::from_millis(5);
 /// A subscriber to whom nothing was sent for so long is told how far it is.
 const IDLE_NOTE: Duration = Duration::from_secs(10);
 /// … or for so long, if events that it does not want have come by meanwhile: it may be waiting for the last of them.
@@ -99,7 +102,7 @@ struct Arrival {
 
 /// Something for a subscriber.
 enum Delivery {
-    Frame(BytesMut),
+    Frame(Bytes),
     End(Refusal),
 }
 
@@ -132,6 +135,7 @@ impl Feed {
                 deliveries,
                 active: Vec::new(),
                 last: None,
+                framed: None,
             };
             world.threads.spawn("feed", Box::pin(reader.run()))?;
             tokio::spawn(async move {
@@ -250,6 +254,16 @@ struct Reader {
     active: Vec<Active>,
     /// What was read last: who follows is mostly at the same place.
     last: Option<Chunk>,
+    /// What was framed last in this round: who follows everything mostly gets the same.
+    framed: Option<Framed>,
+}
+
+/// A frame, and for whom else it is right.
+struct Framed {
+    request_id: u64,
+    first: u64,
+    next: u64,
+    frame: Bytes,
 }
 
 impl Reader {
@@ -257,6 +271,7 @@ impl Reader {
         let mut reached = self.events.subscribe();
         while !self.inner.stop.load(Ordering::Relaxed) {
             reached.mark_unchanged();
+            let round_end = Instant::now() + ROUND_PAUSE;
             self.welcome();
             if self.turn() {
                 tokio::task::yield_now().await;
@@ -272,6 +287,7 @@ impl Reader {
                 }
                 () = sleep_until(idle.unwrap_or_else(Instant::now)), if idle.is_some() => {}
             }
+            sleep_until(round_end).await;
         }
     }
 
@@ -302,6 +318,7 @@ impl Reader {
     /// Gives each subscriber a turn; `false`: there is nothing to do.
     fn turn(&mut self) -> bool {
         let (mut at, mut goes_on) = (0, false);
+        self.framed = None;
         while at < self.active.len() {
             match self.serve(at) {
                 Turn::Rests => at += 1,
@@ -340,10 +357,11 @@ impl Reader {
         };
         let active = &mut self.active[at];
         active.next = chunk.next;
-        let wanted = match active.filter.wants_all() {
-            true => chunk.bytes,
-            false => active.filter.pick(&chunk.bytes, &self.cells),
-        };
+        if active.filter.wants_all() {
+            self.tell_all(at, &chunk.bytes);
+            return Turn::GoesOn;
+        }
+        let wanted = active.filter.pick(&chunk.bytes, &self.cells);
         active.chunks_untold += 1;
         if !wanted.is_empty() || active.chunks_untold >= CHUNKS_UNTOLD_MAX {
             self.tell(at, &wanted);
@@ -363,9 +381,29 @@ impl Reader {
         Ok(chunk)
     }
 
-    /// Sends records, and how far they are.
+    /// Sends all records from where a subscriber is to its `next`.
+    fn tell_all(&mut self, at: usize, records: &[u8]) {
+        let Active { subscriber, told, next, .. } = &self.active[at];
+        let (request_id, first, next) = (subscriber.request_id, *told, *next);
+        let same = |framed: &Framed| {
+            (framed.request_id, framed.first, framed.next) == (request_id, first, next)
+        };
+        let frame = match self.framed.take().filter(same) {
+            Some(framed) => framed.frame,
+            None => self.frame(at, records),
+        };
+        self.framed = Some(Framed { request_id, first, next, frame: frame.clone() });
+        self.deliver(at, frame, !records.is_empty());
+    }
+
+    /// Sends records that a subscriber wants, and how far they are.
     fn tell(&mut self, at: usize, records: &[u8]) {
-        let active = &mut self.active[at];
+        let frame = self.frame(at, records);
+        self.deliver(at, frame, !records.is_empty());
+    }
+
+    fn frame(&self, at: usize, records: &[u8]) -> Bytes {
+        let active = &self.active[at];
         let head = EventsHead {
             first: active.told,
             next: active.next,
@@ -377,7 +415,12 @@ impl Reader {
         head.encode(&mut frame);
         frame.extend_from_slice(records);
         finish_frame(&mut frame, start);
-        active.subscriber.spend(if records.is_empty() { 0 } else { frame.len() });
+        frame.freeze()
+    }
+
+    fn deliver(&mut self, at: usize, frame: Bytes, has_records: bool) {
+        let active = &mut self.active[at];
+        active.subscriber.spend(if has_records { frame.len() } else { 0 });
         (active.told, active.told_at, active.chunks_untold) = (active.next, Instant::now(), 0);
         // The node may be stopping.
         let _ = self.deliveries.send((active.subscriber.clone(), Delivery::Frame(frame)));
