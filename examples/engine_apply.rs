@@ -65,7 +65,10 @@ impl Load {
         let index = self.state.applied_index() + 1;
         self.state.apply(index, &entry, Some(&mut self.out));
         let events = &mut self.events;
-        self.state.pass_events_on(|record| events.extend_from_slice(record));
+        self.state.pass_events_on(|record| {
+            events.extend_from_slice(&record);
+            Some(record)
+        });
         let nanos = start.elapsed().as_nanos() as u64;
         self.entry = entry;
         if self.events.len() > EVENTS_BYTES {

@@ -209,7 +209,7 @@ async fn main() -> Result<(), Failure> {
         };
         bytes += record.len() as u64;
         let made = Instant::now();
-        log.append(&record);
+        log.append(record);
         making += made - begun;
         appending += made.elapsed();
         log.room().await;

@@ -138,7 +138,12 @@ impl Replay {
                         self.judge(chain, entry.index, &mut logged, report);
                     }
                 }
-                Command::Bad | Command::Expire(_) | Command::LeaderStart | Command::Tick => (),
+                Command::Bad
+                | Command::Expire(_)
+                | Command::LeaderStart
+                | Command::Tick
+                | Command::Checkpoint(_)
+                | Command::Diverged(_) => (),
             }
         }
         self.judge(chain, entry.index, &mut logged, report);

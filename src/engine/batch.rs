@@ -13,6 +13,8 @@
 //! 0xf0 EXPIRE        budget u32    expire and forget what is due, at most so many lines
 //! 0xf1 LEADER_START  nothing       the first entry of a leader: gives back the outage
 //! 0xf2 TICK          nothing       moves time
+//! 0xf3 CHECKPOINT    anchor 40     says how much there is of everything; replicas compare their states after it
+//! 0xf4 DIVERGED      21 bytes      a node's state is found to be wrong    both in protocol/src/event/checkpoint.rs
 //! ```
 //!
 //! All integers are little-endian. The server's own operations have the protocol's 8-byte header
@@ -24,6 +26,7 @@
 use bytes::{BufMut, BytesMut};
 
 pub use super::principals::{PrincipalRuns, Principals};
+use crate::protocol::event::{ANCHOR_BYTES, Anchor, Divergence};
 use crate::protocol::{Op, OpError, OpFlags, Reader, UnixMillis, take_op};
 use crate::world::UnixMicros;
 
@@ -35,6 +38,8 @@ const NAMED: u8 = 2;
 const EXPIRE: u8 = 0xf0;
 const LEADER_START: u8 = 0xf1;
 const TICK: u8 = 0xf2;
+const CHECKPOINT: u8 = 0xf3;
+const DIVERGED: u8 = 0xf4;
 
 /// Builds one payload at the end of a buffer.
 ///
@@ -106,6 +111,18 @@ pub fn encode_tick(out: &mut BytesMut) {
     put_header(out, TICK, 0);
 }
 
+/// Appends CHECKPOINT, with the chain of the leader's events some way back.
+pub fn encode_checkpoint(out: &mut BytesMut, anchor: &Anchor) {
+    put_header(out, CHECKPOINT, ANCHOR_BYTES as u32);
+    anchor.encode(out);
+}
+
+/// Appends DIVERGED.
+pub fn encode_diverged(out: &mut BytesMut, divergence: &Divergence) {
+    put_header(out, DIVERGED, Divergence::BYTES as u32);
+    divergence.encode(out);
+}
+
 fn put_header(out: &mut BytesMut, opcode: u8, len: u32) {
     out.put_u8(opcode);
     out.put_u8(0);
@@ -139,6 +156,10 @@ pub enum Command<'a> {
     LeaderStart,
     /// Moves time.
     Tick,
+    /// Says how much there is of everything.
+    Checkpoint(Anchor),
+    /// A node's state is found to be wrong.
+    Diverged(Divergence),
 }
 
 impl<'a> Command<'a> {
@@ -171,6 +192,14 @@ impl<'a> Command<'a> {
             },
             LEADER_START => Self::LeaderStart,
             TICK => Self::Tick,
+            CHECKPOINT => match Anchor::take(&mut Reader::new(&body[..len])) {
+                Ok(anchor) if len == ANCHOR_BYTES => Self::Checkpoint(anchor),
+                _ => Self::Bad,
+            },
+            DIVERGED => match Divergence::take(&mut Reader::new(&body[..len])) {
+                Ok(Some(divergence)) if len == Divergence::BYTES => Self::Diverged(divergence),
+                _ => Self::Bad,
+            },
             _ => Self::Bad,
         }
     }

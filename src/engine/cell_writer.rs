@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use crate::protocol::event::{Cause, EventBody, EventKind};
+use crate::protocol::event::{Cause, Counts, EventBody, EventKind, Totals};
 use crate::protocol::limits::COUNTER_MAX;
 
 use super::cell::{Cell, Change, Details, Sums};
@@ -228,6 +228,7 @@ impl CellWriter {
         let after = change.checked(&before, &details_before, self.sums(cell));
         let (value, details) = after.expect("a counter is within its range");
         self.put(cell, &value, &details);
+        self.events.details_change(&details_before, &details);
         let has_details = self.slot(cell).is_detailed();
         self.events.changed(cause, cell, (&before, &value), || {
             has_details.then_some((details_before, details))
@@ -418,6 +419,15 @@ impl CellWriter {
         if let Some(total) = self.total_of(slot) {
             total.seq.write(|| total.follow_details(&Details::default(), details));
         }
+    }
+
+    /// The sums of all counters over all cells, in the order of `Counts::NAMES`. Walks them.
+    pub fn sums_of_all(&self) -> [i128; 9] {
+        let mut totals = Totals::default();
+        for cell in 0..self.table.count() {
+            totals.add(&Counts::from(&self.get(cell).shown_with(&self.details(cell))));
+        }
+        totals.sums
     }
 
     /// Publishes the log's clock and how far the sweep has come.

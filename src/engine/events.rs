@@ -25,10 +25,14 @@ const SPARES_MAX: usize = 8;
 /// See the module.
 pub(super) struct EventWriter {
     next: u64,
+    /// The sums of all counters over all cells, in the order of `Counts::NAMES`.
+    sums: [i128; 9],
     kept: Option<Box<Kept>>,
     note: Option<KeptNote>,
     /// Who asked for the present operation; empty: nobody said.
     principal: Vec<u8>,
+    /// The open record says so.
+    is_principal_told: bool,
 }
 
 /// What an entry has made so far.
@@ -52,6 +56,7 @@ struct KeptNote {
 /// A place to come back to if a chain fails.
 pub(super) struct EventMark {
     next: u64,
+    sums: [i128; 9],
     finished: usize,
     open: Option<Mark>,
 }
@@ -59,7 +64,7 @@ pub(super) struct EventMark {
 impl EventWriter {
     /// Counts from `next` on, and keeps nothing.
     pub fn new(next: u64) -> Self {
-        Self { next, kept: None, note: None, principal: Vec::new() }
+        Self { next, sums: [0; 9], kept: None, note: None, principal: Vec::new(), is_principal_told: false }
     }
 
     /// The sequence number of the next event.
@@ -75,28 +80,40 @@ impl EventWriter {
     }
 
     /// The state is a later one now, of which the events so far were kept elsewhere.
-    pub fn go_on_from(&mut self, next: u64) {
-        self.next = next;
+    pub fn go_on_from(&mut self, later: &Self) {
+        (self.next, self.sums) = (later.next, later.sums);
+    }
+
+    /// The state is that of a snapshot.
+    pub fn restore(&mut self, next: u64, sums: [i128; 9]) {
+        (self.next, self.sums) = (next, sums);
+    }
+
+    /// The sums of all counters over all cells, in the order of `Counts::NAMES`.
+    pub fn sums(&self) -> &[i128; 9] {
+        &self.sums
     }
 
     /// A log entry begins.
     pub fn begin_entry(&mut self, index: u64, now: UnixMicros) {
+        self.is_principal_told = false;
         if let Some(kept) = &mut self.kept {
             (kept.index, kept.now) = (index, now);
             kept.open.restart(kept.shard, self.next, index, now.0);
         }
     }
 
-    /// An operation begins that somebody asked for: what happens next is its doing.
+    /// Operations begin that this client asked for; empty: nobody said.
+    pub fn set_principal(&mut self, name: &[u8]) {
+        self.principal.clear();
+        self.principal.extend_from_slice(name);
+        self.is_principal_told = false;
+    }
+
+    /// An operation begins: what happens next is its doing.
     #[inline]
-    pub fn begin_operation(&mut self, bytes: &[u8], principal: &[u8]) {
+    pub fn begin_operation(&mut self, bytes: &[u8]) {
         self.note = None;
-        // As in `RecordWriter::principal`: nobody is told from nobody without a look at bytes.
-        let (one, other) = (&self.principal, principal);
-        if one.len() != other.len() || !other.is_empty() && one != other {
-            self.principal.clear();
-            self.principal.extend_from_slice(principal);
-        }
         if OpFlags(bytes.get(1).copied().unwrap_or_default()).contains(OpFlags::NOTE) {
             self.note = note_of(bytes);
         }
@@ -117,14 +134,12 @@ impl EventWriter {
         self.kept.as_mut().map(|kept| std::mem::take(&mut kept.finished)).unwrap_or_default()
     }
 
-    /// Shows the records since the last time, and writes the next ones where they were.
-    pub fn pass_on(&mut self, mut to: impl FnMut(&[u8])) {
+    /// Gives away the records since the last time, and takes buffers for the next ones in return.
+    pub fn pass_on(&mut self, mut to: impl FnMut(Vec<u8>) -> Option<Vec<u8>>) {
         if let Some(kept) = &mut self.kept {
             for record in kept.finished.drain(..) {
-                to(&record);
-                if kept.spares.len() < SPARES_MAX {
-                    kept.spares.push(record);
-                }
+                let spare = to(record).filter(|_| kept.spares.len() < SPARES_MAX);
+                kept.spares.extend(spare);
             }
         }
     }
@@ -150,12 +165,24 @@ impl EventWriter {
         (before, after): (&Cell, &Cell),
         details: impl FnOnce() -> Option<(Details, Details)>,
     ) {
+        let (then, now) = (main_of(before), main_of(after));
+        let delta = since(now, then);
+        for (sum, delta) in self.sums.iter_mut().zip(delta) {
+            *sum += i128::from(delta);
+        }
         if self.kept.is_none() {
             self.next += 1;
             return;
         }
-        let (then, now) = (main_of(before), main_of(after));
-        self.put_change(cause, cell, (now, since(now, then)), details());
+        self.put_change(cause, cell, (now, delta), details());
+    }
+
+    /// Of a cell whose counters are told to change by [`EventWriter::changed`], the details change too.
+    pub fn details_change(&mut self, before: &Details, after: &Details) {
+        let delta = since(details_of(after), details_of(before));
+        for (sum, delta) in self.sums[3..].iter_mut().zip(delta) {
+            *sum += i128::from(delta);
+        }
     }
 
     #[inline(never)]
@@ -179,8 +206,12 @@ impl EventWriter {
         let Some(kept) = &mut self.kept else { return };
         if kept.open.len() >= RECORD_BYTES {
             kept.finish_record(self.next - 1);
+            self.is_principal_told = false;
         }
-        kept.open.principal(&self.principal);
+        if !self.is_principal_told {
+            kept.open.principal(&self.principal);
+            self.is_principal_told = true;
+        }
         match &self.note {
             Some(note) if is_asked_for(cause) => {
                 let reference = &note.reference[..usize::from(note.len)];
@@ -196,6 +227,7 @@ impl EventWriter {
         let kept = self.kept.as_ref();
         EventMark {
             next: self.next,
+            sums: self.sums,
             finished: kept.map_or(0, |kept| kept.finished.len()),
             open: kept.map(|kept| kept.open.mark()),
         }
@@ -203,7 +235,7 @@ impl EventWriter {
 
     /// Nothing has happened since the mark.
     pub fn undo(&mut self, mark: EventMark) {
-        self.next = mark.next;
+        (self.next, self.sums, self.is_principal_told) = (mark.next, mark.sums, false);
         if let (Some(kept), Some(open)) = (&mut self.kept, mark.open) {
             if kept.finished.len() > mark.finished {
                 // The record that was open then has been finished since.

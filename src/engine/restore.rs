@@ -427,7 +427,8 @@ impl SnapshotLoader {
         (state.cells, state.holds) = (self.cells, holds);
         state.catalogue = Catalogue::restore(self.items, seed);
         state.catalogue.publish(&mut state.cells);
-        state.cells.events.go_on_from(head.next_event);
+        let sums = state.cells.sums_of_all();
+        state.cells.events.restore(head.next_event, sums);
         let counted = self.crossings.set_next(head.next_crossing);
         if !counted || !self.crossings.are_sound(state.cells.table()) {
             return Err(SnapshotFault::Content("crossings are of what is there, and are counted"));

@@ -2,7 +2,7 @@
 
 use bytes::BytesMut;
 
-use crate::protocol::event::{EventBody, EventKind};
+use crate::protocol::event::{Anchor, Checkpoint, Divergence, EventBody, EventKind, Totals};
 use crate::protocol::{
     CellRef, Code, Lines, Op, OpFlags, Opcode, Reader, ReservationId, ReservationState, ShardId,
     TransferState, UnixMillis,
@@ -44,6 +44,9 @@ pub struct StockState {
     pub(super) catalogue: Catalogue,
     pub(super) crossings: Crossings,
     pub(super) scratch: Scratch,
+    /// Of the entry that is applied.
+    checkpoint: Option<Anchor>,
+    diverged: Option<Divergence>,
     pub(super) cut: Option<super::snapshot::Cut>,
     pub(super) cuts: u64,
     /// An empty ledger, for archived records.
@@ -59,6 +62,10 @@ pub struct Applied {
     pub op_count: u32,
     /// One of them was refused with ID_TOO_OLD.
     pub too_old: bool,
+    /// One of them was a CHECKPOINT, with this anchor.
+    pub checkpoint: Option<Anchor>,
+    /// One of them was a DIVERGED.
+    pub diverged: Option<Divergence>,
 }
 
 /// How much there is of what.
@@ -103,6 +110,8 @@ impl StockState {
             catalogue: Catalogue::restore(Slab::new(), config.hash_seed),
             crossings: Crossings::default(),
             scratch: Scratch::default(),
+            checkpoint: None,
+            diverged: None,
             cut: None,
             cuts: 0,
             ledger: None,
@@ -135,8 +144,8 @@ impl StockState {
         self.cells.events.take()
     }
 
-    /// As [`StockState::take_events`], but shows them, and keeps their room for the next ones.
-    pub fn pass_events_on(&mut self, to: impl FnMut(&[u8])) {
+    /// As [`StockState::take_events`], but whoever takes a record may give a buffer in return, for a later one.
+    pub fn pass_events_on(&mut self, to: impl FnMut(Vec<u8>) -> Option<Vec<u8>>) {
         self.cells.events.pass_on(to);
     }
 
@@ -207,6 +216,8 @@ impl StockState {
         let count = batch.op_count as usize;
         let mut queue = [Queued::NONE; QUEUE];
         let mut principals = batch.principals;
+        let mut principal: &[u8] = &[];
+        self.cells.events.set_principal(principal);
         for turn in 0..count + EXECUTE * AHEAD {
             let at = |step: usize| turn.checked_sub(step * AHEAD).filter(|at| *at < count);
             if let Some(at) = at(0) {
@@ -223,7 +234,13 @@ impl StockState {
             }
             let Some(at) = at(EXECUTE) else { continue };
             let queued = &queue[at % QUEUE];
-            self.cells.events.begin_operation(queued.bytes, principals.of(at as u32));
+            let whose = principals.of(at as u32);
+            // Those of a run are the same bytes: where they lie is seen faster than what they are.
+            if !std::ptr::eq(whose, principal) {
+                self.cells.events.set_principal(whose);
+                principal = whose;
+            }
+            self.cells.events.begin_operation(queued.bytes);
             if queued.is_linked || chain.is_some() {
                 let (command, hash) = (queued.command(), queued.hash);
                 self.execute_linked(&command, hash, &mut chain, &mut outcomes);
@@ -247,7 +264,8 @@ impl StockState {
         self.advance();
         self.cells.publish(&self.clock, self.holds.wheel.front());
         let too_old = outcomes.too_old();
-        Applied { now: self.clock.now, op_count: batch.op_count, too_old }
+        let (checkpoint, diverged) = (self.checkpoint.take(), self.diverged.take());
+        Applied { now: self.clock.now, op_count: batch.op_count, too_old, checkpoint, diverged }
     }
 
     /// Takes the place of a running state: readers of this one see `newer`, a later state of the
@@ -259,7 +277,7 @@ impl StockState {
         assert!(newer.index >= self.index, "a state is replaced by a later one");
         self.cells.overwrite(newer.cells.table());
         let mut cells = std::mem::replace(&mut self.cells, CellWriter::new(0));
-        cells.events.go_on_from(newer.cells.events.next());
+        cells.events.go_on_from(&newer.cells.events);
         let forgotten = self.holds.forgotten.take();
         *self = Self { cells, cuts: self.cuts, ..newer };
         self.holds.forgotten = forgotten;
@@ -387,6 +405,16 @@ impl StockState {
                 return out.plain(Code::OK, 0);
             }
             Command::Tick => return out.plain(Code::OK, 0),
+            Command::Checkpoint(anchor) => {
+                self.tell_checkpoint(anchor);
+                return out.plain(Code::OK, 0);
+            }
+            Command::Diverged(divergence) => {
+                self.diverged = Some(*divergence);
+                let body = EventBody::Diverged(*divergence);
+                self.cells.events.tell(&events::unnamed(EventKind::Diverged, body));
+                return out.plain(Code::OK, 0);
+            }
         };
         let late = self.is_late(*not_after);
         if !self.execute_deed(&Deed::of(op, hash, flags, late), hash, out) {
@@ -466,6 +494,23 @@ impl StockState {
             | Op::Ping
             | Op::ClusterStatus => out.plain(Code::BAD_OP, 0),
         }
+    }
+
+    /// How much there is of everything.
+    pub fn totals(&self) -> Totals {
+        Totals {
+            cells: self.cells.table().count(),
+            active: self.holds.active,
+            confirmed: self.holds.confirmed,
+            sums: *self.cells.events.sums(),
+        }
+    }
+
+    fn tell_checkpoint(&mut self, anchor: &Anchor) {
+        self.checkpoint = Some(*anchor);
+        let bytes = Checkpoint::encode(&self.totals(), anchor);
+        let body = EventBody::Checkpoint(Checkpoint::of(&bytes));
+        self.cells.events.tell(&events::unnamed(EventKind::Checkpoint, body));
     }
 
     /// A new leader: moves every deadline later by the time in which nobody could be served.

@@ -57,6 +57,10 @@ use writer::Writer;
 
 /// Apply waits while more than this waits for the disk.
 const MEMORY_BYTES_MAX: u64 = 64 << 20;
+/// Bytes of buffers that wait for their next record.
+const SPARE_BYTES_MAX: usize = 4 << 20;
+/// A smaller buffer is not worth keeping.
+const SPARE_BYTES_MIN: usize = 4 << 10;
 /// The writer is woken when so much waits; else it comes by itself.
 const WAKE_BYTES: usize = 512 << 10;
 
@@ -127,8 +131,8 @@ struct Inner {
 type Answer = oneshot::Sender<io::Result<Position>>;
 
 enum Item {
-    /// An unsealed record: the next so many of the bytes beside the items.
-    Record(usize),
+    /// An unsealed record.
+    Record(Vec<u8>),
     /// Somebody waits until all before is on disk.
     Mark(Answer),
     /// What comes next begins there.
@@ -139,8 +143,10 @@ enum Item {
 #[derive(Default)]
 struct Queue {
     items: Vec<Item>,
-    /// The records, one after the other.
-    bytes: Vec<u8>,
+    /// Bytes of the records.
+    bytes: usize,
+    /// Buffers of records that are written. Fresh memory would cost more than what goes into it.
+    spares: Vec<Vec<u8>>,
     /// The sequence number that the next record begins with.
     next: u64,
     /// The writer sleeps until it is woken.
@@ -200,13 +206,13 @@ impl EventLog {
         Ok(Self(inner))
     }
 
-    /// Takes in the record of the events that come next: finished, not sealed. Costs a short lock and a copy into
-    /// memory that is there already, and wakes the writer only when it sleeps or much waits. Apply calls it, after [`EventLog::room`].
+    /// Takes in the record of the events that come next: finished, not sealed. Costs a short lock, and wakes the
+    /// writer only when it sleeps or much waits. Gives a buffer in return, if there is one to spare. Apply calls it, after [`EventLog::room`].
     ///
     /// # Panics
     /// It is no whole record, or other events should come next.
-    pub fn append(&self, record: &[u8]) {
-        let header = RecordHeader::peek(record).expect("a record has a header");
+    pub fn append(&self, record: Vec<u8>) -> Option<Vec<u8>> {
+        let header = RecordHeader::peek(&record).expect("a record has a header");
         assert!(
             header.bytes == record.len() && header.count > 0,
             "a record is finished, and has events"
@@ -216,15 +222,21 @@ impl EventLog {
         assert!(header.first == queue.next, "events come without a gap");
         queue.next = header.next();
         self.0.waiting_bytes.fetch_add(record.len() as u64, Ordering::Relaxed);
-        queue.bytes.extend_from_slice(record);
-        queue.items.push(Item::Record(record.len()));
-        let is_much = queue.bytes.len() >= WAKE_BYTES && !queue.urgent;
+        queue.bytes += record.len();
+        // A short one does not hold a large buffer: what waits for the disk is counted in bytes of records.
+        let (record, spare) = match record.len() < record.capacity() / 4 {
+            true => (record.as_slice().to_vec(), Some(record)),
+            false => (record, queue.spares.pop()),
+        };
+        queue.items.push(Item::Record(record));
+        let is_much = queue.bytes >= WAKE_BYTES && !queue.urgent;
         queue.urgent |= is_much;
         let wakes = std::mem::take(&mut queue.idle) || is_much;
         drop(queue);
         if wakes {
             self.0.wake.notify_one();
         }
+        spare
     }
 
     /// Waits while too much waits for the disk; at once, else.

@@ -8,7 +8,7 @@ use std::time::Duration;
 use super::current::{Current, SYNC_BYTES};
 use super::position::Position;
 use super::segment::{Header, name_of};
-use super::{Answer, Inner, Item};
+use super::{Answer, Inner, Item, SPARE_BYTES_MAX, SPARE_BYTES_MIN};
 use crate::log::is_full;
 use crate::protocol::Reader;
 use crate::protocol::event::{EventRecord, seal};
@@ -18,8 +18,6 @@ use crate::protocol::event::{EventRecord, seal};
 const LINGER: Duration = Duration::from_millis(4);
 /// So much is written at once.
 const WRITE_BYTES: usize = 1 << 20;
-/// Room for records that is kept when it is empty.
-const ROOM_BYTES_MAX: usize = 8 << 20;
 /// How long the writer waits whose disk did not do what it should.
 const RETRY: Duration = Duration::from_millis(250);
 /// What is too old goes at the latest so long after.
@@ -29,9 +27,9 @@ pub(super) struct Writer {
     log: Arc<Inner>,
     /// What was taken from the queue, and is not in a segment yet.
     taken: VecDeque<Item>,
-    /// Its records: those before `put` are in the segment.
-    records: Vec<u8>,
-    put: usize,
+    /// Buffers of records that are in the segment.
+    spares: Vec<Vec<u8>>,
+    spare_bytes: usize,
     /// After the last record that is in a segment, be it written or not.
     position: Position,
     /// After the last one that was appended again: up to `position` the same must come as before.
@@ -51,8 +49,8 @@ impl Writer {
         Self {
             log,
             taken: VecDeque::new(),
-            records: Vec::new(),
-            put: 0,
+            spares: Vec::new(),
+            spare_bytes: 0,
             position,
             again: None,
             is_after_gap: false,
@@ -103,17 +101,10 @@ impl Writer {
         let mut queue = self.log.lock();
         queue.urgent = false;
         let found = !queue.items.is_empty();
+        queue.bytes = 0;
         self.taken.extend(queue.items.drain(..));
-        self.records.drain(..self.put);
-        self.put = 0;
-        if self.records.is_empty() {
-            // Two buffers go to and fro: fresh memory would cost more than all the rest here.
-            let room = std::mem::replace(&mut self.records, std::mem::take(&mut queue.bytes));
-            queue.bytes = if room.capacity() <= ROOM_BYTES_MAX { room } else { Vec::new() };
-        } else {
-            self.records.extend_from_slice(&queue.bytes);
-            queue.bytes.clear();
-        }
+        queue.spares.append(&mut self.spares);
+        self.spare_bytes = queue.spares.iter().map(Vec::capacity).sum();
         found
     }
 
@@ -136,16 +127,17 @@ impl Writer {
     async fn fill(&mut self) -> io::Result<()> {
         while let Some(item) = self.taken.front() {
             match item {
-                Item::Record(bytes) => {
-                    let bytes = *bytes;
+                Item::Record(record) => {
+                    let bytes = record.len();
                     if self.unwritten > 0 && self.unwritten + bytes > WRITE_BYTES {
                         return Ok(());
                     }
                     if self.again.is_none() {
                         self.make_room(bytes as u64).await?;
                     }
-                    self.taken.pop_front();
-                    self.put(bytes);
+                    if let Some(Item::Record(record)) = self.taken.pop_front() {
+                        self.put(record);
+                    }
                 }
                 Item::Mark(_) => {
                     if let Some(Item::Mark(answer)) = self.taken.pop_front() {
@@ -187,16 +179,14 @@ impl Writer {
         Ok(())
     }
 
-    /// Puts the next record, of so many bytes, into the segment, for which there is room.
-    fn put(&mut self, bytes: usize) {
-        let bytes = &mut self.records[self.put..self.put + bytes];
-        self.put += bytes.len();
-        seal(bytes);
-        let record = EventRecord::take(&mut Reader::new(bytes)).expect("it was just sealed");
+    /// Puts a record into the segment, for which there is room.
+    fn put(&mut self, mut bytes: Vec<u8>) {
+        seal(&mut bytes);
+        let record = EventRecord::take(&mut Reader::new(&bytes)).expect("it was just sealed");
         let next = self.again.unwrap_or(self.position).next;
         assert!(record.header().first == next, "nothing is appended to a history that was refused");
         if let Some(again) = &mut self.again {
-            again.pass(bytes, record.header().next());
+            again.pass(&bytes, record.header().next());
             if again.next >= self.position.next {
                 assert!(*again == self.position, "events that come again are the same as before");
                 self.again = None;
@@ -205,6 +195,11 @@ impl Writer {
         } else if let Some(current) = &mut self.current {
             current.put(&record, &mut self.position);
             self.unwritten += bytes.len();
+        }
+        let room = bytes.capacity();
+        if room >= SPARE_BYTES_MIN && self.spare_bytes + room <= SPARE_BYTES_MAX {
+            self.spare_bytes += room;
+            self.spares.push(bytes);
         }
     }
 

@@ -24,7 +24,7 @@ async fn written_otherwise() -> SimStorage {
         let mut record = record(index, first_of(index));
         // The last byte is a part of a counter.
         *record.last_mut().unwrap() ^= u8::from(index == 7);
-        log.append(&record);
+        log.append(record);
     }
     log.mark().await.unwrap();
     disk

@@ -84,7 +84,7 @@ fn append_long(log: &EventLog, bytes: u64) -> (u64, u64) {
         let record = long_record(index, next);
         taken += record.len() as u64;
         next = RecordHeader::peek(&record).unwrap().next();
-        log.append(&record);
+        log.append(record);
         index += 1;
     }
     (first, next)
@@ -169,7 +169,7 @@ async fn who_appends_waits_when_too_much_waits_for_the_disk() {
     for index in 1_000..1_020 {
         let record = long_record(index, next);
         next = RecordHeader::peek(&record).unwrap().next();
-        log.append(&record);
+        log.append(record);
     }
     let (log, has_room) = at_once(log).await;
     assert!(!has_room, "65 MiB are too much");

@@ -143,7 +143,7 @@ async fn what_comes_again_must_be_the_same() {
     log.rebase(base).await.unwrap();
     let mut other = record(51, first_of(51));
     *other.last_mut().unwrap() ^= 1;
-    log.append(&other);
+    log.append(other);
     append(&log, 52..=53);
     threads.joined().await;
 }

@@ -52,5 +52,7 @@ pub use names::{CellName, Names};
 pub use stream::EventStream;
 pub use subscription::Subscription;
 
-pub use stockd_protocol::event::{CellChange, Counts, Event, EventBody, EventKind, EventRecord};
+pub use stockd_protocol::event::{
+    Anchor, CellChange, Checkpoint, Counts, Divergence, Event, EventBody, EventKind, EventRecord, Finding, Totals,
+};
 pub use stockd_protocol::{Naming, Note, Start};

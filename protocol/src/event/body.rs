@@ -11,6 +11,7 @@
 //! OWNER_LIMITS_SET               holds_max u32 · units_max u32 · cool_down_ms u32
 //! CROSSED_DOWN, CROSSED_UP       position i64 · point i64 (−1: taken away) · sku, empty if it is about the cell
 //! OUTAGE_GIVEN_BACK              ms u64
+//! CHECKPOINT, DIVERGED           see checkpoint.rs
 //! every other kind               nothing
 //!
 //! warehouse, sku, owner, title, name: u8 length + bytes; a SKU by its own name
@@ -18,7 +19,7 @@
 
 use bytes::BufMut;
 
-use super::{EventError, EventKind};
+use super::{Checkpoint, Divergence, EventError, EventKind};
 use crate::catalogue::Naming;
 use crate::owner::OwnerLimits;
 use crate::reader::{Reader, Truncated};
@@ -83,6 +84,10 @@ pub enum EventBody<'a> {
     },
     /// How much later deadlines are, in ms.
     Outage(u64),
+    /// How much there is of everything.
+    Checkpoint(Checkpoint<'a>),
+    /// Whose state is not as it should be.
+    Diverged(Divergence),
 }
 
 impl<'a> EventBody<'a> {
@@ -123,6 +128,8 @@ impl<'a> EventBody<'a> {
                 put_short(out, sku);
             }
             Self::Outage(ms) => out.put_u64_le(ms),
+            Self::Checkpoint(Checkpoint(bytes)) => out.put_slice(bytes),
+            Self::Diverged(divergence) => divergence.encode(out),
         }
     }
 
@@ -172,6 +179,11 @@ impl<'a> EventBody<'a> {
                 sku: reader.short_bytes()?,
             },
             EventKind::OutageGivenBack => Self::Outage(reader.u64()?),
+            EventKind::Checkpoint => Self::Checkpoint(Checkpoint(reader.chunk()?)),
+            EventKind::Diverged => match Divergence::take(reader)? {
+                Some(divergence) => Self::Diverged(divergence),
+                None => return Ok(None),
+            },
             _ => return Ok(None),
         }))
     }

@@ -49,6 +49,7 @@
 //! - For each cell, `after` of one event + `delta` of the next is `after` of the next.
 
 mod body;
+mod checkpoint;
 mod kind;
 mod ledger;
 mod read;
@@ -56,6 +57,7 @@ mod show;
 mod write;
 
 pub use body::EventBody;
+pub use checkpoint::{ANCHOR_BYTES, Anchor, CHECKPOINT_BYTES, Checkpoint, Divergence, Finding, Totals};
 pub use kind::EventKind;
 pub use ledger::{Ledger, LedgerFault};
 pub use read::{Event, EventError, EventRecord, Events, RecordHeader};

@@ -2,8 +2,8 @@
 
 use std::fmt;
 
-use super::{CellChange, Counts, Event, EventBody};
-use crate::id::ReservationId;
+use super::{CellChange, Counts, Divergence, Event, EventBody};
+use crate::id::{CellHandle, ReservationId};
 use crate::stock::Policy;
 
 /// Bytes that are mostly text.
@@ -12,6 +12,15 @@ struct Text<'a>(&'a [u8]);
 impl fmt::Display for Text<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}", self.0.escape_ascii())
+    }
+}
+
+/// Bytes as two digits each.
+struct Hex<'a>(&'a [u8]);
+
+impl fmt::Display for Hex<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
     }
 }
 
@@ -87,6 +96,31 @@ impl fmt::Display for EventBody<'_> {
                 }
             }
             Self::Outage(ms) => write!(f, " ms={ms}"),
+            Self::Checkpoint(checkpoint) => {
+                let (totals, anchor) = (checkpoint.totals(), checkpoint.anchor());
+                write!(f, " cells={} active={}", totals.cells, totals.active)?;
+                write!(f, " confirmed={}", totals.confirmed)?;
+                for (name, sum) in Counts::NAMES.iter().zip(totals.sums) {
+                    if sum != 0 {
+                        write!(f, " {name}={sum}")?;
+                    }
+                }
+                match anchor.next {
+                    0 => Ok(()),
+                    next => write!(f, " chain_before={next}:{}", Hex(&anchor.chain)),
+                }
+            }
+            Self::Diverged(Divergence { node, index, finding, cell }) => {
+                match node {
+                    0 => f.write_str(" node=unknown")?,
+                    node => write!(f, " node={node}")?,
+                }
+                write!(f, " index={index} finding={}", finding.name())?;
+                match cell {
+                    Some(CellHandle(cell)) => write!(f, " cell={cell}"),
+                    None => Ok(()),
+                }
+            }
         }
     }
 }

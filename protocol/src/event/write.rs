@@ -239,7 +239,8 @@ impl RecordWriter {
     ) {
         let width = 1 << code;
         // Numbers are written whole, and the next one over what is more than the width.
-        let mut room = [0; ROOM];
+        let begin = self.bytes.len();
+        let room = self.room::<ROOM>();
         room[..before.len()].copy_from_slice(before);
         let mut at = before.len() + 1;
         let mut changed = 0;
@@ -254,7 +255,14 @@ impl RecordWriter {
             changed |= u8::from(is_changed) << bit;
         }
         room[before.len()] = flags | changed;
-        self.bytes.extend_from_slice(&room[..at]);
+        self.bytes.truncate(begin + at);
+    }
+
+    /// Room at the end, to be cut to what is used: bytes of a known number are written without a call.
+    #[inline]
+    fn room<const ROOM: usize>(&mut self) -> &mut [u8; ROOM] {
+        self.bytes.extend_from_slice(&[0; ROOM]);
+        self.bytes.last_chunk_mut().expect("it was just appended")
     }
 
     /// Kind, shape, and what comes before the cell.
@@ -265,20 +273,22 @@ impl RecordWriter {
         let is_same = cause.id.is_some() && cause.id == self.id && is_plain;
         if is_same || is_plain && cause.id.is_some() {
             let deadline = if cause.deadline_ms.is_some() { shape::DEADLINE } else { 0 };
-            let body = if cause.body == EventBody::None { 0 } else { shape::BODY };
+            let body = if matches!(cause.body, EventBody::None) { 0 } else { shape::BODY };
             let id = if is_same { shape::SAME } else { shape::ID };
-            let mut room = [0; 22];
+            let begin = self.bytes.len();
+            let room = self.room::<22>();
             (room[0], room[1]) = (cause.kind as u8, id | deadline | cell | body);
             let mut at = 2;
             if let Some(id) = cause.id.filter(|_| !is_same) {
                 room[2..18].copy_from_slice(&id.0);
-                (at, self.id) = (18, cause.id);
+                at = 18;
             }
             if let Some(deadline_ms) = cause.deadline_ms {
                 room[at..at + 4].copy_from_slice(&deadline_ms.to_le_bytes());
                 at += 4;
             }
-            self.bytes.extend_from_slice(&room[..at]);
+            self.bytes.truncate(begin + at);
+            self.id = cause.id;
         } else {
             self.put_noted_head(cause, cell);
         }
@@ -314,7 +324,7 @@ impl RecordWriter {
 
     #[inline]
     fn put_body(&mut self, cause: &Cause<'_>) {
-        if cause.body != EventBody::None {
+        if !matches!(cause.body, EventBody::None) {
             let at = self.bytes.len();
             self.bytes.extend_from_slice(&[0; 2]);
             cause.body.put(&mut self.bytes);

@@ -18,6 +18,9 @@
 //! holds_max, units_max, cool_down_ms OWNER_LIMITS_SET; 0: no limit
 //! position, point, sku               CROSSED_DOWN, CROSSED_UP; sku without warehouse and cell: over all warehouses
 //! outage_ms                          OUTAGE_GIVEN_BACK
+//! cells, active, confirmed, totals   CHECKPOINT; the sums of all counters
+//! chain_before, chain                CHECKPOINT: the chain before an event, in hexadecimal digits, if the leader knew one
+//! node, index, finding, cell         DIVERGED; node 0: nobody knows which
 //! ```
 //!
 //! Names are bytes, and JSON has text. One that is not UTF-8 is told in hexadecimal digits, under a key that ends in
@@ -26,7 +29,7 @@
 use std::io::Write;
 
 use stockd_client::Policy;
-use stockd_client::events::{CellName, Counts, Event, EventBody};
+use stockd_client::events::{CellName, Checkpoint, Counts, Divergence, Event, EventBody};
 
 use super::moment::Moment;
 
@@ -123,6 +126,30 @@ pub(super) fn put_body(object: &mut Object<'_>, body: &EventBody<'_>) {
             }
         }
         EventBody::Outage(ms) => object.number("outage_ms", ms),
+        EventBody::Checkpoint(checkpoint) => put_checkpoint(object, &checkpoint),
+        EventBody::Diverged(Divergence { node, index, finding, cell }) => {
+            object.number("node", node);
+            object.number("index", index);
+            object.text("finding", finding.name());
+            object.optional("cell", cell.map(|cell| i64::from(cell.0)));
+        }
+    }
+}
+
+fn put_checkpoint(object: &mut Object<'_>, checkpoint: &Checkpoint<'_>) {
+    let (totals, anchor) = (checkpoint.totals(), checkpoint.anchor());
+    object.number("cells", totals.cells);
+    object.number("active", totals.active);
+    object.number("confirmed", totals.confirmed);
+    object.object("totals", |sums| {
+        for (name, sum) in Counts::NAMES.iter().zip(totals.sums) {
+            sums.number(name, sum);
+        }
+    });
+    if anchor.next > 0 {
+        let chain: String = anchor.chain.iter().map(|byte| format!("{byte:02x}")).collect();
+        object.number("chain_before", anchor.next);
+        object.text("chain", &chain);
     }
 }
 
