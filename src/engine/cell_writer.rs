@@ -430,6 +430,16 @@ impl CellWriter {
         totals.sums
     }
 
+    /// What a bit that flips in memory does: units come from nowhere, and nobody is told.
+    #[cfg(test)]
+    pub fn plant_fault(&mut self, cell: u32, units: i64) {
+        self.before_change(cell);
+        let slot = self.slot(cell);
+        let mut value = slot.load();
+        value.on_hand += units;
+        slot.seq.write(|| slot.store(&value));
+    }
+
     /// Publishes the log's clock and how far the sweep has come.
     pub fn publish(&self, clock: &HoldClock, front: Tick) {
         // Release: a reader that sees the front sees the counters that the sweep changed.

@@ -64,7 +64,14 @@ pub(super) struct EventMark {
 impl EventWriter {
     /// Counts from `next` on, and keeps nothing.
     pub fn new(next: u64) -> Self {
-        Self { next, sums: [0; 9], kept: None, note: None, principal: Vec::new(), is_principal_told: false }
+        Self {
+            next,
+            sums: [0; 9],
+            kept: None,
+            note: None,
+            principal: Vec::new(),
+            is_principal_told: false,
+        }
     }
 
     /// The sequence number of the next event.

@@ -13,6 +13,7 @@
 //!             │
 //!             ▼
 //!   snapshot.rs, restore.rs, audit.rs            the whole state as bytes, and back, and checked
+//!   compare.rs                                   are two states the same, and where are they not
 //! ```
 //!
 //! `apply(now, operation) -> outcome`: everything is a function of the log, so that all replicas
@@ -41,6 +42,7 @@ mod cell_writer;
 mod cells;
 mod chain;
 mod chunked;
+mod compare;
 mod crossings;
 mod cut;
 mod details;
@@ -90,6 +92,7 @@ mod shared_index_tests;
 pub use archived::{
     ArchiveBatch, ArchiveEntry, ArchivedRecord, ENTRY_BYTES as ARCHIVE_ENTRY_BYTES,
 };
+pub use compare::{Difference, Fingerprint, Place, differences};
 pub use reader::CellReader;
 pub use restore::{SnapshotError, SnapshotFault, SnapshotLoader};
 pub use snapshot::SnapshotCut;

@@ -496,6 +496,12 @@ impl StockState {
         }
     }
 
+    /// What a bit that flips in memory does: units come from nowhere, and nobody is told.
+    #[cfg(test)]
+    pub fn plant_fault(&mut self, cell: crate::protocol::CellHandle, units: i64) {
+        self.cells.plant_fault(cell.0, units);
+    }
+
     /// How much there is of everything.
     pub fn totals(&self) -> Totals {
         Totals {

@@ -53,6 +53,7 @@ pub use stream::EventStream;
 pub use subscription::Subscription;
 
 pub use stockd_protocol::event::{
-    Anchor, CellChange, Checkpoint, Counts, Divergence, Event, EventBody, EventKind, EventRecord, Finding, Totals,
+    Anchor, CellChange, Checkpoint, Counts, Divergence, Event, EventBody, EventKind, EventRecord,
+    Finding, Totals,
 };
 pub use stockd_protocol::{Naming, Note, Start};

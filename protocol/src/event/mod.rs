@@ -57,7 +57,9 @@ mod show;
 mod write;
 
 pub use body::EventBody;
-pub use checkpoint::{ANCHOR_BYTES, Anchor, CHECKPOINT_BYTES, Checkpoint, Divergence, Finding, Totals};
+pub use checkpoint::{
+    ANCHOR_BYTES, Anchor, CHECKPOINT_BYTES, Checkpoint, Divergence, Finding, Totals,
+};
 pub use kind::EventKind;
 pub use ledger::{Ledger, LedgerFault};
 pub use read::{Event, EventError, EventRecord, Events, RecordHeader};
