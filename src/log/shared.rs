@@ -35,6 +35,8 @@ pub(super) struct Shared {
 pub(super) struct Counters {
     pub(super) bytes_on_disk: AtomicU64,
     pub(super) bytes_written: AtomicU64,
+    pub(super) kept_bytes: AtomicU64,
+    pub(super) kept_segments: AtomicU64,
     pub(super) queued_bytes: AtomicU64,
     pub(super) records: AtomicU64,
     pub(super) remaining_bytes: AtomicU64,
@@ -98,6 +100,7 @@ impl Shared {
         Stats {
             segments: lock(&self.segments).len() as u64,
             bytes_on_disk: read(&counters.bytes_on_disk),
+            kept: (read(&counters.kept_segments), read(&counters.kept_bytes)),
             bytes_written: read(&counters.bytes_written),
             queued_bytes: read(&counters.queued_bytes),
             records: read(&counters.records),

@@ -201,6 +201,8 @@ impl Replica {
         world: World,
         progress: Progress<'_>,
     ) -> Result<Self, Error> {
+        // Segments that are kept for backups are the first to go when the disk is full.
+        let storage = crate::log::yielding(storage);
         let listener = TcpListener::bind(&options.peer_listen).await;
         let listener = listener
             .map_err(|source| Error::Listen { address: options.peer_listen.clone(), source })?;
@@ -364,6 +366,7 @@ impl Replica {
             members: members.nodes().map(member).collect(),
             log_bytes: log.bytes_on_disk,
             log_segments: log.segments,
+            log_kept: log.kept,
             log_syncs: log.syncs,
             disk_full: core.is_full(),
             clock_skew_ms: core.skew().as_millis() as u64,
