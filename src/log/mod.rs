@@ -81,6 +81,7 @@
 mod allocator;
 mod cache;
 mod error;
+mod files;
 pub mod inspect;
 mod kept;
 mod mmap;
@@ -106,6 +107,7 @@ use stockd_protocol::ShardId;
 use tokio::sync::{mpsc, oneshot};
 
 pub use error::Error;
+pub use files::LogFile;
 pub use kept::KeepOptions;
 pub use options::{
     FatalHook, LogOptions, SEGMENT_BYTES_MAX, SEGMENT_BYTES_MIN, SEGMENT_BYTES_MIN_REAL,

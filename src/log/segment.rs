@@ -92,6 +92,15 @@ impl Position {
         Self(number << 32 | offset)
     }
 
+    /// Both in one word, in the order of the log.
+    pub(super) const fn to_word(self) -> u64 {
+        self.0
+    }
+
+    pub(super) const fn from_word(word: u64) -> Self {
+        Self(word)
+    }
+
     pub(super) const fn number(self) -> u64 {
         self.0 >> 32
     }

@@ -19,6 +19,8 @@ pub(super) struct Shared {
     pub(super) shards: Mutex<BTreeMap<ShardId, Arc<Shard>>>,
     /// The segments with records, by number.
     pub(super) segments: Mutex<BTreeMap<u64, Arc<Segment>>>,
+    /// Where what is on disk ends: a [`Position`](super::segment::Position) as one word.
+    pub(super) synced: AtomicU64,
     /// The zeroed segment that comes next.
     pub(super) spare: Mutex<Option<Arc<Segment>>>,
     /// Rung when there is a spare, when the log failed and when it closes.
@@ -59,6 +61,7 @@ impl Shared {
             salt,
             shards: Mutex::default(),
             segments: Mutex::default(),
+            synced: AtomicU64::new(0),
             spare: Mutex::default(),
             bell: Notify::new(),
             counters: Counters::default(),

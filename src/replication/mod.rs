@@ -30,6 +30,7 @@ mod error;
 mod freshness;
 #[doc(hidden)]
 pub mod fuzzing;
+mod history;
 mod identity;
 mod ingress;
 mod lanes;
@@ -66,6 +67,7 @@ pub use api::{
 };
 pub use checkpoint::{Checkpoint, Owner, load_checkpoint, newest_checkpoint, owner_of};
 pub use error::Error;
+pub use history::{History, HistoryFile};
 pub use ingress::IngressGuard;
 pub use lanes::Source;
 pub use types::batch_of;

@@ -72,6 +72,11 @@ fn name_of(id: Option<RaftLogId>) -> String {
     format!("{PREFIX}{index:020}-{term:020}")
 }
 
+/// It is the name of a snapshot that was published.
+pub fn is_whole(name: &str) -> bool {
+    name.starts_with(PREFIX) && !name.ends_with(".tmp")
+}
+
 /// The newest whole snapshot. Temporary files of earlier runs are removed.
 pub fn newest(storage: &dyn Storage) -> io::Result<Option<SnapshotHandle>> {
     for entry in storage.list()? {
@@ -85,8 +90,7 @@ pub fn newest(storage: &dyn Storage) -> io::Result<Option<SnapshotHandle>> {
 /// The newest whole snapshot. Nothing is removed: the directory may be another process's.
 pub fn find_newest(storage: &dyn Storage) -> io::Result<Option<SnapshotHandle>> {
     let entries = storage.list()?.into_iter();
-    let whole =
-        entries.filter(|entry| entry.name.starts_with(PREFIX) && !entry.name.ends_with(".tmp"));
+    let whole = entries.filter(|entry| is_whole(&entry.name));
     let newest = whole.max_by(|one, other| one.name.cmp(&other.name));
     Ok(newest.map(|entry| SnapshotHandle { name: entry.name, bytes: entry.bytes }))
 }
@@ -95,8 +99,7 @@ pub fn find_newest(storage: &dyn Storage) -> io::Result<Option<SnapshotHandle>> 
 /// was written, and the log below that one is gone.
 fn remove_older(storage: &dyn Storage, newest: &str) -> io::Result<()> {
     for entry in storage.list()? {
-        let whole = entry.name.starts_with(PREFIX) && !entry.name.ends_with(".tmp");
-        if whole && entry.name.as_str() < newest {
+        if is_whole(&entry.name) && entry.name.as_str() < newest {
             storage.remove(&entry.name)?;
         }
     }
