@@ -6,10 +6,12 @@ use std::io;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
+use stockd_protocol::ShardId;
+
 use super::replay::first_header;
-use super::segment::{self, Position};
-use super::storage::File;
-use super::{Error, Log, kept};
+use super::segment::{self, HeaderFault, Position};
+use super::storage::{File, Storage};
+use super::{Error, Log, RecordId, kept};
 
 /// A segment that is renamed while the directory is read may be missed; it is looked for again.
 const ATTEMPTS: u32 = 4;
@@ -23,6 +25,47 @@ pub struct LogFile {
     pub bytes: u64,
     /// It will never have more.
     pub is_sealed: bool,
+}
+
+/// How a segment in a directory begins, as its header says.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct SegmentStart {
+    /// The segment's name.
+    pub name: String,
+    /// Its number in the log.
+    pub number: u64,
+    /// The last record of the shard before it.
+    pub last: Option<RecordId>,
+}
+
+/// How the segments of a directory begin, by their numbers: those that have a header.
+///
+/// # Errors
+/// One belongs to another log than the first, or is of another version. What the operating system says.
+pub fn segment_starts(storage: &dyn Storage, shard: ShardId) -> Result<Vec<SegmentStart>, Error> {
+    let io = |name: &str| {
+        let file = storage.path(name);
+        |source| Error::Io { deed: "read", file, source }
+    };
+    let (mut starts, mut log_id) = (Vec::new(), None);
+    for entry in storage.list().map_err(io(""))? {
+        let Some(number) = segment::number_of(&entry.name) else { continue };
+        let header = storage.open(&entry.name).and_then(|file| segment::read_header(&*file));
+        let header = match header.map_err(io(&entry.name))? {
+            Ok(header) => header,
+            Err(HeaderFault::Bad) => continue,
+            Err(HeaderFault::Version(have)) => {
+                let file = storage.path(&entry.name);
+                return Err(Error::Version { file, have, want: segment::FORMAT_VERSION });
+            }
+        };
+        if *log_id.get_or_insert(header.log_id) != header.log_id || header.number != number {
+            return Err(Error::Foreign { file: storage.path(&entry.name) });
+        }
+        let last = header.states.get(&shard).and_then(|state| state.last);
+        starts.push(SegmentStart { name: entry.name, number, last });
+    }
+    Ok(starts)
 }
 
 impl Log {

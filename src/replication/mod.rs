@@ -65,7 +65,10 @@ pub use api::{
     AdminError, Bootstrap, Leadership, Member, NodeInfo, Observer, ReadPoint, Refusal, ReplyTo,
     RequestTag, Role, StalePoint, Status, StopReason,
 };
-pub use checkpoint::{Checkpoint, Owner, load_checkpoint, newest_checkpoint, owner_of};
+pub use checkpoint::{
+    Checkpoint, Founder, Owner, found, load_checkpoint, newest_checkpoint, owner_of,
+    peek_checkpoint,
+};
 pub use error::Error;
 pub use history::{History, HistoryFile};
 pub use ingress::IngressGuard;

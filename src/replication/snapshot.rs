@@ -290,6 +290,50 @@ pub fn load(
     }
 }
 
+/// Reads a snapshot's place in the log and among the events.
+///
+/// # Errors
+/// The file cannot be read, or its head is damaged.
+pub fn peek(storage: &dyn Storage, name: &str) -> Result<(SnapshotMeta, Position), Error> {
+    let path = storage.path(name);
+    let io = |source| Error::Io { file: path.clone(), source };
+    let file = storage.open(name).map_err(io)?;
+    let bytes = file.bytes().map_err(io)?;
+    FileReader { file, path: path.clone(), offset: 0, bytes, progress: &mut |_, _| () }.take_meta()
+}
+
+/// Writes a snapshot of a state to which nothing happens meanwhile, in a directory that no node uses.
+///
+/// # Errors
+/// What the operating system says.
+pub fn write_still(
+    storage: &dyn Storage,
+    (meta, events): (&SnapshotMeta, Position),
+    stock: &mut StockState,
+    progress: &mut dyn FnMut(u64),
+) -> io::Result<()> {
+    let file = storage.create(BUILDING)?;
+    let mut out = BytesMut::new();
+    put_header(&mut out, meta, events);
+    let mut cut = stock.begin_snapshot();
+    let mut offset = 0;
+    while let Some(chunk) = stock.snapshot_chunk(&mut cut, CHUNK_BYTES_MAX) {
+        out.put_u32_le(chunk.len() as u32);
+        out.put_u32_le(crc32fast::hash(&chunk));
+        out.put_slice(&chunk);
+        file.write_at(offset, &out)?;
+        offset += out.len() as u64;
+        out.clear();
+        progress(offset);
+    }
+    stock.end_snapshot(cut);
+    out.put_u32_le(0);
+    out.put_u32_le(END_CRC);
+    file.write_at(offset, &out)?;
+    file.sync_data()?;
+    publish(storage, BUILDING, meta.last_log_id).map(drop)
+}
+
 /// Reads a snapshot file for its checksums alone: a damaged one must not reach the state machine,
 /// where it would stop the node.
 ///
