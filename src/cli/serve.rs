@@ -10,7 +10,7 @@ use clap::Args;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use super::progress::Progress;
-use super::{Done, admin, client, parse_duration};
+use super::{Done, admin, backup, client, parse_duration};
 use crate::archive::ArchiveOptions;
 use crate::engine::EngineConfig;
 use crate::events::EventOptions;
@@ -195,6 +195,7 @@ impl Serve {
         let listeners =
             Listeners::bind(self.listen, self.admin).await.map_err(|error| error.to_string())?;
         let storage = RealStorage::open(&self.data).map_err(|error| error.to_string())?;
+        backup::refuse_backup(&storage)?;
         let mut progress = Progress::new(Arc::clone(&world.clock));
         let client = address(listeners.client_address())?;
         let options = self.replica_options(&client, &world);
