@@ -48,8 +48,8 @@ impl Replay {
             ));
         }
         let mut expected = index + 1;
-        for found in log.all().range(index + 1..=end).map(|(found, _)| *found) {
-            if found != expected {
+        for found in log.all().range(index + 1..).map(|(found, _)| *found) {
+            if found != expected || found > end {
                 break;
             }
             expected += 1;
