@@ -267,15 +267,21 @@ impl Goal {
 
     /// The last entry that does not go past it.
     fn end(&self, log: &Records, index: u64) -> u64 {
-        let before = self.before.or_else(|| {
-            let mut past = log.all().iter().filter(|(_, record)| {
-                let batch = batch_of(record.kind, record.payload.clone());
-                batch.is_some_and(|batch| Batch::decode(&batch).now.0 > self.now_max)
-            });
-            past.next().map(|(index, _)| *index)
-        });
+        let before = match self.before {
+            None if self.now_max < u64::MAX => first_after(log, self.now_max),
+            before => before,
+        };
         before.map_or(index, |before| index.min(before - 1))
     }
+}
+
+/// The first entry that is later than a moment, in µs.
+fn first_after(log: &Records, now_us: u64) -> Option<u64> {
+    let mut later = log.all().iter().filter(|(_, record)| {
+        let batch = batch_of(record.kind, record.payload.clone());
+        batch.is_some_and(|batch| Batch::decode(&batch).now.0 > now_us)
+    });
+    later.next().map(|(index, _)| *index)
 }
 
 /// Applies the log, and compares its events.
@@ -298,7 +304,7 @@ impl<'a> Walk<'a> {
     ) -> Result<Self, Error> {
         let (begin, position) = (from.index, from.events);
         let has_chain = position.chain != [0; 32] || position.next == 1;
-        let behind = log.all().range(begin + 1..=end.max(begin + 1));
+        let behind = log.all().range(begin + 1..).take_while(|(index, _)| **index <= end);
         let bytes = behind.map(|(_, record)| record.payload.len() as u64).sum();
         let replay = Replay::until(from, log, SHARD, end.max(begin));
         let replay = replay.map_err(|what| Error::Gap { what })?;

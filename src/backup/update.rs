@@ -115,7 +115,7 @@ pub fn update(
     };
     let Update { mut have, files, bytes, .. } = update;
     let superfluous = superfluous_snapshots(&have, snapshots);
-    superfluous.iter().for_each(|name| drop(have.remove(name)));
+    have.retain(|name, _| !superfluous.contains(name));
     let manifest = Manifest { head, files: have };
     manifest.write(storage)?;
     for name in &superfluous {
@@ -339,6 +339,181 @@ impl Sink {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    use crate::log::{Fault, SimStorage, Survival};
+
+    /// A node in memory.
+    #[derive(Default)]
+    struct Fake {
+        files: BTreeMap<String, (Vec<u8>, bool)>,
+        head: Option<BackupHead>,
+        /// Bytes that were read.
+        read: u64,
+        /// Removed when it is asked for.
+        goes: Option<String>,
+    }
+
+    fn head(index: u64) -> BackupHead {
+        BackupHead {
+            cluster_id: 1,
+            node_id: 1,
+            incarnation: 1,
+            rules_ms: [1, 2, 3],
+            index,
+            now_us: index,
+            next_event: 0,
+            chain: [0; 32],
+        }
+    }
+
+    impl Fake {
+        fn put(&mut self, name: &str, bytes: usize, is_sealed: bool) {
+            let content = (0..bytes).map(|at| (at % 251) as u8).collect();
+            self.files.insert(name.to_owned(), (content, is_sealed));
+        }
+
+        fn update(&mut self, storage: &SimStorage, index: u64) -> Result<Updated, Error> {
+            self.head.get_or_insert_with(|| head(index)).index = index;
+            self.read = 0;
+            let updated = update(storage, self, 2, &mut |_, _, _| ())?;
+            for (name, file) in &updated.manifest.files {
+                let content = storage.read_small(name).unwrap().unwrap();
+                assert_eq!(content.len() as u64, file.bytes, "{name}");
+                updated.manifest.check(storage, name, 0, &mut |_, _, _| ()).unwrap();
+            }
+            assert_eq!(updated.bytes, self.read);
+            Ok(updated)
+        }
+    }
+
+    impl Node for Fake {
+        fn list(&mut self) -> Result<Listing, NodeError> {
+            let file = |(name, (content, is_sealed)): (&String, &(Vec<u8>, bool))| Listed {
+                name: name.clone(),
+                bytes: content.len() as u64,
+                is_sealed: *is_sealed,
+            };
+            let head = self.head.expect("it was set");
+            Ok(Listing { head, files: self.files.iter().map(file).collect() })
+        }
+
+        fn read(
+            &mut self,
+            name: &str,
+            range: Range<u64>,
+            sink: &mut dyn FnMut(&[u8]) -> io::Result<()>,
+        ) -> Result<(), NodeError> {
+            if self.goes.as_deref() == Some(name) {
+                self.goes = None;
+                self.files.remove(name);
+            }
+            let (content, _) = self.files.get(name).ok_or(NodeError::Gone)?;
+            let content = &content[range.start as usize..range.end as usize];
+            self.read += content.len() as u64;
+            content.chunks(100).try_for_each(|piece| sink(piece)).map_err(NodeError::Sink)
+        }
+    }
+
+    #[test]
+    fn only_what_is_new_is_fetched() {
+        let (storage, mut node) = (SimStorage::new(), Fake::default());
+        node.put("snapshot-1", 300, true);
+        node.put("segment-1.log", 1_000, true);
+        node.put("segment-2.log", 400, false);
+        node.put("events-1", 500, false);
+        assert_eq!(node.update(&storage, 10).unwrap().bytes, 2_200);
+        assert_eq!(node.update(&storage, 10).unwrap().bytes, 0);
+        node.put("segment-2.log", 1_000, true);
+        node.put("segment-3.log", 40, false);
+        node.put("events-1", 600, false);
+        let updated = node.update(&storage, 11).unwrap();
+        assert_eq!(updated.bytes, 600 + 40 + 600, "the log goes on, events come anew");
+        // A node that was started again has fewer events for a moment, and its files get fewer.
+        node.put("events-1", 200, false);
+        node.files.remove("segment-1.log");
+        let updated = node.update(&storage, 12).unwrap();
+        assert_eq!((updated.bytes, updated.manifest.files["events-1"].bytes), (0, 600));
+        assert!(updated.manifest.files.contains_key("segment-1.log"));
+    }
+
+    #[test]
+    fn the_newest_snapshots_stay() {
+        let (storage, mut node) = (SimStorage::new(), Fake::default());
+        for number in 1..=4 {
+            node.files.clear();
+            node.put(&format!("snapshot-{number}"), 100, true);
+            node.update(&storage, number).unwrap();
+        }
+        let names = storage.list().unwrap().into_iter().map(|entry| entry.name);
+        let names: Vec<_> = names.filter(|name| name.starts_with("snapshot-")).collect();
+        assert_eq!(names, ["snapshot-3", "snapshot-4"]);
+    }
+
+    #[test]
+    fn a_file_that_goes_is_replaced_by_what_came_for_it() {
+        let (storage, mut node) = (SimStorage::new(), Fake::default());
+        node.put("segment-1.log", 100, true);
+        node.put("snapshot-1", 300, true);
+        node.goes = Some("snapshot-1".to_owned());
+        node.put("snapshot-2", 300, true);
+        let updated = node.update(&storage, 10).unwrap();
+        let names: Vec<_> = updated.manifest.files.keys().collect();
+        assert_eq!(names, ["segment-1.log", "snapshot-2"]);
+        let parts = storage.list().unwrap().into_iter().filter(|entry| entry.name.ends_with(PART));
+        assert_eq!(parts.count(), 1, "it is removed by the next run");
+        node.update(&storage, 10).unwrap();
+        assert!(storage.list().unwrap().iter().all(|entry| !entry.name.ends_with(PART)));
+    }
+
+    #[test]
+    fn another_history_is_refused_and_changes_nothing() {
+        let (storage, mut node) = (SimStorage::new(), Fake::default());
+        node.put("segment-1.log", 100, false);
+        node.update(&storage, 10).unwrap();
+        let before = storage.read_small(MANIFEST).unwrap();
+        node.put("segment-1.log", 200, false);
+        for other in [
+            BackupHead { cluster_id: 2, ..head(11) },
+            BackupHead { node_id: 2, ..head(11) },
+            BackupHead { incarnation: 2, ..head(11) },
+            head(9),
+        ] {
+            node.head = Some(other);
+            let refused = update(&storage, &mut node, 2, &mut |_, _, _| ());
+            assert!(matches!(refused, Err(Error::Other { .. } | Error::Fault { .. })), "{other:?}");
+        }
+        assert_eq!(storage.read_small(MANIFEST).unwrap(), before);
+        assert_eq!(storage.read_small("segment-1.log").unwrap().unwrap().len(), 100);
+    }
+
+    #[test]
+    fn a_power_cut_at_any_moment_leaves_the_backup_before_or_the_new_one() {
+        for n in 1.. {
+            let (storage, mut node) = (SimStorage::new(), Fake::default());
+            node.put("segment-1.log", 700, false);
+            node.put("events-1", 300, false);
+            node.update(&storage, 10).unwrap();
+            let before = Manifest::read(&storage).unwrap().unwrap();
+            node.put("segment-1.log", 900, true);
+            node.put("segment-2.log", 100, false);
+            node.head = Some(head(11));
+            storage.fault_at(storage.operations() + n, Fault::PowerCut);
+            let done = update(&storage, &mut node, 2, &mut |_, _, _| ());
+            let disk = storage.restart(Survival::Torn(n));
+            let found = Manifest::read(&disk).unwrap().unwrap();
+            match done {
+                Ok(updated) => {
+                    return assert_eq!(found, updated.manifest, "all was done before {n}");
+                }
+                Err(_) => assert!(found.head == before.head || found.head.index == 11, "{n}"),
+            }
+            for name in found.files.keys() {
+                found.check(&disk, name, 0, &mut |_, _, _| ()).unwrap();
+            }
+            let mut again = Fake { head: node.head, files: node.files, ..Fake::default() };
+            again.update(&disk, 11).unwrap();
+        }
+    }
 
     #[test]
     fn names_that_lead_elsewhere_are_none() {

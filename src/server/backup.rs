@@ -219,7 +219,7 @@ impl Desk {
 }
 
 fn no_disk(error: &io::Error) -> Refusal {
-    Refusal::busy(BUSY_RETRY_MS, &format!("the disk does not take what is applied: {error}"))
+    Refusal::busy(BUSY_RETRY_MS, format!("the disk does not take what is applied: {error}"))
 }
 
 fn put_files(out: &mut BytesMut, history: &History) {
