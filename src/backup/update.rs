@@ -1,8 +1,8 @@
 //! Bringing a backup up to date: what the node has and the directory has not.
 //!
 //! A file comes under the name `NAME.part`, is synced, and gets its name. The manifest follows when everything that the
-//! node has listed is there. A segment of the log that has grown is fetched from where it ended, because what was on
-//! disk stays; a segment of events is fetched again, because a node may have begun it anew.
+//! node has listed is there. A segment that has grown is fetched from where it ended, and a little before: if that is not
+//! what is here, because a node has begun a segment of events anew, all of it is fetched.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -19,6 +19,8 @@ use crate::protocol::BackupHead;
 const ATTEMPTS: u32 = 8;
 /// What a file is called that is not whole.
 const PART: &str = ".part";
+/// So much before its end is compared when a file has grown.
+const OVERLAP_BYTES: u64 = 4 << 10;
 /// Written data is synced when there is so much of it, not all at the end.
 const SYNC_BYTES: u64 = 64 << 20;
 
@@ -263,7 +265,7 @@ impl Update<'_> {
     ) -> Result<(), NodeError> {
         let part = format!("{}{PART}", file.name);
         let mut sink = Sink::create(self.storage, &part).map_err(NodeError::Sink)?;
-        let from = self.prefix(file);
+        let from = self.prefix(node, file)?;
         sink.copy(self.storage, &file.name, from).map_err(NodeError::Sink)?;
         node.read(&file.name, from..file.bytes, &mut |bytes| {
             sink.put(bytes)?;
@@ -283,11 +285,23 @@ impl Update<'_> {
         Ok(())
     }
 
-    /// How much of it is here and stays.
-    fn prefix(&self, file: &Listed) -> u64 {
+    /// How much of it is here, and is what the node has there.
+    fn prefix(&mut self, node: &mut dyn Node, file: &Listed) -> Result<u64, NodeError> {
         let have = self.have.get(&file.name).filter(|have| !have.is_sealed);
-        let have = have.filter(|_| file.name.starts_with("segment-"));
-        have.map_or(0, |have| have.bytes).min(file.bytes)
+        let bytes = have.map_or(0, |have| have.bytes);
+        if bytes == 0 || bytes > file.bytes {
+            return Ok(0);
+        }
+        let from = bytes.saturating_sub(OVERLAP_BYTES);
+        let (mut here, mut there) = (vec![0; (bytes - from) as usize], Vec::new());
+        let open = self.storage.open(&file.name).map_err(NodeError::Sink)?;
+        open.read_at(from, &mut here).map_err(NodeError::Sink)?;
+        node.read(&file.name, from..bytes, &mut |piece| {
+            there.extend_from_slice(piece);
+            Ok(())
+        })?;
+        self.bytes += there.len() as u64;
+        Ok(if here == there { bytes } else { 0 })
     }
 }
 
@@ -427,12 +441,17 @@ mod tests {
         node.put("segment-3.log", 40, false);
         node.put("events-1", 600, false);
         let updated = node.update(&storage, 11).unwrap();
-        assert_eq!(updated.bytes, 600 + 40 + 600, "the log goes on, events come anew");
+        // 600 are new, 400 before them are compared; 40 are new; 100 are new, 500 before them are compared.
+        assert_eq!(updated.bytes, 1_000 + 40 + 600);
+        // A node that has begun the segment anew has other bytes where it ended.
+        let other = vec![7; 800];
+        node.files.insert("events-1".to_owned(), (other, false));
+        assert_eq!(node.update(&storage, 11).unwrap().bytes, 600 + 800);
         // A node that was started again has fewer events for a moment, and its files get fewer.
         node.put("events-1", 200, false);
         node.files.remove("segment-1.log");
         let updated = node.update(&storage, 12).unwrap();
-        assert_eq!((updated.bytes, updated.manifest.files["events-1"].bytes), (0, 600));
+        assert_eq!((updated.bytes, updated.manifest.files["events-1"].bytes), (0, 800));
         assert!(updated.manifest.files.contains_key("segment-1.log"));
     }
 
