@@ -3,6 +3,7 @@
 //! ```text
 //! cli           commands a person types
 //! server        sessions, admission, reads, admin lines
+//! backup        a node's history in another directory, and what was at any moment of it
 //! audit         whether what is in a directory is what has happened; evidence of it
 //! replication   Raft: one log of batches on a majority of nodes (the only place that names openraft)
 //! events        what has changed, chained, in segments of its own
@@ -20,6 +21,7 @@ pub use stockd_protocol as protocol;
 
 pub mod archive;
 pub mod audit;
+pub mod backup;
 pub mod cli;
 pub mod engine;
 pub mod events;

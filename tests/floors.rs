@@ -1,6 +1,6 @@
 //! A floor imports only from the floors below it.
 //!
-//! `protocol ← world ← engine ← log ← archive ← events ← replication ← audit ← server ← cli`; openraft is
+//! `protocol ← world ← engine ← log ← archive ← events ← replication ← audit ← backup ← server ← cli`; openraft is
 //! named only in `replication`, a node's files are opened only in `log::storage`, and the client stays thin.
 #![expect(clippy::unwrap_used, reason = "a test panics where it fails")]
 
@@ -8,8 +8,18 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// From the ground up.
-const FLOORS: [&str; 9] =
-    ["world", "engine", "log", "archive", "events", "replication", "audit", "server", "cli"];
+const FLOORS: [&str; 10] = [
+    "world",
+    "engine",
+    "log",
+    "archive",
+    "events",
+    "replication",
+    "audit",
+    "backup",
+    "server",
+    "cli",
+];
 
 fn root() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR"))

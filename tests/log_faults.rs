@@ -8,8 +8,8 @@ use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
 use stockd::log::{
-    Error, Fault, FrameKind, Log, LogOptions, Record, RecordId, ShardLog, SimStorage, Space,
-    Storage, Survival, inspect,
+    Error, Fault, FrameKind, KeepOptions, Log, LogOptions, Record, RecordId, ShardLog, SimStorage,
+    Space, Storage, Survival, View, inspect, yielding,
 };
 use stockd::protocol::ShardId;
 use stockd::world::{RealClock, RealRandom, TaskThreads, World};
@@ -304,6 +304,90 @@ async fn purging_gives_a_full_disk_its_space_back() {
     shard.purge(RecordId { term: 1, index: index - 1 });
     vote(&shard).await.unwrap();
     until(|| log.space() == Space::Ok).await;
+    log.close().await;
+}
+
+fn kept(storage: &SimStorage) -> Vec<String> {
+    let names = storage.list().unwrap().into_iter().map(|entry| entry.name);
+    names.filter(|name| name.starts_with("kept-")).collect()
+}
+
+/// A log that keeps what is purged, on a storage where that gives way.
+fn open_keeping(storage: &SimStorage, bytes_max: u64) -> Log {
+    let keep = Some(KeepOptions { bytes_max, ..KeepOptions::default() });
+    let storage = yielding(Arc::new(storage.clone()));
+    Log::open(storage, &world(), LogOptions { keep, ..options() }, &mut |_| {}).unwrap()
+}
+
+/// Appends records of 1,000 bytes up to an index, and purges them but for the last.
+async fn append_and_purge(log: &Log, range: std::ops::Range<u64>) {
+    let shard = log.shard(SHARD);
+    for index in range.clone() {
+        append(&shard, index, 1000).await;
+    }
+    shard.purge(RecordId { term: 1, index: range.end - 2 });
+    vote(&shard).await.unwrap();
+}
+
+#[tokio::test]
+async fn what_is_kept_gives_way_before_anybody_has_to_wait() {
+    let storage = SimStorage::new();
+    storage.set_bytes_max(Some(6 * SEGMENT));
+    let log = open_keeping(&storage, u64::MAX);
+    for turn in 0..10 {
+        append_and_purge(&log, turn * 100..turn * 100 + 100).await;
+        assert_eq!(log.space(), Space::Ok, "turn {turn}");
+    }
+    until(|| log.stats().kept.0 > 0).await;
+    assert!(kept(&storage).len() <= 4, "{:?}", kept(&storage));
+    // Others write, too.
+    let others = yielding(Arc::new(storage.clone()));
+    let file = others.create("other").unwrap();
+    file.write_at(0, &vec![1; 4 * SEGMENT as usize]).unwrap();
+    assert_eq!(kept(&storage), [""; 0], "all of it was needed");
+    let full = file.write_at(4 * SEGMENT, &vec![1; 4 * SEGMENT as usize]).unwrap_err();
+    assert_eq!(full.kind(), io::ErrorKind::StorageFull);
+    log.close().await;
+}
+
+#[tokio::test]
+async fn what_is_kept_is_read_with_the_log_and_is_never_a_part_of_it() {
+    let storage = SimStorage::new();
+    let log = open_keeping(&storage, u64::MAX);
+    append_and_purge(&log, 0..300).await;
+    until(|| log.stats().kept.0 >= 4).await;
+    log.close().await;
+    drop(log);
+
+    // Of another log, and behind the log: neither is taken.
+    let stranger = SimStorage::new();
+    filled(&stranger, 80).await;
+    let foreign = stranger.read_small("segment-0000000001.log").unwrap().unwrap();
+    for name in ["kept-0000000001-9999999999999.log", "kept-0000000099-9999999999999.log"] {
+        storage.replace_small(name, &foreign).unwrap();
+    }
+    let whole = View::with_kept(&storage).unwrap();
+    let mut appends = Vec::new();
+    let see = &mut |entry: &inspect::Entry| {
+        appends.extend(entry.id.filter(|_| entry.kind == FrameKind::Append));
+    };
+    inspect::scan(&whole, see, &mut |_| {}).unwrap();
+    let indices: Vec<_> = appends.iter().map(|id| id.index).collect();
+    assert_eq!(indices, (0..300).collect::<Vec<_>>());
+    assert!(whole.open("identity").is_err() && whole.create("x").is_err());
+
+    // Without one of them, it begins behind the hole.
+    let names = kept(&storage);
+    storage.remove(&names[names.len() - 3]).unwrap();
+    let begins = View::with_kept(&storage).unwrap();
+    let numbers = begins.list().unwrap().into_iter().map(|entry| entry.name);
+    let first = numbers.filter(|name| name.starts_with("segment-")).min().unwrap();
+    assert!(names.last().unwrap().starts_with("kept-0000000099"));
+    assert!(first > names[names.len() - 3].replace("kept-", "segment-"), "{first}: {names:?}");
+
+    let log = open_keeping(&storage, 0);
+    assert_eq!(log.shard(SHARD).read(0, 999, usize::MAX).unwrap(), [record(299, 1000)]);
+    until(|| kept(&storage).is_empty()).await;
     log.close().await;
 }
 

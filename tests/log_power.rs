@@ -11,7 +11,8 @@ use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
 use stockd::log::{
-    Error, Fault, Log, LogOptions, Record, RecordId, ShardState, SimStorage, Survival,
+    Error, Fault, KeepOptions, Log, LogOptions, Record, RecordId, ShardState, SimStorage, Storage,
+    Survival, View, inspect,
 };
 use stockd::protocol::ShardId;
 use stockd::world::{Random, RealClock, TaskThreads, World};
@@ -33,10 +34,14 @@ fn world() -> World {
     }
 }
 
-fn open(storage: &SimStorage) -> Result<Log, Error> {
+fn open(storage: &SimStorage, keep: Option<KeepOptions>) -> Result<Log, Error> {
     // A cache of a few records, so that most reads come from the files.
-    let options =
-        LogOptions { segment_bytes: 64 << 10, cache_bytes_max: 8 << 10, ..LogOptions::default() };
+    let options = LogOptions {
+        segment_bytes: 64 << 10,
+        cache_bytes_max: 8 << 10,
+        keep,
+        ..LogOptions::default()
+    };
     Log::open(Arc::new(storage.clone()), &world(), options, &mut |_| {})
 }
 
@@ -203,9 +208,31 @@ async fn work(log: &Log, seed: u64, history: &mut History) {
     log.close().await;
 }
 
+/// With what was put aside the log is whole, from its first frame on, and has all that the log alone has.
+fn check_kept(disk: &SimStorage, what: &str) {
+    let mut first = None;
+    let mut count = |storage: &dyn Storage| {
+        let mut frames = 0;
+        let mut see = |entry: &inspect::Entry| {
+            frames += 1;
+            first.get_or_insert((entry.seq, entry.file.contains("kept-")));
+        };
+        inspect::scan(storage, &mut see, &mut |_| {})
+            .unwrap_or_else(|error| panic!("{what}, with what is kept: {error}"));
+        frames
+    };
+    let view = View::with_kept(disk).unwrap();
+    let (whole, alone) = (count(&view), count(disk));
+    assert!(whole >= alone, "{what}: {whole} frames with what is kept, {alone} without");
+    // The header of the first segment has the first number of all.
+    assert!(first.is_none_or(|(seq, _)| seq == 2), "{what}: it begins with {first:?}");
+}
+
 /// One life: work until the power goes at operation `n`, then recover, perhaps with more cuts on
 /// the way. Gives the operations that the first life took.
 fn life(seed: u64, n: u64, survival: Survival) -> u64 {
+    let keep = seed.is_multiple_of(2).then(KeepOptions::default);
+    let open = |disk: &SimStorage| open(disk, keep);
     let what = format!("seed {seed}, cut at {n}, {survival:?}");
     let storage = SimStorage::new();
     storage.fault_at(n, Fault::PowerCut);
@@ -233,6 +260,9 @@ fn life(seed: u64, n: u64, survival: Survival) -> u64 {
         log.close().await;
     });
     let disk = disk.restart(Survival::Lost);
+    if keep.is_some() {
+        check_kept(&disk, &what);
+    }
     run(async {
         let log = open(&disk).unwrap_or_else(|error| panic!("{what}, again: {error}"));
         history.check(&log, &what);
@@ -249,6 +279,8 @@ fn life(seed: u64, n: u64, survival: Survival) -> u64 {
         assert_eq!(*written.lock().unwrap(), Some(true), "{what}");
         assert_eq!(shard.read(index, index + 1, 1).unwrap(), [record], "{what}");
     });
+    let kept = disk.list().unwrap().into_iter().filter(|entry| entry.name.starts_with("kept-"));
+    assert!(keep.is_some() || kept.count() == 0, "{what}: nothing is kept unless it is wanted");
     storage.operations()
 }
 
@@ -268,6 +300,7 @@ fn seeds(usual: u64) -> u64 {
 #[test]
 fn a_power_cut_that_loses_all_unsynced_bytes() {
     every_cut(1, |_| Survival::Lost);
+    every_cut(2, |_| Survival::Lost);
 }
 
 #[test]

@@ -3,8 +3,8 @@
 use bytes::{Bytes, BytesMut};
 use stockd::engine::batch;
 use stockd_protocol::{
-    Frame, FrameError, Hello, Kind, Op, OpFlags, Reader, Terms, begin_frame, finish_frame, limits,
-    take_frame, take_op_and_terms,
+    BackupRead, Frame, FrameError, Hello, Kind, Op, OpFlags, Reader, Terms, begin_frame,
+    finish_frame, limits, take_frame, take_op_and_terms,
 };
 
 use crate::input::{connection, frames};
@@ -34,6 +34,7 @@ fn body(frame: &Frame) {
     match frame.header.kind {
         Kind::Hello => hello(&frame.body),
         Kind::Op => client_op(&frame.body),
+        Kind::BackupRead => backup_read(&frame.body),
         Kind::Batch => client_op(frame.body.get(4..).unwrap_or_default()),
         _ => {}
     }
@@ -47,6 +48,13 @@ fn hello(body: &Bytes) {
         hello.encode(&mut out);
         assert_eq!(Hello::decode(&out), Ok(hello), "a hello comes back as it went");
     }
+}
+
+fn backup_read(body: &Bytes) {
+    let Ok(read) = BackupRead::decode(body) else { return };
+    let mut out = BytesMut::new();
+    read.encode(&mut out);
+    assert!(body.starts_with(&out), "a BACKUP_READ comes back as it went");
 }
 
 /// Operations, as a frame's body or a log entry holds them.

@@ -94,6 +94,8 @@ codes! {
     EVENTS_GONE = 125, "these events are not on this node: it has removed them by age or size, or never had them; the message says from where on there are any. Ask another node, or begin again there and read the stock for what came before";
     /// The node keeps no events.
     NO_EVENTS = 126, "this node keeps no events; ask another one";
+    /// The file is not there.
+    FILE_GONE = 127, "the node cannot read this file of a backup: it has removed it, or never had it; ask for the list again";
     /// Ask the leader.
     NOT_LEADER = 200, "send it to the leader, whose address the reply carries if it is known";
     /// Too much to do.

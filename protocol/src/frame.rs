@@ -31,6 +31,10 @@ pub enum Kind {
     Subscribe = 0x04,
     /// Client → server: so many more bytes of events may come: `bytes u32`. The request id is the subscription's.
     Credit = 0x05,
+    /// Client → server, without a body: which files a backup is made of.
+    BackupList = 0x06,
+    /// Client → server: a piece of one of these files: [`BackupRead`](crate::BackupRead).
+    BackupRead = 0x07,
     /// Server → client: [`HelloReply`](crate::HelloReply).
     HelloReply = 0x81,
     /// Server → client: a [`ReplyPrefix`](crate::ReplyPrefix) and one outcome.
@@ -41,6 +45,11 @@ pub enum Kind {
     /// Server → client: [`EventsHead`](crate::EventsHead) and records of [events](crate::event), as often as there
     /// are any.
     Events = 0x84,
+    /// Server → client: [`BackupHead`](crate::BackupHead), `count u32`, and that many
+    /// [files](crate::BackupFile).
+    BackupFiles = 0x85,
+    /// Server → client: bytes of a file.
+    BackupBytes = 0x86,
     /// Server → client: the whole frame was refused: [`ErrorReply`](crate::ErrorReply).
     Error = 0xff,
 }
@@ -53,10 +62,14 @@ impl Kind {
         Self::Batch,
         Self::Subscribe,
         Self::Credit,
+        Self::BackupList,
+        Self::BackupRead,
         Self::HelloReply,
         Self::OpReply,
         Self::BatchReply,
         Self::Events,
+        Self::BackupFiles,
+        Self::BackupBytes,
         Self::Error,
     ];
 
@@ -68,10 +81,14 @@ impl Kind {
             Self::Batch => "BATCH",
             Self::Subscribe => "SUBSCRIBE",
             Self::Credit => "CREDIT",
+            Self::BackupList => "BACKUP_LIST",
+            Self::BackupRead => "BACKUP_READ",
             Self::HelloReply => "HELLO_REPLY",
             Self::OpReply => "OP_REPLY",
             Self::BatchReply => "BATCH_REPLY",
             Self::Events => "EVENTS",
+            Self::BackupFiles => "BACKUP_FILES",
+            Self::BackupBytes => "BACKUP_BYTES",
             Self::Error => "ERROR",
         }
     }
@@ -83,10 +100,14 @@ impl Kind {
             0x03 => Self::Batch,
             0x04 => Self::Subscribe,
             0x05 => Self::Credit,
+            0x06 => Self::BackupList,
+            0x07 => Self::BackupRead,
             0x81 => Self::HelloReply,
             0x82 => Self::OpReply,
             0x83 => Self::BatchReply,
             0x84 => Self::Events,
+            0x85 => Self::BackupFiles,
+            0x86 => Self::BackupBytes,
             0xff => Self::Error,
             _ => return None,
         })

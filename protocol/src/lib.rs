@@ -19,6 +19,7 @@
 //! Left out on purpose: sockets, retries, time. This crate moves bytes into types and back.
 #![forbid(unsafe_code)]
 
+mod backup;
 mod catalogue;
 mod code;
 mod encode;
@@ -40,6 +41,7 @@ mod stock;
 mod subscribe;
 mod wishes;
 
+pub use backup::{BackupFile, BackupHead, BackupRead};
 pub use catalogue::{Described, Naming};
 pub use code::Code;
 pub use frame::{Frame, FrameError, Header, Kind, begin_frame, crc32, finish_frame, take_frame};

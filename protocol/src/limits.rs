@@ -68,3 +68,5 @@ pub const COUNTER_MAX: i64 = (1 << 53) - 1;
 pub const SELECTORS_MAX: usize = 64;
 /// Bytes of events that a subscriber may have granted and not got: more is taken for so much.
 pub const CREDIT_BYTES_MAX: u32 = 1 << 20;
+/// Most bytes of one BACKUP_READ: what a disk reads in a millisecond or two.
+pub const BACKUP_READ_BYTES_MAX: u32 = 256 << 10;

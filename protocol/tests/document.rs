@@ -7,13 +7,13 @@ use std::collections::BTreeSet;
 use bytes::{BufMut, BytesMut};
 use stockd_protocol::event::{EventKind, EventRecord, RecordWriter, seal};
 use stockd_protocol::{
-    Bucket, CellCounters, CellDetails, CellHandle, CellRef, Code, Crossing, CrossingsHead,
-    Described, ErrorReply, EventsHead, Guard, Header, Hello, HelloReply, Kind, LineFault,
-    LineShares, ListHead, ListedCell, ListedSku, Listing, Note, Op, OpFlags, Opcode, OutcomeHeader,
-    OwnerBound, OwnerLimits, OwnerUsage, PolicyChange, Reader, ReplyPrefix, ReservationState,
-    Rules, Selector, ShortLine, SkuTotal, Subscribe, TakenPart, Transfer, TransferState,
-    begin_frame, begin_outcome, finish_frame, finish_outcome, limits, take_frame,
-    take_op_and_terms, take_outcome,
+    BackupFile, BackupHead, BackupRead, Bucket, CellCounters, CellDetails, CellHandle, CellRef,
+    Code, Crossing, CrossingsHead, Described, ErrorReply, EventsHead, Guard, Header, Hello,
+    HelloReply, Kind, LineFault, LineShares, ListHead, ListedCell, ListedSku, Listing, Note, Op,
+    OpFlags, Opcode, OutcomeHeader, OwnerBound, OwnerLimits, OwnerUsage, PolicyChange, Reader,
+    ReplyPrefix, ReservationState, Rules, Selector, ShortLine, SkuTotal, Subscribe, TakenPart,
+    Transfer, TransferState, begin_frame, begin_outcome, finish_frame, finish_outcome, limits,
+    take_frame, take_op_and_terms, take_outcome,
 };
 
 const DOCUMENT: &str = include_str!("../../protocol.md");
@@ -142,6 +142,7 @@ fn the_limits_are_those_of_the_crate() {
         limits::COUNTER_MAX as u64,
         limits::WAREHOUSE_BYTES_MAX as u64,
         limits::SKU_BYTES_MAX as u64,
+        u64::from(limits::BACKUP_READ_BYTES_MAX),
     ] {
         let section = DOCUMENT.split("\n## 11.").nth(1).unwrap();
         let section = section.split("\n## ").next().unwrap().replace(',', "");
@@ -598,6 +599,14 @@ fn frame(bytes: &[u8], out: &mut BytesMut) -> String {
         Kind::Subscribe => subscribe(&mut body, out),
         Kind::Credit => format!("bytes={}", u32(&mut body, out)),
         Kind::Events => events(&mut body, out),
+        Kind::BackupList => "nothing".to_owned(),
+        Kind::BackupRead => backup_read(&mut body, out),
+        Kind::BackupFiles => backup_files(&mut body, out),
+        Kind::BackupBytes => {
+            let bytes = body.bytes(body.rest().len()).unwrap();
+            out.extend_from_slice(bytes);
+            format!("bytes={}", bytes.len())
+        }
         Kind::Error => error(&mut body, out),
     };
     assert!(body.is_empty(), "a body has bytes after its last field");
@@ -629,6 +638,35 @@ fn events(body: &mut Reader<'_>, out: &mut BytesMut) -> String {
     }
     let EventsHead { first, next, reached, .. } = head;
     format!("first={first} next={next} reached={reached} server_now={now}: {}", said.join("; "))
+}
+
+fn backup_read(body: &mut Reader<'_>, out: &mut BytesMut) -> String {
+    let read = BackupRead::decode(body.bytes(body.rest().len()).unwrap()).unwrap();
+    read.encode(out);
+    format!("{} offset={} bytes={}", text(read.name), read.offset, read.bytes)
+}
+
+fn backup_files(body: &mut Reader<'_>, out: &mut BytesMut) -> String {
+    let head = BackupHead::take(body).unwrap();
+    head.encode(out);
+    let mut files = Vec::new();
+    for _ in 0..u32(body, out) {
+        let file = BackupFile::take(body).unwrap();
+        file.encode(out);
+        files.push(format!("{} bytes={} sealed={}", text(file.name), file.bytes, file.is_sealed));
+    }
+    let chain: String = head.chain[..4].iter().map(|byte| format!("{byte:02x}")).collect();
+    format!(
+        "cluster_id={} node_id={} incarnation={} rules_ms={:?} index={} now={} next={} chain={chain}: {}",
+        head.cluster_id,
+        head.node_id,
+        head.incarnation,
+        head.rules_ms,
+        head.index,
+        head.now_us,
+        head.next_event,
+        files.join("; ")
+    )
 }
 
 /// The record, written again.

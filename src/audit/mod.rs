@@ -44,6 +44,7 @@ pub use replay::{Replay, empty};
 pub use report::{Report, grouped};
 pub use source::{Source, load};
 
+use crate::engine::EngineConfig;
 use crate::events::EventDir;
 use crate::log::Storage;
 use crate::protocol::ShardId;
@@ -61,9 +62,33 @@ pub type Progress<'a> = &'a mut dyn FnMut(&str, u64, u64);
 
 /// Looks at a data directory.
 pub fn audit(storage: &dyn Storage, clock: &dyn Clock, progress: Progress<'_>) -> Report {
+    look(engine_of(storage), storage, clock, progress)
+}
+
+/// Looks at the files of a node whose rules are known, such as those of a backup.
+pub fn audit_under(
+    engine: EngineConfig,
+    storage: &dyn Storage,
+    clock: &dyn Clock,
+    progress: Progress<'_>,
+) -> Report {
+    look(Ok(engine), storage, clock, progress)
+}
+
+fn look(
+    engine: Result<EngineConfig, Finding>,
+    storage: &dyn Storage,
+    clock: &dyn Clock,
+    progress: Progress<'_>,
+) -> Report {
     let mut report = Report::default();
     let (mut findings, mut notes) = (std::mem::take(&mut report.findings), Vec::new());
-    let (mark, derived) = match state_of(storage, &mut findings, &mut notes, progress) {
+    let state = engine.map(|engine| state_of(engine, storage, &mut findings, &mut notes, progress));
+    let state = state.unwrap_or_else(|finding| {
+        findings.add(finding);
+        None
+    });
+    let (mark, derived) = match state {
         Some((mark, replay)) => (mark, Some(Derived::new(replay))),
         None => (None, None),
     };
@@ -103,25 +128,26 @@ pub fn audit(storage: &dyn Storage, clock: &dyn Clock, progress: Progress<'_>) -
 /// Nobody knows how many cells were made by events that are not here; a ledger has room for so many.
 const UNSEEN_CELLS_MAX: u64 = 1 << 26;
 
+/// The rules of the node whose directory it is.
+fn engine_of(storage: &dyn Storage) -> Result<EngineConfig, Finding> {
+    let finding = |what: String| Finding { file: storage.path("identity"), offset: None, what };
+    match owner_of(storage) {
+        Ok(Some(owner)) => Ok(owner.engine),
+        Ok(None) => Err(finding(
+            "it is not there, so no node has ever started here; is it a data directory?".to_owned(),
+        )),
+        Err(error) => Err(finding(error.to_string())),
+    }
+}
+
 /// The state to compare with, and the log that goes on from it. `None`: there is none, and it was said why.
 fn state_of(
+    engine: EngineConfig,
     storage: &dyn Storage,
     findings: &mut Findings,
     notes: &mut Vec<String>,
     progress: Progress<'_>,
 ) -> Option<(Option<Mark>, Replay)> {
-    let engine = match owner_of(storage) {
-        Ok(Some(owner)) => owner.engine,
-        Ok(None) => {
-            let what = "it is not there, so no node has ever started here; is it a data directory?";
-            findings.about(&storage.path("identity"), what);
-            return None;
-        }
-        Err(error) => {
-            findings.about(&storage.path("identity"), error.to_string());
-            return None;
-        }
-    };
     let source = load(storage, SHARD, &engine, progress);
     let Source { checkpoint, log } = match source {
         Ok(source) => source,

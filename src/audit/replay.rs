@@ -31,8 +31,16 @@ impl Replay {
     /// # Errors
     /// The log is not the one that the checkpoint was made of, as far as it goes: what is wrong.
     pub fn new(from: Checkpoint, log: Records, shard: ShardId) -> Result<Self, String> {
+        let end = log.committed().max(from.index);
+        Self::until(from, log, shard, end)
+    }
+
+    /// As [`Replay::new`], up to an entry of which somebody else knows that it is committed.
+    ///
+    /// # Errors
+    /// As [`Replay::new`].
+    pub fn until(from: Checkpoint, log: Records, shard: ShardId, end: u64) -> Result<Self, String> {
         let Checkpoint { index, term, mut stock, .. } = from;
-        let end = log.committed().max(index);
         if let Some(record) = log.all().get(&index).filter(|record| record.term != term) {
             return Err(format!(
                 "entry {index} is of term {}; the snapshot that ends with it is of term {term}",
@@ -40,8 +48,8 @@ impl Replay {
             ));
         }
         let mut expected = index + 1;
-        for found in log.all().range(index + 1..=end).map(|(found, _)| *found) {
-            if found != expected {
+        for found in log.all().range(index + 1..).map(|(found, _)| *found) {
+            if found != expected || found > end {
                 break;
             }
             expected += 1;
@@ -58,6 +66,11 @@ impl Replay {
     /// The state as it is now.
     pub fn stock(&self) -> &StockState {
         &self.stock
+    }
+
+    /// The state, to keep.
+    pub fn into_stock(self) -> StockState {
+        self.stock
     }
 
     /// The last entry that is known to be committed.

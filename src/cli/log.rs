@@ -8,8 +8,8 @@ use clap::Subcommand;
 
 use super::Done;
 use super::progress::Progress;
-use crate::log::RealStorage;
 use crate::log::inspect::{Entry, Summary, scan};
+use crate::log::{Progress as LogProgress, RealStorage, View};
 use crate::world::{Clock, RealClock};
 
 /// `stockd log`.
@@ -25,30 +25,40 @@ pub(super) enum Log {
     Dump {
         /// The data directory.
         directory: PathBuf,
+        /// Begin with the purged segments that are kept for backups.
+        #[arg(long)]
+        kept: bool,
     },
     /// Read the whole log as a start would, and say whether it is sound.
     Check {
         /// The data directory.
         directory: PathBuf,
+        /// Begin with the purged segments that are kept for backups.
+        #[arg(long)]
+        kept: bool,
     },
 }
 
 impl Log {
     pub(super) fn run(self) -> Done {
         match self {
-            Self::Dump { directory } => dump(&directory),
-            Self::Check { directory } => check(&directory),
+            Self::Dump { directory, kept } => dump(&directory, kept),
+            Self::Check { directory, kept } => check(&directory, kept),
         }
     }
 }
 
-fn look(directory: &Path, on_entry: &mut dyn FnMut(&Entry)) -> Result<Summary, String> {
+fn look(directory: &Path, kept: bool, on_entry: &mut dyn FnMut(&Entry)) -> Result<Summary, String> {
     let storage = RealStorage::open_read_only(directory).map_err(|error| error.to_string())?;
     let clock: Arc<dyn Clock> = Arc::new(RealClock::new());
     let mut progress = Progress::new(clock);
-    let summary = scan(&storage, on_entry, &mut |at| {
+    let told = &mut |at: LogProgress| {
         progress.update("reading the log", at.bytes_done, at.bytes_total);
-    });
+    };
+    let summary = match kept {
+        true => View::with_kept(&storage).and_then(|whole| scan(&whole, on_entry, told)),
+        false => scan(&storage, on_entry, told),
+    };
     progress.finish();
     let summary = summary.map_err(|error| error.to_string())?;
     match summary.segments {
@@ -57,11 +67,11 @@ fn look(directory: &Path, on_entry: &mut dyn FnMut(&Entry)) -> Result<Summary, S
     }
 }
 
-fn dump(directory: &Path) -> Done {
+fn dump(directory: &Path, kept: bool) -> Done {
     let mut out = std::io::BufWriter::new(std::io::stdout().lock());
     // Whoever reads our output may stop early: that ends the printing, not the look.
     let mut open = writeln!(out, "{HEADINGS}").is_ok();
-    let summary = look(directory, &mut |entry| {
+    let summary = look(directory, kept, &mut |entry| {
         open = open && print(&mut out, entry).is_ok();
     });
     let _ = out.flush();
@@ -87,8 +97,8 @@ fn print(out: &mut impl Write, entry: &Entry) -> std::io::Result<()> {
     )
 }
 
-fn check(directory: &Path) -> Done {
-    let summary = look(directory, &mut |_| {})?;
+fn check(directory: &Path, kept: bool) -> Done {
+    let summary = look(directory, kept, &mut |_| {})?;
     println!("segments  {} ({} unused)", summary.segments, summary.segments_unused);
     println!("bytes     {}", summary.bytes);
     println!("frames    {}", summary.frames);

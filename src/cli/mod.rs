@@ -11,6 +11,8 @@
 //! events     some of it into a file               events/
 //! log        look at a data directory             log.rs
 //! audit      verify a data directory or evidence  audit.rs
+//! backup     a node's history into a directory    backup/
+//! restore    a data directory out of a backup     backup/
 //! ```
 //!
 //! Exit codes: 0 it is done; 1 it was refused or has failed, and the last line on stderr says what to
@@ -18,6 +20,7 @@
 
 mod admin;
 mod audit;
+mod backup;
 mod client;
 mod events;
 mod export;
@@ -79,6 +82,10 @@ enum Command {
     Log(log::Log),
     /// Verify what is in a data directory: is it what has happened? Or a file of evidence.
     Audit(audit::Audit),
+    /// Fetch what a node has into a directory, while it serves: what is there is not fetched again.
+    Backup(backup::Backup),
+    /// Make a data directory that begins where a backup has been, at its end or at a moment before.
+    Restore(backup::Restore),
 }
 
 /// What a command ends with: `Err` is printed to stderr and becomes exit code 1.
@@ -105,6 +112,8 @@ pub fn main() -> ExitCode {
         Command::Events(events) => events.run(),
         Command::Log(log) => log.run(),
         Command::Audit(audit) => audit.run(),
+        Command::Backup(backup) => backup.run(),
+        Command::Restore(restore) => restore.run(),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,

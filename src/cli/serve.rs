@@ -10,11 +10,11 @@ use clap::Args;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use super::progress::Progress;
-use super::{Done, admin, client, parse_duration};
+use super::{Done, admin, backup, client, parse_duration};
 use crate::archive::ArchiveOptions;
 use crate::engine::EngineConfig;
 use crate::events::EventOptions;
-use crate::log::{LogOptions, RealStorage, SEGMENT_BYTES_MAX, SEGMENT_BYTES_MIN_REAL};
+use crate::log::{KeepOptions, LogOptions, RealStorage, SEGMENT_BYTES_MAX, SEGMENT_BYTES_MIN_REAL};
 use crate::replication::{Bootstrap, NodeInfo, Replica, ReplicaOptions, StopReason, Timing};
 use crate::server::{Limits, Listeners, Server};
 use crate::world::World;
@@ -85,6 +85,12 @@ pub(super) struct Serve {
     /// Most bytes on disk for that; above it the oldest events are removed. Each takes about 35.
     #[arg(long, value_name = "BYTES", default_value_t = EventOptions::default().bytes_max)]
     events_bytes: u64,
+    /// How long segments of the log are kept for backups when the node needs them no more: 7d, 12h; 0s: not at all.
+    #[arg(long, value_name = "TIME", default_value = "7d", value_parser = parse_keep)]
+    keep_log: Duration,
+    /// Most bytes on disk for that; above it, and before a full disk stops anything, the oldest are removed.
+    #[arg(long, value_name = "BYTES", default_value_t = KeepOptions::default().bytes_max)]
+    keep_log_bytes: u64,
     /// Bytes of one log segment, a multiple of 4096.
     #[arg(long, value_name = "BYTES", default_value_t = LogOptions::default().segment_bytes,
         value_parser = clap::value_parser!(u64).range(SEGMENT_BYTES_MIN_REAL..=SEGMENT_BYTES_MAX))]
@@ -138,6 +144,17 @@ fn parse_events(text: &str) -> Result<Duration, String> {
     }
 }
 
+/// Longest time for which segments are kept: what is restored from then belongs in backups.
+const KEEP_MAX: Duration = Duration::from_secs(366 * 24 * 60 * 60);
+
+fn parse_keep(text: &str) -> Result<Duration, String> {
+    let keep = parse_duration(text)?;
+    match keep <= KEEP_MAX {
+        true => Ok(keep),
+        false => Err("segments of the log are kept for at most 366 days".to_owned()),
+    }
+}
+
 /// So many tasks have a turn before the runtime looks whom the log's thread has woken. With tokio's 31
 /// what waits for a sync waits, too, for thirty sessions that answer floods of reads.
 const THREADS_INTERVAL: u32 = 4;
@@ -178,6 +195,7 @@ impl Serve {
         let listeners =
             Listeners::bind(self.listen, self.admin).await.map_err(|error| error.to_string())?;
         let storage = RealStorage::open(&self.data).map_err(|error| error.to_string())?;
+        backup::refuse_backup(&storage)?;
         let mut progress = Progress::new(Arc::clone(&world.clock));
         let client = address(listeners.client_address())?;
         let options = self.replica_options(&client, &world);
@@ -223,7 +241,11 @@ impl Serve {
                 hash_seed: world.random.next_u64(),
                 ..EngineConfig::default()
             },
-            log: LogOptions { segment_bytes: self.segment_bytes, ..LogOptions::default() },
+            log: LogOptions {
+                segment_bytes: self.segment_bytes,
+                keep: self.keep_options(),
+                ..LogOptions::default()
+            },
             timing: Timing::default(),
             reservations_max: self.max_reservations,
             snapshot_log_bytes: self.snapshot_log_bytes,
@@ -252,6 +274,14 @@ impl Serve {
             ..EventOptions::default()
         };
         (options.retention_ms > 0).then_some(options)
+    }
+
+    fn keep_options(&self) -> Option<KeepOptions> {
+        let options = KeepOptions {
+            retention_ms: self.keep_log.as_millis() as u64,
+            bytes_max: self.keep_log_bytes,
+        };
+        (options.retention_ms > 0 && options.bytes_max > 0).then_some(options)
     }
 
     fn print_banner(&self, client: &str, admin: &str, replica: &Replica) {

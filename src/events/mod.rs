@@ -43,9 +43,11 @@ use tokio::sync::{Notify, oneshot, watch};
 pub use dir::{Checks, DirRecords, EventDir, Found, SegmentInfo};
 pub use error::{Flaw, ReadError};
 pub use key::Key;
+pub use open::cut;
 pub use position::Position;
 pub use reader::Chunk;
 pub use scan::Direction;
+pub use segment::first_of;
 
 use crate::archive::Notice;
 use crate::log::Storage;
@@ -101,6 +103,17 @@ pub struct EventStats {
     pub gaps: u64,
     /// The last attempt to write or to remove something failed.
     pub is_failing: bool,
+}
+
+/// A file of an event log.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct EventFile {
+    /// Its name.
+    pub name: String,
+    /// Bytes of it that will stay as they are: whole records, or all of it.
+    pub bytes: u64,
+    /// It will never have more.
+    pub is_sealed: bool,
 }
 
 /// See the module. The writer ends with it.
@@ -331,6 +344,14 @@ impl EventLog {
     pub fn oldest(&self) -> u64 {
         let next = self.0.next();
         self.0.segments().first().map_or(next, |segment| segment.first())
+    }
+
+    /// The files with events that can be read, the oldest first. What a mark has said is on disk is in them.
+    pub fn files(&self) -> Vec<EventFile> {
+        let segments = self.0.segments();
+        let views = segments.iter().map(|segment| (segment.name(), segment.extent()));
+        let files = views.map(|(name, (bytes, is_sealed))| EventFile { name, bytes, is_sealed });
+        files.collect()
     }
 
     /// The log's time has come to this.

@@ -57,6 +57,19 @@ pub(super) fn open(
     Ok(opened)
 }
 
+/// Makes the event files of a directory that nobody else uses what they were at a position: what comes after it is
+/// gone, and what is before it is of its history, and on disk.
+///
+/// # Errors
+/// They are damaged, or of another history. What the operating system says.
+pub fn cut(storage: &dyn Storage, shard: ShardId, position: Position) -> Result<(), ReadError> {
+    let opened = open(storage, shard, position)?;
+    if let Some(current) = &opened.current {
+        storage.open(&current.segment.name())?.sync_data()?;
+    }
+    Ok(storage.sync_dir()?)
+}
+
 fn remove(storage: &dyn Storage, first: u64) -> io::Result<()> {
     storage.remove(&name_of(first))?;
     storage.sync_dir()

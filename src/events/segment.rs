@@ -63,7 +63,7 @@ pub(super) fn name_of(first: u64) -> String {
 }
 
 /// The first event of the segment of this name; `None`: it is no segment.
-pub(super) fn first_of(name: &str) -> Option<u64> {
+pub fn first_of(name: &str) -> Option<u64> {
     let first = name.strip_prefix(PREFIX)?.parse().ok()?;
     (name_of(first) == name).then_some(first)
 }
@@ -302,7 +302,13 @@ impl Segment {
     }
 
     pub fn is_sealed(&self) -> bool {
-        matches!(self.lock().index, Index::Sealed(_))
+        self.extent().1
+    }
+
+    /// How many bytes there are, and whether there will never be more.
+    pub fn extent(&self) -> (u64, bool) {
+        let state = self.lock();
+        (state.file_bytes, matches!(state.index, Index::Sealed(_)))
     }
 
     /// Readers may read so far.

@@ -39,7 +39,8 @@
 //! - Frames have the numbers 1, 2, 3, … through all segments; segment headers count.
 //! - A segment is wholly on disk before the next one gets its header.
 //! - Segments are removed from the oldest on, one by one, when a durable purge of every shard covers
-//!   all they hold; what they said of votes and ids is repeated in every later header.
+//!   all they hold; what they said of votes and ids is repeated in every later header. To be removed
+//!   may mean to be put aside under another name, for backups (the module `kept`).
 //! - A shard's records are gapless, from behind `purged` to `last`.
 //! - A damaged record that was acknowledged stops the node; a torn tail, which nobody was told of, is
 //!   cut (the module `replay` says how the two are told apart).
@@ -80,18 +81,22 @@
 mod allocator;
 mod cache;
 mod error;
+mod files;
 pub mod inspect;
+mod kept;
 mod mmap;
 mod options;
 mod record;
 mod records;
 mod recovery;
 mod replay;
+mod room;
 mod segment;
 mod shard;
 mod shared;
 mod sim_storage;
 mod storage;
+mod view;
 mod writer;
 
 use std::sync::Arc;
@@ -102,6 +107,8 @@ use stockd_protocol::ShardId;
 use tokio::sync::{mpsc, oneshot};
 
 pub use error::Error;
+pub use files::{LogFile, SegmentStart, segment_starts};
+pub use kept::KeepOptions;
 pub use options::{
     FatalHook, LogOptions, SEGMENT_BYTES_MAX, SEGMENT_BYTES_MIN, SEGMENT_BYTES_MIN_REAL,
     record_bytes_max,
@@ -109,11 +116,13 @@ pub use options::{
 pub use record::{FrameKind, PAYLOAD_BYTES_MAX, Record, RecordId, VOTE_BYTES_MAX};
 pub use records::{Logged, Records};
 pub use replay::Progress;
+pub use room::yielding;
 pub use segment::FORMAT_VERSION;
 pub use shard::{ShardLog, ShardState};
 pub use sim_storage::{Fault, SimStorage, Survival};
 pub(crate) use storage::is_full;
 pub use storage::{File, FileEntry, RealStorage, Storage};
+pub use view::View;
 pub use writer::Done;
 
 use crate::world::World;
@@ -143,6 +152,8 @@ pub struct Stats {
     pub segments: u64,
     /// Bytes of all segment files, the spare one included.
     pub bytes_on_disk: u64,
+    /// Purged segments that are kept for backups, and their bytes, when it was last looked.
+    pub kept: (u64, u64),
     /// Bytes written to segments.
     pub bytes_written: u64,
     /// Bytes of records that wait to be written.
@@ -278,7 +289,7 @@ fn start_threads(
         let error = |source| Error::Io { deed: "start a thread for", file, source };
         world.threads.spawn(name, body).map_err(error)
     };
-    let body = allocator::run(shared.clone(), chores_rx);
+    let body = allocator::run(shared.clone(), world.clock.clone(), chores_rx);
     spawn(
         "log-allocator",
         Box::pin(async move {

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::Error;
+use super::{Error, KeepOptions};
 
 /// Called once, on a thread of the log, with the error that stopped it. Must not block for long.
 pub type FatalHook = Arc<dyn Fn(&Error) + Send + Sync>;
@@ -29,17 +29,21 @@ pub struct LogOptions {
     /// than this are left in the current one, so that votes and what is in flight still fit. At most
     /// half a segment counts.
     pub headroom_bytes: u64,
+    /// For how long purged segments are kept for backups; `None`: they are removed at once. They give
+    /// way to others only on a [`yielding`](super::yielding) storage.
+    pub keep: Option<KeepOptions>,
     /// Told when the log stops for good.
     pub on_fatal: FatalHook,
 }
 
 impl Default for LogOptions {
-    /// Segments of 64 MiB, a cache of 256 MiB, a headroom of 16 MiB, and a hook that does nothing.
+    /// Segments of 64 MiB, a cache of 256 MiB, a headroom of 16 MiB, nothing kept, and a hook that does nothing.
     fn default() -> Self {
         Self {
             segment_bytes: 64 << 20,
             cache_bytes_max: 256 << 20,
             headroom_bytes: 16 << 20,
+            keep: None,
             on_fatal: Arc::new(|_| {}),
         }
     }

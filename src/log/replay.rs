@@ -132,6 +132,19 @@ pub(super) fn replay(
     Ok(Some(End { log_id, segments, leftovers, offset, seq, unproven_from, dirty_to }))
 }
 
+/// The log's id and the number of its first segment; `None`: there is none.
+///
+/// # Errors
+/// Its header is damaged, or of another version; it cannot be read.
+pub(super) fn first_header(storage: &dyn Storage) -> Result<Option<(u64, u64)>, Error> {
+    let segments = open_all(storage)?;
+    let Some(first) = segments.first() else { return Ok(None) };
+    match Header::decode(&map_of(storage, first)?) {
+        Ok(header) => Ok(Some((header.log_id, first.number))),
+        Err(fault) => Err(first_header_error(storage, first, fault)),
+    }
+}
+
 fn open_all(storage: &dyn Storage) -> Result<Vec<Arc<Segment>>, Error> {
     let io = |deed, name: &str| {
         let file = storage.path(name);

@@ -92,6 +92,15 @@ impl Position {
         Self(number << 32 | offset)
     }
 
+    /// Both in one word, in the order of the log.
+    pub(super) const fn to_word(self) -> u64 {
+        self.0
+    }
+
+    pub(super) const fn from_word(word: u64) -> Self {
+        Self(word)
+    }
+
     pub(super) const fn number(self) -> u64 {
         self.0 >> 32
     }
@@ -215,6 +224,20 @@ impl Header {
         }
         Ok(Self { log_id, number, seq, states, bytes })
     }
+}
+
+/// Reads the header of a file.
+pub(super) fn read_header(file: &dyn File) -> io::Result<Result<Header, HeaderFault>> {
+    let file_bytes = file.bytes()?;
+    let mut head = vec![0; HEADER_BLOCK_BYTES.min(file_bytes as usize)];
+    file.read_at(0, &mut head)?;
+    // It says its own length, which is one block unless there are many shards.
+    let bytes = head.get(12..16).map_or(0, |_| u64::from(u32_at(&head, 12)));
+    if bytes > head.len() as u64 && bytes <= file_bytes {
+        head.resize(bytes as usize, 0);
+        file.read_at(0, &mut head)?;
+    }
+    Ok(Header::decode(&head))
 }
 
 /// Where the checksums of a log's frames start.

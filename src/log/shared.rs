@@ -19,6 +19,8 @@ pub(super) struct Shared {
     pub(super) shards: Mutex<BTreeMap<ShardId, Arc<Shard>>>,
     /// The segments with records, by number.
     pub(super) segments: Mutex<BTreeMap<u64, Arc<Segment>>>,
+    /// Where what is on disk ends: a [`Position`](super::segment::Position) as one word.
+    pub(super) synced: AtomicU64,
     /// The zeroed segment that comes next.
     pub(super) spare: Mutex<Option<Arc<Segment>>>,
     /// Rung when there is a spare, when the log failed and when it closes.
@@ -35,6 +37,8 @@ pub(super) struct Shared {
 pub(super) struct Counters {
     pub(super) bytes_on_disk: AtomicU64,
     pub(super) bytes_written: AtomicU64,
+    pub(super) kept_bytes: AtomicU64,
+    pub(super) kept_segments: AtomicU64,
     pub(super) queued_bytes: AtomicU64,
     pub(super) records: AtomicU64,
     pub(super) remaining_bytes: AtomicU64,
@@ -57,6 +61,7 @@ impl Shared {
             salt,
             shards: Mutex::default(),
             segments: Mutex::default(),
+            synced: AtomicU64::new(0),
             spare: Mutex::default(),
             bell: Notify::new(),
             counters: Counters::default(),
@@ -98,6 +103,7 @@ impl Shared {
         Stats {
             segments: lock(&self.segments).len() as u64,
             bytes_on_disk: read(&counters.bytes_on_disk),
+            kept: (read(&counters.kept_segments), read(&counters.kept_bytes)),
             bytes_written: read(&counters.bytes_written),
             queued_bytes: read(&counters.queued_bytes),
             records: read(&counters.records),

@@ -176,6 +176,7 @@ impl Writer {
             purged: true,
         };
         writer.note_remaining();
+        writer.note_synced();
         if lock(&writer.shared.spare).is_none() {
             writer.order_spare();
         }
@@ -448,6 +449,12 @@ impl Writer {
         self.shared.counters.remaining_bytes.store(remaining, Ordering::Relaxed);
     }
 
+    fn note_synced(&self) {
+        let end = Position::new(self.active().number, self.offset);
+        // Release: whoever sees it also sees (through the kernel) what was written up to there.
+        self.shared.synced.store(end.to_word(), Ordering::Release);
+    }
+
     /// Makes everything that was written durable.
     async fn sync(&mut self) -> Result<(), Error> {
         assert!(self.buffer.is_empty(), "what is synced was written");
@@ -469,6 +476,7 @@ impl Writer {
         counters.sync_micros.fetch_add(micros, Ordering::Relaxed);
         counters.sync_micros_max.fetch_max(micros, Ordering::Relaxed);
         self.synced = self.seq - 1;
+        self.note_synced();
         self.remove_purged();
         Ok(())
     }

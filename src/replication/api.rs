@@ -174,6 +174,8 @@ pub struct Status {
     pub log_bytes: u64,
     /// Segments of the log on disk.
     pub log_segments: u64,
+    /// Purged segments that are kept for backups, and their bytes.
+    pub log_kept: (u64, u64),
     /// Syncs of the log since the start.
     pub log_syncs: u64,
     /// No space for new writes.

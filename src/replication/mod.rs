@@ -30,6 +30,7 @@ mod error;
 mod freshness;
 #[doc(hidden)]
 pub mod fuzzing;
+mod history;
 mod identity;
 mod ingress;
 mod lanes;
@@ -64,8 +65,12 @@ pub use api::{
     AdminError, Bootstrap, Leadership, Member, NodeInfo, Observer, ReadPoint, Refusal, ReplyTo,
     RequestTag, Role, StalePoint, Status, StopReason,
 };
-pub use checkpoint::{Checkpoint, Owner, load_checkpoint, newest_checkpoint, owner_of};
+pub use checkpoint::{
+    Checkpoint, Founder, Owner, found, load_checkpoint, newest_checkpoint, owner_of,
+    peek_checkpoint,
+};
 pub use error::Error;
+pub use history::{History, HistoryFile};
 pub use ingress::IngressGuard;
 pub use lanes::Source;
 pub use types::batch_of;
@@ -201,6 +206,8 @@ impl Replica {
         world: World,
         progress: Progress<'_>,
     ) -> Result<Self, Error> {
+        // Segments that are kept for backups are the first to go when the disk is full.
+        let storage = crate::log::yielding(storage);
         let listener = TcpListener::bind(&options.peer_listen).await;
         let listener = listener
             .map_err(|source| Error::Listen { address: options.peer_listen.clone(), source })?;
@@ -364,6 +371,7 @@ impl Replica {
             members: members.nodes().map(member).collect(),
             log_bytes: log.bytes_on_disk,
             log_segments: log.segments,
+            log_kept: log.kept,
             log_syncs: log.syncs,
             disk_full: core.is_full(),
             clock_skew_ms: core.skew().as_millis() as u64,

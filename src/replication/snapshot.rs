@@ -72,6 +72,11 @@ fn name_of(id: Option<RaftLogId>) -> String {
     format!("{PREFIX}{index:020}-{term:020}")
 }
 
+/// It is the name of a snapshot that was published.
+pub fn is_whole(name: &str) -> bool {
+    name.starts_with(PREFIX) && !name.ends_with(".tmp")
+}
+
 /// The newest whole snapshot. Temporary files of earlier runs are removed.
 pub fn newest(storage: &dyn Storage) -> io::Result<Option<SnapshotHandle>> {
     for entry in storage.list()? {
@@ -85,8 +90,7 @@ pub fn newest(storage: &dyn Storage) -> io::Result<Option<SnapshotHandle>> {
 /// The newest whole snapshot. Nothing is removed: the directory may be another process's.
 pub fn find_newest(storage: &dyn Storage) -> io::Result<Option<SnapshotHandle>> {
     let entries = storage.list()?.into_iter();
-    let whole =
-        entries.filter(|entry| entry.name.starts_with(PREFIX) && !entry.name.ends_with(".tmp"));
+    let whole = entries.filter(|entry| is_whole(&entry.name));
     let newest = whole.max_by(|one, other| one.name.cmp(&other.name));
     Ok(newest.map(|entry| SnapshotHandle { name: entry.name, bytes: entry.bytes }))
 }
@@ -95,8 +99,7 @@ pub fn find_newest(storage: &dyn Storage) -> io::Result<Option<SnapshotHandle>> 
 /// was written, and the log below that one is gone.
 fn remove_older(storage: &dyn Storage, newest: &str) -> io::Result<()> {
     for entry in storage.list()? {
-        let whole = entry.name.starts_with(PREFIX) && !entry.name.ends_with(".tmp");
-        if whole && entry.name.as_str() < newest {
+        if is_whole(&entry.name) && entry.name.as_str() < newest {
             storage.remove(&entry.name)?;
         }
     }
@@ -285,6 +288,50 @@ pub fn load(
         true => Ok(Loaded { meta, events, stock }),
         false => Err(reader.damaged("the header and the state count events differently")),
     }
+}
+
+/// Reads a snapshot's place in the log and among the events.
+///
+/// # Errors
+/// The file cannot be read, or its head is damaged.
+pub fn peek(storage: &dyn Storage, name: &str) -> Result<(SnapshotMeta, Position), Error> {
+    let path = storage.path(name);
+    let io = |source| Error::Io { file: path.clone(), source };
+    let file = storage.open(name).map_err(io)?;
+    let bytes = file.bytes().map_err(io)?;
+    FileReader { file, path: path.clone(), offset: 0, bytes, progress: &mut |_, _| () }.take_meta()
+}
+
+/// Writes a snapshot of a state to which nothing happens meanwhile, in a directory that no node uses.
+///
+/// # Errors
+/// What the operating system says.
+pub fn write_still(
+    storage: &dyn Storage,
+    (meta, events): (&SnapshotMeta, Position),
+    stock: &mut StockState,
+    progress: &mut dyn FnMut(u64),
+) -> io::Result<()> {
+    let file = storage.create(BUILDING)?;
+    let mut out = BytesMut::new();
+    put_header(&mut out, meta, events);
+    let mut cut = stock.begin_snapshot();
+    let mut offset = 0;
+    while let Some(chunk) = stock.snapshot_chunk(&mut cut, CHUNK_BYTES_MAX) {
+        out.put_u32_le(chunk.len() as u32);
+        out.put_u32_le(crc32fast::hash(&chunk));
+        out.put_slice(&chunk);
+        file.write_at(offset, &out)?;
+        offset += out.len() as u64;
+        out.clear();
+        progress(offset);
+    }
+    stock.end_snapshot(cut);
+    out.put_u32_le(0);
+    out.put_u32_le(END_CRC);
+    file.write_at(offset, &out)?;
+    file.sync_data()?;
+    publish(storage, BUILDING, meta.last_log_id).map(drop)
 }
 
 /// Reads a snapshot file for its checksums alone: a damaged one must not reach the state machine,

@@ -66,6 +66,12 @@ impl Shared {
         last.map_or(0, |id| id.index)
     }
 
+    /// The newest snapshot's file.
+    pub fn newest_snapshot(&self) -> Option<SnapshotHandle> {
+        let snapshot = self.snapshot.lock().expect("no holder panics");
+        snapshot.as_ref().map(|snapshot| snapshot.snapshot.clone())
+    }
+
     /// Notes a new snapshot, unless a later one was installed while it was written.
     fn set_snapshot(&self, meta: &SnapshotMeta, handle: SnapshotHandle) {
         let mut newest = self.snapshot.lock().expect("no holder panics");

@@ -20,7 +20,7 @@ use super::link::{Link, LinkContext};
 use super::message::put_join;
 use super::peer_frame::Kind;
 use super::proposer::propose_leader_start;
-use super::types::{RaftLogId, TypeConfig};
+use super::types::{MemberNode, RaftLogId, TypeConfig};
 use crate::protocol::{Code, Reader};
 
 /// How often a leader looks whether something is due. Nobody waits for it: a short reserve reclaims
@@ -201,6 +201,7 @@ pub async fn do_chores(core: Arc<Core>) {
         if core.is_leader() {
             finish_change(&core, &mut unfinished).await;
             promote_learners(&core).await;
+            announce(&core).await;
         }
         snapshot_if_grown(&core, &mut snapshot_log_bytes).await;
         if core.is_full() != full {
@@ -220,6 +221,19 @@ pub async fn do_chores(core: Arc<Core>) {
             skewed = !skewed;
             let word = if skewed { "differ" } else { "agree again" };
             core.note(format_args!("the nodes' clocks {word}: {} ms apart", skew.as_millis()));
+        }
+    }
+}
+
+/// Tells the members where a leader is that has been started with other addresses than they know, or was restored.
+async fn announce(core: &Arc<Core>) {
+    let own = core.member_node();
+    let is_other = |known: &MemberNode| known.incarnation == own.incarnation && *known != own;
+    if core.members().get_node(&core.me()).is_some_and(is_other) {
+        match core.take_in(own).await {
+            // Another change is under way, or somebody else leads: the next chore looks again.
+            Ok(()) | Err(AdminError::InProgress | AdminError::NotLeader { .. }) => (),
+            Err(error) => core.note(format_args!("the members are not told the address: {error}")),
         }
     }
 }

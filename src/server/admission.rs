@@ -276,6 +276,7 @@ impl<'a> Burst<'a> {
             },
             Kind::Subscribe => self.subscribe(frame),
             Kind::Credit => self.grant(frame),
+            Kind::BackupList | Kind::BackupRead => self.backup(frame),
             kind => {
                 let message = format!("a client does not send {kind:?} here");
                 return Err(Refusal { message, ..Refusal::new(Code::BAD_FRAME, 0) });
@@ -295,6 +296,23 @@ impl<'a> Burst<'a> {
             Phase::Running => self.shared.feed.subscribe(self.outbox, request_id, &wish),
             _ => Err(Refusal::busy(LEAVING_RETRY_MS, "this node is leaving; ask another one")),
         });
+        if let Err(refusal) = taken {
+            self.outbox.error(request_id, &refusal);
+        }
+    }
+
+    fn backup(&self, frame: &Frame) {
+        let (request_id, backups) = (frame.header.request_id, &self.shared.backups);
+        let unsent_bytes = metrics::read(&self.shared.metrics.bytes_unsent);
+        let taken = if self.shared.phase() != Phase::Running {
+            Err(Refusal::busy(LEAVING_RETRY_MS, "this node is leaving; ask another one"))
+        } else if unsent_bytes > self.shared.limits.unsent_bytes_all_max {
+            Err(Refusal::busy(BUSY_RETRY_MS, "too many replies wait for clients to read them"))
+        } else if frame.header.kind == Kind::BackupList {
+            backups.list(self.outbox, request_id)
+        } else {
+            backups.read(self.outbox, request_id, &frame.body)
+        };
         if let Err(refusal) = taken {
             self.outbox.error(request_id, &refusal);
         }

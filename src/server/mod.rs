@@ -22,6 +22,7 @@
 mod admin;
 mod admission;
 mod answer;
+mod backup;
 mod commands;
 mod feed;
 mod filter;

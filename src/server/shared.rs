@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use bytes::BytesMut;
 
+use super::backup::Backups;
 use super::feed::Feed;
 use super::limits::Limits;
 use super::line::Line;
@@ -41,6 +42,7 @@ pub(super) struct Shared {
     draining: AtomicBool,
     pub large_reads: Arc<Line>,
     pub feed: Feed,
+    pub backups: Backups,
     sessions: Mutex<BTreeMap<u64, Arc<Outbox>>>,
     sessions_next: AtomicU64,
     /// Told when a session ends.
@@ -53,6 +55,7 @@ impl Shared {
     pub fn new(replica: Replica, world: World, limits: Limits) -> io::Result<Self> {
         Ok(Self {
             feed: Feed::start(&replica, &world)?,
+            backups: Backups::start(&replica, &world)?,
             replica,
             started: world.clock.monotonic(),
             large_reads: Line::new(Arc::clone(&world.clock)),

@@ -50,6 +50,8 @@ fn log(status: &Status) -> Value {
         ("purged_index", status.purged_index.into()),
         ("bytes", status.log_bytes.into()),
         ("segments", status.log_segments.into()),
+        ("kept_bytes", status.log_kept.1.into()),
+        ("kept_segments", status.log_kept.0.into()),
         ("syncs", status.log_syncs.into()),
         ("disk_full", status.disk_full.into()),
     ];

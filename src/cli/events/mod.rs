@@ -12,7 +12,7 @@
 mod evidence;
 mod export;
 mod json;
-mod moment;
+pub(super) mod moment;
 mod names;
 mod select;
 mod tail;

@@ -9,7 +9,7 @@ const DAY_US: u64 = 86_400_000_000;
 
 /// A moment, in µs since 1970.
 #[derive(Clone, Copy)]
-pub(super) struct Moment(pub u64);
+pub(in crate::cli) struct Moment(pub u64);
 
 impl fmt::Display for Moment {
     /// `2026-11-30T03:15:17.000123Z`
@@ -48,7 +48,7 @@ fn day_of(year: u64, month: u64, day: u64) -> Option<u64> {
 
 /// Reads `2026-11-30T03:15:17.5Z`, with `+01:00` in the place of `Z`, without seconds, or without a time; or `15m`:
 /// so long ago by this machine's clock.
-pub(super) fn parse(text: &str) -> Result<Moment, String> {
+pub(in crate::cli) fn parse(text: &str) -> Result<Moment, String> {
     if let Ok(ago) = parse_duration(text)
         && !text.contains('-')
     {

@@ -1,0 +1,246 @@
+//! What a backup is: the file `MANIFEST`, a line of text for each fact.
+//!
+//! ```text
+//! stockd backup 1
+//! cluster 00c3f2a91b77e015
+//! node 2
+//! incarnation 8d1f20aa33bc0417
+//! rules 2048 3600000 86400000                     grace, retention, longest life, in ms
+//! index 81233                                     the last log entry
+//! now 1764482356123456                            the log's time after it, in µs since 1970
+//! next_event 912034                               the number after the last event up to there
+//! chain 5b1c…                                     over all records of events before it; zeros: there are none
+//! file segment-0000000007.log 67108864 sealed 3fa9…       name, bytes, sealed or open, SHA-256
+//! crc 8f0317ab                                    crc32 of all lines before
+//! ```
+//!
+//! It is written last, so that what it names is on disk.
+
+use std::collections::BTreeMap;
+use std::fmt::Write;
+
+use sha2::{Digest, Sha256};
+
+use super::{Error, PIECE_BYTES, Progress, hex};
+use crate::engine::EngineConfig;
+use crate::log::Storage;
+use crate::protocol::BackupHead;
+
+/// The name of the file.
+pub const MANIFEST: &str = "MANIFEST";
+
+const TITLE: &str = "stockd backup 1";
+
+/// A file of a backup.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct BackedUp {
+    /// How long it is.
+    pub bytes: u64,
+    /// It never grows.
+    pub is_sealed: bool,
+    /// SHA-256 of its bytes.
+    pub sha256: [u8; 32],
+}
+
+/// See the module.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Manifest {
+    /// Whose history it is, and how far it reaches.
+    pub head: BackupHead,
+    /// The files, by name.
+    pub files: BTreeMap<String, BackedUp>,
+}
+
+impl Manifest {
+    /// Reads it; `None`: there is none.
+    ///
+    /// # Errors
+    /// It is damaged or cannot be read.
+    pub fn read(storage: &dyn Storage) -> Result<Option<Self>, Error> {
+        let path = storage.path(MANIFEST);
+        let content = storage.read_small(MANIFEST).map_err(Error::io(path.clone()))?;
+        let bad = |what| Error::BadManifest { file: path, what };
+        content.map(|content| Self::decode(&content)).transpose().map_err(bad)
+    }
+
+    /// Puts it in the place of the one before, in one step.
+    ///
+    /// # Errors
+    /// What the operating system says.
+    pub fn write(&self, storage: &dyn Storage) -> Result<(), Error> {
+        let written = storage.replace_small(MANIFEST, self.encode().as_bytes());
+        written.map_err(Error::io(storage.path(MANIFEST)))
+    }
+
+    /// The rules under which everything was decided.
+    pub fn engine(&self) -> EngineConfig {
+        let [grace_ms, retention_ms, max_life_ms] = self.head.rules_ms;
+        EngineConfig { grace_ms, retention_ms, max_life_ms, ..EngineConfig::default() }
+    }
+
+    fn encode(&self) -> String {
+        let BackupHead { cluster_id, node_id, incarnation, rules_ms, .. } = self.head;
+        let BackupHead { index, now_us, next_event, chain, .. } = self.head;
+        let [grace, retention, max_life] = rules_ms;
+        let mut text = format!(
+            "{TITLE}\ncluster {cluster_id:016x}\nnode {node_id}\nincarnation {incarnation:016x}\n\
+             rules {grace} {retention} {max_life}\nindex {index}\nnow {now_us}\nnext_event {next_event}\n\
+             chain {}\n",
+            hex(&chain)
+        );
+        for (name, file) in &self.files {
+            let (bytes, sealed) = (file.bytes, if file.is_sealed { "sealed" } else { "open" });
+            writeln!(text, "file {name} {bytes} {sealed} {}", hex(&file.sha256))
+                .expect("a string takes all that is written to it");
+        }
+        let crc = crc32fast::hash(text.as_bytes());
+        writeln!(text, "crc {crc:08x}").expect("a string takes all that is written to it");
+        text
+    }
+
+    fn decode(content: &[u8]) -> Result<Self, &'static str> {
+        const CUT: &str = "it is damaged";
+        let text = str::from_utf8(content).map_err(|_| CUT)?;
+        if text.lines().next() != Some(TITLE) {
+            return Err("it is no manifest of this version of stockd");
+        }
+        let at = text.rfind("crc ").ok_or(CUT)?;
+        let (facts, crc) = text.split_at(at);
+        if crc.trim_end() != format!("crc {:08x}", crc32fast::hash(facts.as_bytes())) {
+            return Err("its checksum is wrong");
+        }
+        Self::parse(facts).ok_or(CUT)
+    }
+
+    fn parse(facts: &str) -> Option<Self> {
+        let mut lines = facts.lines().skip(1);
+        let mut fact = |name: &str| lines.next()?.strip_prefix(name)?.strip_prefix(' ');
+        let head = BackupHead {
+            cluster_id: u64::from_str_radix(fact("cluster")?, 16).ok()?,
+            node_id: fact("node")?.parse().ok()?,
+            incarnation: u64::from_str_radix(fact("incarnation")?, 16).ok()?,
+            rules_ms: {
+                let rules =
+                    fact("rules")?.split(' ').map(str::parse).collect::<Result<Vec<_>, _>>();
+                rules.ok()?.try_into().ok()?
+            },
+            index: fact("index")?.parse().ok()?,
+            now_us: fact("now")?.parse().ok()?,
+            next_event: fact("next_event")?.parse().ok()?,
+            chain: from_hex(fact("chain")?)?,
+        };
+        let mut files = BTreeMap::new();
+        for line in lines {
+            let mut words = line.strip_prefix("file ")?.split(' ');
+            let (name, bytes) = (words.next()?, words.next()?.parse().ok()?);
+            let is_sealed = words.next()? == "sealed";
+            let sha256 = from_hex(words.next()?)?;
+            files.insert(name.to_owned(), BackedUp { bytes, is_sealed, sha256 });
+        }
+        Some(Self { head, files })
+    }
+}
+
+fn from_hex(text: &str) -> Option<[u8; 32]> {
+    let mut bytes = [0; 32];
+    if text.len() != 64 || !text.is_ascii() {
+        return None;
+    }
+    for (byte, digits) in bytes.iter_mut().zip(text.as_bytes().chunks_exact(2)) {
+        *byte = u8::from_str_radix(str::from_utf8(digits).ok()?, 16).ok()?;
+    }
+    Some(bytes)
+}
+
+/// The SHA-256 of the first bytes of a file, piece by piece.
+///
+/// # Errors
+/// What the operating system says; `UnexpectedEof`: it is shorter.
+pub(super) fn sha256_of(
+    storage: &dyn Storage,
+    name: &str,
+    bytes: u64,
+    progress: &mut dyn FnMut(u64),
+) -> std::io::Result<[u8; 32]> {
+    let file = storage.open(name)?;
+    let (mut hash, mut at, mut piece) = (Sha256::new(), 0, Vec::new());
+    while at < bytes {
+        piece.resize((bytes - at).min(PIECE_BYTES) as usize, 0);
+        file.read_at(at, &mut piece)?;
+        hash.update(&piece);
+        at += piece.len() as u64;
+        progress(piece.len() as u64);
+    }
+    Ok(hash.finalize().into())
+}
+
+impl Manifest {
+    /// Looks whether a file is what it was when it was fetched.
+    ///
+    /// # Errors
+    /// It is not, or cannot be read.
+    pub(super) fn check(
+        &self,
+        storage: &dyn Storage,
+        name: &str,
+        mut done: u64,
+        progress: Progress<'_>,
+    ) -> Result<(), Error> {
+        let Some(wanted) = self.files.get(name) else {
+            return Err(Error::damaged(storage.path(name), "the manifest does not know it"));
+        };
+        let total: u64 = self.files.values().map(|file| file.bytes).sum();
+        let file = storage.open(name).and_then(|file| file.bytes());
+        let bytes = file.map_err(Error::io(storage.path(name)))?;
+        // What is open may have grown in a run that was cut off before it wrote its manifest.
+        let is_as_long = match wanted.is_sealed {
+            true => bytes == wanted.bytes,
+            false => bytes >= wanted.bytes,
+        };
+        if !is_as_long {
+            let what = format!("it has {bytes} bytes; the manifest says {}", wanted.bytes);
+            return Err(Error::damaged(storage.path(name), what));
+        }
+        let found = sha256_of(storage, name, wanted.bytes, &mut |more| {
+            done += more;
+            progress("checking", done, total);
+        });
+        match found.map_err(Error::io(storage.path(name)))? == wanted.sha256 {
+            true => Ok(()),
+            false => {
+                Err(Error::damaged(storage.path(name), "its SHA-256 is not that of the manifest"))
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_manifest_comes_back_and_notices_every_changed_byte() {
+        let head = BackupHead {
+            cluster_id: 7,
+            node_id: 2,
+            incarnation: 9,
+            rules_ms: [1, 2, 3],
+            index: 81_233,
+            now_us: 1_764_482_356_123_456,
+            next_event: 912_034,
+            chain: [0xab; 32],
+        };
+        let file = |bytes, is_sealed| BackedUp { bytes, is_sealed, sha256: [bytes as u8; 32] };
+        let files = [("events-1", file(5, false)), ("segment-1", file(6, true))];
+        let files = files.map(|(name, file)| (name.to_owned(), file)).into();
+        let manifest = Manifest { head, files };
+        let text = manifest.encode();
+        assert_eq!(Manifest::decode(text.as_bytes()), Ok(manifest));
+        for at in 0..text.len() - 1 {
+            let mut bytes = text.clone().into_bytes();
+            bytes[at] ^= 1;
+            assert!(Manifest::decode(&bytes).is_err(), "{at}");
+            assert!(Manifest::decode(&bytes[..at]).is_err(), "cut at {at}");
+        }
+    }
+}

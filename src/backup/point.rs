@@ -1,0 +1,413 @@
+//! What was at a moment: the state, derived again from a backup, and its place among log and events.
+//!
+//! The newest snapshot at or before the target is loaded, and the log that goes on from it is applied entry by entry,
+//! as a node does that starts. An entry is all or nothing: what would go past the target is not applied. Each record
+//! of events that the log makes is compared with the backup's, byte by byte, and the chain over them is what the
+//! result has.
+
+use super::manifest::Manifest;
+use super::{Error, MANIFEST, Progress, SHARD};
+use crate::audit::{Finding, Replay, empty};
+use crate::engine::StockState;
+use crate::engine::batch::Batch;
+use crate::events::{Checks, DirRecords, EventDir, Position};
+use crate::log::{Records, SegmentStart, Storage, View, segment_starts};
+use crate::protocol::event::RecordHeader;
+use crate::replication::{Checkpoint, batch_of, load_checkpoint, peek_checkpoint};
+use crate::world::UnixMicros;
+
+/// How far to go.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Target {
+    /// To the end of the backup.
+    End,
+    /// Up to the event of this number, and with it.
+    Sequence(u64),
+    /// Up to what had happened at this moment of the cluster's clock, in µs since 1970.
+    Time(u64),
+}
+
+/// A backup that is there.
+pub struct Backup<'a> {
+    storage: &'a dyn Storage,
+    manifest: Manifest,
+}
+
+/// What was at the target.
+pub struct Reached {
+    /// The state.
+    pub stock: StockState,
+    /// The last log entry in it.
+    pub index: u64,
+    /// After its last event. The chain is zero if the node kept no events.
+    pub position: Position,
+    /// Events that the log has made, and that are in the backup as they were made.
+    pub compared: u64,
+    /// Events that the log has made, and that are not in the backup.
+    pub not_compared: u64,
+    /// The snapshot's file; `None`: everything was applied from the first entry on.
+    pub snapshot: Option<String>,
+}
+
+impl Reached {
+    /// The log's time.
+    pub fn now(&self) -> UnixMicros {
+        self.stock.now()
+    }
+}
+
+impl<'a> Backup<'a> {
+    /// Opens the backup in a directory.
+    ///
+    /// # Errors
+    /// There is none, or its manifest is damaged.
+    pub fn open(storage: &'a dyn Storage) -> Result<Self, Error> {
+        let file = storage.path(MANIFEST);
+        let manifest = Manifest::read(storage)?.ok_or(Error::NoBackup { file })?;
+        Ok(Self { storage, manifest })
+    }
+
+    /// What it says of itself.
+    pub const fn manifest(&self) -> &Manifest {
+        &self.manifest
+    }
+
+    /// The directory.
+    pub const fn storage(&self) -> &'a dyn Storage {
+        self.storage
+    }
+
+    /// Derives what was at the target.
+    ///
+    /// # Errors
+    /// See [`Error`]: the target is out of reach, something is missing or damaged.
+    pub fn at(&self, target: Target, progress: Progress<'_>) -> Result<Reached, Error> {
+        let goal = self.goal(target)?;
+        let (checkpoint, log) = self.source(&goal, progress)?;
+        let end = goal.end(&log, self.manifest.head.index);
+        let file = checkpoint.file.clone();
+        let walk = Walk::new(self, checkpoint, log, end)?;
+        let reached = walk.run(progress)?;
+        let snapshot = (!file.is_empty()).then_some(file);
+        if let Err(rule) = reached.stock.audit() {
+            let what = format!("the state after entry {}: this is not so: {rule}", reached.index);
+            return Err(Error::damaged(self.storage.path(""), what));
+        }
+        let is_end = reached.index == self.manifest.head.index;
+        if is_end && !reached.is_at(&self.manifest) {
+            let what = "the state at the end has another number or chain of events";
+            return Err(Error::damaged(self.storage.path(MANIFEST), what));
+        }
+        Ok(Reached { snapshot, ..reached })
+    }
+
+    /// Where the target is, as far as events and manifest tell.
+    fn goal(&self, target: Target) -> Result<Goal, Error> {
+        let head = self.manifest.head;
+        match target {
+            Target::Sequence(sequence) => {
+                if head.next_event == 0 {
+                    let what = "the backup has no events, so nobody knows what a number means: use --to-time";
+                    return Err(Error::Unreachable { what: what.to_owned() });
+                }
+                if sequence >= head.next_event {
+                    let what = format!(
+                        "event {sequence} is not in the backup: its last one is {}",
+                        head.next_event.saturating_sub(1)
+                    );
+                    return Err(Error::Unreachable { what });
+                }
+                let next = sequence + 1;
+                let before = self.entry_of(next)?;
+                Ok(Goal { next_max: next, now_max: u64::MAX, before })
+            }
+            Target::Time(at_us) => Ok(Goal { next_max: u64::MAX, now_max: at_us, before: None }),
+            Target::End => Ok(Goal { next_max: u64::MAX, now_max: u64::MAX, before: None }),
+        }
+    }
+
+    /// The log entry that an event is of; `None`: it comes after the end.
+    fn entry_of(&self, sequence: u64) -> Result<Option<u64>, Error> {
+        if sequence == self.manifest.head.next_event {
+            return Ok(None);
+        }
+        let events = self.events()?;
+        let mut records = events.records_from(Checks::Records, sequence);
+        loop {
+            let found = records.next().map_err(|error| self.of_events(&error))?;
+            let header = found.map(|found| *found.record.header());
+            match header.filter(|header| header.first <= sequence) {
+                Some(header) if header.next() > sequence => return Ok(Some(header.index)),
+                Some(_) => {}
+                None => {
+                    let what =
+                        format!("event {sequence} is not in the backup: the node did not have it");
+                    return Err(Error::Unreachable { what });
+                }
+            }
+        }
+    }
+
+    fn events(&self) -> Result<EventDir, Error> {
+        EventDir::open(self.storage).map_err(|error| self.of_events(&error))
+    }
+
+    fn of_events(&self, error: &crate::events::ReadError) -> Error {
+        Error::damaged(self.storage.path("events-*"), error.to_string())
+    }
+
+    /// The newest snapshot that is not past the goal, and the log that goes on from it.
+    fn source(&self, goal: &Goal, progress: Progress<'_>) -> Result<(Checkpoint, Records), Error> {
+        let engine = self.manifest.engine();
+        let of_snapshot = |error: crate::replication::Error| {
+            Error::damaged(self.storage.path("snapshot-*"), error.to_string())
+        };
+        let snapshots = self.manifest.files.keys().filter(|name| name.starts_with("snapshot-"));
+        for name in snapshots.rev() {
+            let (index, position) = peek_checkpoint(self.storage, name).map_err(of_snapshot)?;
+            if goal.is_past(index, position.next) {
+                continue;
+            }
+            let told = &mut |done, total| progress("loading the snapshot", done, total);
+            let checkpoint =
+                load_checkpoint(self.storage, name, &engine, told).map_err(of_snapshot)?;
+            if checkpoint.stock.now().0 <= goal.now_max {
+                let log = self.log_after(index, progress)?;
+                return Ok((checkpoint, log.unwrap_or_default()));
+            }
+        }
+        let log = self
+            .log_after(0, progress)?
+            .filter(|log| log.all().first_key_value().is_some_and(|(first, _)| *first <= 1));
+        let log = log.ok_or_else(|| self.too_early())?;
+        Ok((empty(engine), log))
+    }
+
+    fn too_early(&self) -> Error {
+        let oldest = self.manifest.files.keys().find(|name| name.starts_with("snapshot-"));
+        let oldest = oldest.and_then(|name| peek_checkpoint(self.storage, name).ok());
+        let what = match oldest {
+            Some((index, position)) => format!(
+                "that is before the beginning of the backup: its oldest snapshot is of entry {index}, after event {}",
+                position.next.saturating_sub(1)
+            ),
+            None => "there is no snapshot in the backup, and its log does not begin with the first entry".to_owned(),
+        };
+        Error::Unreachable { what }
+    }
+
+    /// The segments without a hole in their numbers that have the entry after `index`, or should have it.
+    fn log_after(&self, index: u64, progress: Progress<'_>) -> Result<Option<Records>, Error> {
+        let Some(run) = self.runs()?.into_iter().rev().find(|run| run.first() <= index + 1) else {
+            return Ok(None);
+        };
+        self.read_run(&run, progress).map(Some)
+    }
+
+    pub(super) fn read_run(&self, run: &Run, progress: Progress<'_>) -> Result<Records, Error> {
+        let view = View::new(self.storage, |entry| {
+            let is_of_it = run.0.iter().any(|segment| segment.name == entry.name);
+            is_of_it.then(|| entry.name.clone())
+        });
+        let view = view.map_err(Error::io(self.storage.path("")))?;
+        let log = Records::read(&view, SHARD, &mut |at| {
+            progress("reading the log", at.bytes_done, at.bytes_total);
+        });
+        log.map_err(|error| Error::damaged(self.storage.path("segment-*.log"), error.to_string()))
+    }
+
+    /// The segments of the log, in pieces without a hole in their numbers.
+    pub(super) fn runs(&self) -> Result<Vec<Run>, Error> {
+        let starts = segment_starts(self.storage, SHARD);
+        let starts = starts.map_err(|error| {
+            Error::damaged(self.storage.path("segment-*.log"), error.to_string())
+        })?;
+        let mut runs: Vec<Run> = Vec::new();
+        for start in starts {
+            if !self.manifest.files.contains_key(&start.name) {
+                continue;
+            }
+            match runs.last_mut().and_then(|run| Some((run.0.last()?.number + 1, run))) {
+                Some((expected, run)) if expected == start.number => run.0.push(start),
+                _ => runs.push(Run(vec![start])),
+            }
+        }
+        Ok(runs)
+    }
+}
+
+/// Segments that go on from each other.
+pub(super) struct Run(Vec<SegmentStart>);
+
+impl Run {
+    /// No entry before this one is in it, unless it was replaced later.
+    fn first(&self) -> u64 {
+        self.0[0].last.map_or(0, |last| last.index + 1)
+    }
+
+    pub(super) fn names(&self) -> (&str, &str) {
+        (&self.0[0].name, &self.0[self.0.len() - 1].name)
+    }
+}
+
+/// Where a target is.
+struct Goal {
+    /// The next event after it is at most this one.
+    next_max: u64,
+    /// The log's time is at most this, in µs.
+    now_max: u64,
+    /// This entry goes past it.
+    before: Option<u64>,
+}
+
+impl Goal {
+    fn is_past(&self, index: u64, next: u64) -> bool {
+        next > self.next_max || self.before.is_some_and(|before| index >= before)
+    }
+
+    /// The last entry that does not go past it.
+    fn end(&self, log: &Records, index: u64) -> u64 {
+        let before = match self.before {
+            None if self.now_max < u64::MAX => first_after(log, self.now_max),
+            before => before,
+        };
+        before.map_or(index, |before| index.min(before - 1))
+    }
+}
+
+/// The first entry that is later than a moment, in µs.
+fn first_after(log: &Records, now_us: u64) -> Option<u64> {
+    let mut later = log.all().iter().filter(|(_, record)| {
+        let batch = batch_of(record.kind, record.payload.clone());
+        batch.is_some_and(|batch| Batch::decode(&batch).now.0 > now_us)
+    });
+    later.next().map(|(index, _)| *index)
+}
+
+/// Applies the log, and compares its events.
+struct Walk<'a> {
+    backup: &'a Backup<'a>,
+    replay: Replay,
+    /// Payload of all entries that are applied, in bytes.
+    bytes: u64,
+    position: Position,
+    /// The chain is known.
+    has_chain: bool,
+}
+
+impl<'a> Walk<'a> {
+    fn new(
+        backup: &'a Backup<'a>,
+        from: Checkpoint,
+        log: Records,
+        end: u64,
+    ) -> Result<Self, Error> {
+        let (begin, position) = (from.index, from.events);
+        let has_chain = position.chain != [0; 32] || position.next == 1;
+        let behind = log.all().range(begin + 1..).take_while(|(index, _)| **index <= end);
+        let bytes = behind.map(|(_, record)| record.payload.len() as u64).sum();
+        let replay = Replay::until(from, log, SHARD, end.max(begin));
+        let replay = replay.map_err(|what| Error::Gap { what })?;
+        Ok(Self { backup, replay, bytes, position, has_chain })
+    }
+
+    fn run(mut self, progress: Progress<'_>) -> Result<Reached, Error> {
+        let events = self.backup.events()?;
+        let mut there = There::new(self.backup, &events, self.position.next)?;
+        let (mut compared, mut not_compared) = (0, 0);
+        let (begin, end) = (self.replay.applied(), self.replay.end());
+        while self.replay.apply_next() {
+            let (done, all) = (self.replay.applied() - begin, end - begin);
+            progress("applying the log", self.bytes / all * done, self.bytes);
+            while let Some(made) = self.replay.take() {
+                let header = RecordHeader::peek(&made).expect("the engine makes whole records");
+                let before = self.has_chain.then_some(self.position);
+                let count = u64::from(header.count);
+                match there.has(&made, &header, before)? {
+                    true => compared += count,
+                    false => not_compared += count,
+                }
+                self.position.pass(&made, header.next());
+            }
+        }
+        if !self.has_chain {
+            self.position.chain = [0; 32];
+        }
+        let index = self.replay.applied();
+        let (stock, position) = (self.replay.into_stock(), self.position);
+        Ok(Reached { stock, index, position, compared, not_compared, snapshot: None })
+    }
+}
+
+impl Reached {
+    /// The events are those that the manifest tells of.
+    fn is_at(&self, manifest: &Manifest) -> bool {
+        let (head, at) = (manifest.head, self.position);
+        let is_chain = head.chain == at.chain || [head.chain, at.chain].contains(&[0; 32]);
+        head.next_event == 0 || head.next_event == at.next && is_chain
+    }
+}
+
+/// The backup's events, record by record.
+struct There<'a> {
+    backup: &'a Backup<'a>,
+    records: DirRecords<'a>,
+    /// The record that comes next; `None`: there are no more.
+    header: Option<RecordHeader>,
+    bytes: Vec<u8>,
+    before: Position,
+    /// Where it is.
+    file: String,
+    offset: u64,
+}
+
+impl<'a> There<'a> {
+    fn new(backup: &'a Backup<'a>, events: &'a EventDir, from: u64) -> Result<Self, Error> {
+        let records = events.records_from(Checks::Chain, from);
+        let (file, bytes) = (String::new(), Vec::new());
+        let before = Position::START;
+        let mut there = Self { backup, records, header: None, bytes, before, file, offset: 0 };
+        there.advance()?;
+        Ok(there)
+    }
+
+    fn advance(&mut self) -> Result<(), Error> {
+        let found = self.records.next().map_err(|error| self.backup.of_events(&error))?;
+        self.header = found.as_ref().map(|found| *found.record.header());
+        if let Some(found) = found {
+            self.bytes.clear();
+            self.bytes.extend_from_slice(found.record.bytes());
+            (self.before, self.offset) = (found.before, found.offset);
+            if self.file != found.file {
+                found.file.clone_into(&mut self.file);
+            }
+        }
+        Ok(())
+    }
+
+    /// Is a record that the log makes among them? `before`: where it begins, if the chain is known.
+    fn has(
+        &mut self,
+        made: &[u8],
+        header: &RecordHeader,
+        before: Option<Position>,
+    ) -> Result<bool, Error> {
+        while self.header.is_some_and(|there| there.next() <= header.first) {
+            self.advance()?;
+        }
+        if self.header.is_none_or(|there| there.first >= header.next()) {
+            return Ok(false);
+        }
+        let differs = |what: String| {
+            let (file, offset) = (self.file.clone(), Some(self.offset));
+            Err(Error::Damaged(Finding { file, offset, what }))
+        };
+        if self.bytes != made {
+            return differs(format!("event {} is not what the log makes", header.first));
+        }
+        match before.is_none_or(|before| before == self.before) {
+            true => Ok(true),
+            false => differs(format!("the chain before event {} is another one", header.first)),
+        }
+    }
+}
