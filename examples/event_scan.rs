@@ -20,7 +20,9 @@ use std::time::{Duration, Instant};
 use stockd::audit::audit;
 use stockd::events::{Checks, Direction, EventDir, EventLog, EventOptions, Key, Past, Position};
 use stockd::log::RealStorage;
-use stockd::protocol::event::{Cause, CellChange, Counts, EventBody, EventKind, RecordWriter};
+use stockd::protocol::event::{
+    Cause, CellChange, Counts, EventBody, EventKind, RecordHeader, RecordWriter,
+};
 use stockd::protocol::{CellHandle, Note, Policy, ReservationId, ShardId};
 use stockd::world::{RealClock, World};
 
@@ -179,7 +181,7 @@ fn spread(at: u64, of: u64) -> u64 {
 }
 
 /// Asks what an operator asks on the admin port, by the same functions, about the beginning, the middle and the end.
-fn look_ups(log: &Arc<EventLog>, end: u64, cells: u64, last_ms: u64) -> Result<(), Failure> {
+fn look_ups(log: &Arc<EventLog>, end: u64, cells: u64) -> Result<(), Failure> {
     let past = Past::new(log.clone(), end, None);
     let some = |at: u64| CellHandle(spread(at, cells - 1) as u32);
     let early = CellHandle(cells as u32 - 1);
@@ -192,7 +194,7 @@ fn look_ups(log: &Arc<EventLog>, end: u64, cells: u64, last_ms: u64) -> Result<(
     let made = 2 * cells + 2;
     for (part, name) in [(0, "the beginning"), (50, "the middle"), (100, "the end")] {
         let before = made + (end - made) / 100 * part;
-        let at_us = (START_MS + (last_ms - START_MS) * part / 100) * 1_000;
+        let at_us = RecordHeader::peek(&log.read(before - 1, 0)?.bytes)?.at_us;
         show(&format!("asof {name}, some cell"), |at| as_of(some(at), before))?;
         show(&format!("asof {name}, a hot cell with old rules"), |_| as_of(RULED, before))?;
         show(&format!("asof {name}, a cell touched only first"), |_| as_of(early, before))?;
@@ -294,7 +296,7 @@ async fn main() -> Result<(), Failure> {
     println!("appending it           {:.1} ns", per_event(appending));
     println!("CPU of the writer      {:.0} ns per event", per_event(cpu_of("events")));
 
-    look_ups(&log, end.next, cells, START_MS + shop.index)?;
+    look_ups(&log, end.next, cells)?;
 
     let files = EventDir::open(storage.as_ref())?;
     for checks in [Checks::Records, Checks::Chain, Checks::Index] {
