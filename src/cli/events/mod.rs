@@ -11,6 +11,7 @@
 
 mod evidence;
 mod export;
+mod fields;
 mod json;
 mod moment;
 mod names;
