@@ -90,13 +90,19 @@ impl EventWriter {
     /// An operation begins that somebody asked for: what happens next is its doing.
     #[inline]
     pub fn begin_operation(&mut self, bytes: &[u8], principal: &[u8]) {
-        self.note = None;
         // As in `RecordWriter::principal`: nobody is told from nobody without a look at bytes.
         let (one, other) = (&self.principal, principal);
         if one.len() != other.len() || !other.is_empty() && one != other {
             self.principal.clear();
             self.principal.extend_from_slice(principal);
         }
+        self.take_note(bytes);
+    }
+
+    /// What is told next is about this operation, of the same client.
+    #[inline]
+    pub fn take_note(&mut self, bytes: &[u8]) {
+        self.note = None;
         if OpFlags(bytes.get(1).copied().unwrap_or_default()).contains(OpFlags::NOTE) {
             self.note = note_of(bytes);
         }

@@ -218,7 +218,10 @@ struct Life {
 
 impl Life {
     fn take(&mut self, event: &Event<'_>) {
-        self.last = Some(event.kind);
+        // A refusal has changed nothing.
+        if event.kind != EventKind::Refused || self.last.is_none() {
+            self.last = Some(event.kind);
+        }
         self.deadline = event.deadline.map(|deadline| deadline.0).or(self.deadline);
         if let Some(change) = event.change.filter(|_| event.kind.is_of_hold()) {
             let units = self.units.entry(change.cell.0).or_default();

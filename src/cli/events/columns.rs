@@ -58,7 +58,7 @@ enum Kind {
 /// Fields that every event has.
 const ALWAYS: [&str; 6] = ["sequence", "time", "at_us", "index", "shard", "kind"];
 /// The other fields, but for bytes and groups.
-const SOMETIMES: [(&str, Kind); 13] = [
+const SOMETIMES: [(&str, Kind); 17] = [
     ("id", Kind::Id),
     ("cell", Kind::Number),
     ("reason", Kind::Number),
@@ -72,6 +72,10 @@ const SOMETIMES: [(&str, Kind); 13] = [
     ("cool_down_ms", Kind::Number),
     ("position", Kind::Number),
     ("outage_ms", Kind::Number),
+    ("op", Kind::Text),
+    ("code", Kind::Number),
+    ("refusal", Kind::Text),
+    ("asked", Kind::Number),
 ];
 /// Fields of bytes.
 const BYTES: [&str; 7] = ["principal", "warehouse", "sku", "reference", "owner", "title", "name"];
@@ -404,8 +408,8 @@ mod tests {
     use parquet::record::Field;
     use serde_json::{Map, Value};
     use stockd_client::events::{CellChange, EventBody, EventKind, Naming, Note};
-    use stockd_client::{CellHandle, OwnerLimits, Policy, UnixMillis};
-    use stockd_protocol::ShardId;
+    use stockd_client::{CellHandle, Code, OwnerLimits, Policy, UnixMillis};
+    use stockd_protocol::{Opcode, ShardId};
 
     use super::super::json;
     use super::*;
@@ -465,6 +469,10 @@ mod tests {
                 EventBody::Crossed { position: -1, point: Some(5), sku: name },
             ),
             told(EventKind::OutageGivenBack, EventBody::Outage(9)),
+            told(
+                EventKind::Refused,
+                EventBody::Refused { opcode: Opcode::Reserve, code: Code::NO_STOCK, asked: 4 },
+            ),
         ]
     }
 

@@ -18,6 +18,7 @@
 //! holds_max, units_max, cool_down_ms OWNER_LIMITS_SET; 0: no limit
 //! position, point, sku               CROSSED_DOWN, CROSSED_UP; sku without warehouse and cell: over all warehouses
 //! outage_ms                          OUTAGE_GIVEN_BACK
+//! op, code, refusal, asked           REFUSED: the operation, why by number and name, units asked for of the cell
 //! ```
 
 use std::fmt::Display;
@@ -135,6 +136,12 @@ fn tell_body(fields: &mut impl Fields, body: &EventBody<'_>) {
             }
         }
         EventBody::Outage(ms) => fields.number("outage_ms", ms),
+        EventBody::Refused { opcode, code, asked } => {
+            fields.text("op", opcode.name());
+            fields.number("code", code.0);
+            fields.text("refusal", code.name());
+            fields.number("asked", asked);
+        }
     }
 }
 

@@ -110,8 +110,8 @@ impl Fields for Object<'_> {
 mod tests {
     use super::*;
     use stockd_client::events::{CellChange, Counts, EventBody, EventKind, Naming, Note};
-    use stockd_client::{CellHandle, OwnerLimits, Policy, UnixMillis};
-    use stockd_protocol::ShardId;
+    use stockd_client::{CellHandle, Code, OwnerLimits, Policy, UnixMillis};
+    use stockd_protocol::{Opcode, ShardId};
 
     fn event(kind: EventKind, body: EventBody<'static>) -> Event<'static> {
         Event {
@@ -222,6 +222,13 @@ mod tests {
                 "\"position\":-1,\"point\":5,\"sku\":\"mug\"",
             ),
             (event(EventKind::OutageGivenBack, EventBody::Outage(9)), "\"outage_ms\":9"),
+            (
+                event(
+                    EventKind::Refused,
+                    EventBody::Refused { opcode: Opcode::Reserve, code: Code::NO_STOCK, asked: 4 },
+                ),
+                "\"op\":\"RESERVE\",\"code\":100,\"refusal\":\"NO_STOCK\",\"asked\":4",
+            ),
         ];
         for (event, fields) in cases {
             assert_eq!(said(&event, None), fields);
