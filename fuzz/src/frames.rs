@@ -3,8 +3,8 @@
 use bytes::{Bytes, BytesMut};
 use stockd::engine::batch;
 use stockd_protocol::{
-    Frame, FrameError, Hello, Kind, Op, OpFlags, Reader, Terms, begin_frame, finish_frame, limits,
-    take_frame, take_op_and_terms,
+    Frame, FrameError, Hello, Kind, Op, OpFlags, Reader, Subscribe, Terms, begin_frame,
+    finish_frame, limits, take_frame, take_op_and_terms,
 };
 
 use crate::input::{connection, frames};
@@ -34,6 +34,7 @@ fn body(frame: &Frame) {
     match frame.header.kind {
         Kind::Hello => hello(&frame.body),
         Kind::Op => client_op(&frame.body),
+        Kind::Subscribe => subscribe(&frame.body),
         Kind::Batch => client_op(frame.body.get(4..).unwrap_or_default()),
         _ => {}
     }
@@ -47,6 +48,13 @@ fn hello(body: &Bytes) {
         hello.encode(&mut out);
         assert_eq!(Hello::decode(&out), Ok(hello), "a hello comes back as it went");
     }
+}
+
+fn subscribe(body: &Bytes) {
+    let Ok(wish) = Subscribe::decode(body) else { return };
+    let mut out = BytesMut::new();
+    wish.encode(&mut out);
+    assert_eq!(Subscribe::decode(&out), Ok(wish), "a subscription comes back as it went");
 }
 
 /// Operations, as a frame's body or a log entry holds them.
@@ -92,6 +100,7 @@ pub fn client_frames() -> Vec<Vec<u8>> {
     let ops = traffic::writes().into_iter().chain(traffic::reads());
     let mut seeds: Vec<_> = ops.map(|op| traffic::frame(Kind::Op, 7, &op)).collect();
     seeds.push(traffic::hello());
+    seeds.extend(traffic::following());
     seeds.push(traffic::batch_frame(8, &traffic::writes()));
     seeds.push([traffic::hello(), traffic::batch_frame(9, &traffic::reads())].concat());
     seeds.iter().map(|seed| [&[200, 0], &seed[..]].concat()).collect()
