@@ -402,7 +402,7 @@ fn said(error: ParquetError) -> io::Error {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeMap;
+    use std::collections::{BTreeMap, BTreeSet};
 
     use parquet::file::reader::{FileReader, SerializedFileReader};
     use parquet::record::Field;
@@ -476,6 +476,23 @@ mod tests {
         ]
     }
 
+    /// A number for each body: one of a new kind wants a sample here, and its fields want columns.
+    fn number_of(body: &EventBody<'_>) -> usize {
+        match body {
+            EventBody::None => 0,
+            EventBody::Names { .. } => 1,
+            EventBody::Policy { .. } => 2,
+            EventBody::Owner(_) => 3,
+            EventBody::Described { .. } => 4,
+            EventBody::Named { .. } => 5,
+            EventBody::Reorder { .. } => 6,
+            EventBody::OwnerLimits(_) => 7,
+            EventBody::Crossed { .. } => 8,
+            EventBody::Outage(_) => 9,
+            EventBody::Refused { .. } => 10,
+        }
+    }
+
     fn changed_rules() -> Policy {
         Policy { oversell_limit: 11, buffer: 12, owner_max: 13, no_hold: true, ..Policy::default() }
     }
@@ -516,6 +533,8 @@ mod tests {
         let name = Some(CellName { warehouse: b"HAM", sku: b"cup" });
         let mut parquet = Parquet::begin(File::create(&path).unwrap()).unwrap();
         let (mut lines, samples) = (Vec::new(), samples());
+        let bodies: BTreeSet<_> = samples.iter().map(|event| number_of(&event.body)).collect();
+        assert!(bodies.into_iter().eq(0..=10), "a sample of each body");
         // More than a group has, so that one begins in the middle of the samples.
         let count = GROUP_ROWS + samples.len() / 2;
         for (sequence, sample) in (1..).zip(samples.iter().cycle().take(count)) {
@@ -542,7 +561,7 @@ mod tests {
         );
         assert_eq!(reader.num_row_groups(), 2);
         let lines = std::str::from_utf8(&lines).unwrap().lines();
-        let (mut rows, mut names) = (0, std::collections::BTreeSet::new());
+        let (mut rows, mut names) = (0, BTreeSet::new());
         for (row, line) in reader.get_row_iter(None).unwrap().zip(lines) {
             let row = row.unwrap();
             let row: BTreeMap<String, Value> =
