@@ -2,10 +2,12 @@
 //!
 //! ```text
 //! cargo run --release --example event_scan -- [events] [cells] [directory]
+//! cargo run --release --example event_scan -- 10_000_000 2          nearly all about one cell: the worst for look-ups
 //! ```
 //!
 //! Reservations are made and go on to what most of them become; one event in a hundred is a receipt with a note.
-//! One in ten is about one of a hundred hot cells. A record is of one to two hundred events. The directory must be on
+//! One in ten is about one of a hundred hot cells, of which the first has got rules in the beginning and never again.
+//! The last cell is touched only in the beginning. A record is of one to two hundred events. The directory must be on
 //! a disk to mean anything for the time of writing; it is made, and removed at the end.
 #![expect(clippy::disallowed_methods, reason = "it measures time")]
 
@@ -16,16 +18,22 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use stockd::audit::audit;
-use stockd::events::{Checks, Direction, EventDir, EventLog, EventOptions, Key, Position};
+use stockd::events::{Checks, Direction, EventDir, EventLog, EventOptions, Key, Past, Position};
 use stockd::log::RealStorage;
-use stockd::protocol::event::{Cause, CellChange, Counts, EventKind, RecordWriter};
-use stockd::protocol::{CellHandle, Note, ReservationId, ShardId};
+use stockd::protocol::event::{
+    Cause, CellChange, Counts, EventBody, EventKind, RecordHeader, RecordWriter,
+};
+use stockd::protocol::{CellHandle, Note, Policy, ReservationId, ShardId};
 use stockd::world::{RealClock, World};
 
 const START_MS: u64 = 1_700_000_000_000;
 const HOT_CELLS: u64 = 100;
 const RECORD_EVENTS: u64 = 200;
 const LOOK_UPS: u64 = 200;
+/// Events that `why` shows.
+const SHOWN: usize = 20;
+/// The hot cell with rules.
+const RULED: CellHandle = CellHandle(0);
 type Failure = Box<dyn std::error::Error>;
 
 /// Makes records that say what they might.
@@ -86,6 +94,12 @@ impl Shop {
             let id = self.id(at_ms);
             writer.cell_event(&Cause::new(EventKind::CellDefined, id), &made, false);
             writer.cell_event(&Cause::new(EventKind::Received, id), &received, false);
+            if cell == RULED {
+                let ruled = CellChange { delta: nothing, ..received };
+                let body = EventBody::Policy { before: Policy::default(), after: rules() };
+                let cause = Cause { body, ..Cause::new(EventKind::PolicySet, id) };
+                writer.cell_event(&cause, &ruled, true);
+            }
         }
         self.next += u64::from(writer.count());
         writer.finish()
@@ -124,8 +138,12 @@ impl Shop {
             EventKind::Reserved => cause.deadline_ms = Some(600_000),
             _ => {}
         }
-        writer.cell_event(&cause, &change, false);
+        writer.cell_event(&cause, &change, change.cell == RULED);
     }
+}
+
+fn rules() -> Policy {
+    Policy { buffer: 5, ..Policy::default() }
 }
 
 /// CPU time of this process's threads of a name, as the kernel counts it.
@@ -152,19 +170,67 @@ fn show(name: &str, mut look_up: impl FnMut(u64) -> Result<u64, Failure>) -> Res
     times.sort();
     let (median, longest) = (times[times.len() / 2], times[times.len() - 1]);
     println!(
-        "{name:<44} first {first:>9.2?}  median {median:>9.2?}  longest {longest:>9.2?}  {found} events"
+        "{name:<52} first {first:>9.2?}  median {median:>9.2?}  longest {longest:>9.2?}  {found} found"
     );
     Ok(())
 }
 
-/// How many events of the key a scan shows before it has shown so many.
-fn scan(log: &EventLog, key: Key, before: u64, count_max: u64) -> Result<u64, Failure> {
-    let mut count = 0;
-    let _ = log.scan(key, 1..before, Direction::Backward, &mut |_| {
-        count += 1;
-        if count == count_max { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
-    })?;
-    Ok(count)
+/// A number that looks like chance, the same in every run.
+fn spread(at: u64, of: u64) -> u64 {
+    at.wrapping_mul(0x9e37_79b9_7f4a_7c15) % of
+}
+
+/// Asks what an operator asks on the admin port, by the same functions, about the beginning, the middle and the end.
+fn look_ups(log: &Arc<EventLog>, end: u64, cells: u64) -> Result<(), Failure> {
+    let past = Past::new(log.clone(), end, None);
+    let some = |at: u64| CellHandle(spread(at, cells - 1) as u32);
+    let early = CellHandle(cells as u32 - 1);
+    let as_of = |cell: CellHandle, before: u64| -> Result<u64, Failure> {
+        let was = past.cell_before(cell, before)?;
+        let is_right = was.is_none_or(|was| (was.policy == rules()) == (cell == RULED));
+        if is_right { Ok(u64::from(was.is_some())) } else { Err("other rules".into()) }
+    };
+    // All cells are there after the first events.
+    let made = 2 * cells + 2;
+    for (part, name) in [(0, "the beginning"), (50, "the middle"), (100, "the end")] {
+        let before = made + (end - made) / 100 * part;
+        let at_us = RecordHeader::peek(&log.read(before - 1, 0)?.bytes)?.at_us;
+        show(&format!("asof {name}, some cell"), |at| as_of(some(at), before))?;
+        show(&format!("asof {name}, a hot cell with old rules"), |_| as_of(RULED, before))?;
+        show(&format!("asof {name}, a cell touched only first"), |_| as_of(early, before))?;
+        show(&format!("asof a moment near {name}, some cell"), |at| {
+            as_of(some(at), past.after_moment(at_us + spread(at, 1_000))?)
+        })?;
+        let mut ids = Vec::new();
+        let from = before.min(end.saturating_sub((end - made) / 20));
+        let _ = log.scan(Key::Cell(RULED), from..end, Direction::Forward, &mut |event| {
+            ids.extend(event.id);
+            let is_enough = ids.len() >= LOOK_UPS as usize;
+            if is_enough { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+        })?;
+        let count = ids.len();
+        show(&format!("history of an id of {name}"), |at| {
+            let mut found = 0;
+            past.life(ids[at as usize % count], end, |_| found += 1)?;
+            Ok(found)
+        })?;
+    }
+    let why = |cell: CellHandle| -> Result<u64, Failure> {
+        let mut found = 0;
+        past.latest(cell, SHOWN, |_| found += 1)?;
+        past.cell_before(cell, end)?;
+        Ok(found)
+    };
+    show("why, some cell", |at| why(some(at)))?;
+    show("why, a hot cell with old rules", |_| why(RULED))?;
+    show("why, a cell touched only first", |_| why(early))?;
+    // A UUIDv4 tells no time, so that it may be anywhere.
+    let mut unknown = [0xff; 16];
+    (unknown[6], unknown[8]) = (0x4f, 0xbf);
+    let unknown = ReservationId(unknown);
+    show("history of an id without a time that never was", |_| {
+        past.life(unknown, end, |_| ()).map(|()| 0).map_err(Failure::from)
+    })
 }
 
 #[tokio::main(flavor = "current_thread")]
@@ -177,14 +243,10 @@ async fn main() -> Result<(), Failure> {
     let directory = arguments.next().map_or(own, PathBuf::from);
     let storage = Arc::new(RealStorage::open(&directory)?);
     let options = EventOptions::default();
-    let log = EventLog::open(
-        storage.clone(),
-        &World::real(),
-        options,
-        ShardId(0),
-        Position::START,
-        Arc::new(|text| eprintln!("{text}")),
-    )?;
+    let notice = Arc::new(|text: &str| eprintln!("{text}"));
+    let (world, shard, start) = (World::real(), ShardId(0), Position::START);
+    let log = EventLog::open(storage.clone(), &world, options, shard, start, notice)?;
+    let log = Arc::new(log);
     let mut shop = Shop {
         dice: 1,
         cells: vec![[1_000, 0, 0]; cells as usize],
@@ -194,7 +256,6 @@ async fn main() -> Result<(), Failure> {
     };
 
     // Each cell is made and gets units, the last one nothing else.
-    let early = CellHandle(cells as u32 - 1);
     let numbers: Vec<u32> = (0..cells as u32).collect();
     let mut new = numbers.chunks(RECORD_EVENTS as usize / 2);
     let (mut making, mut appending) = (Duration::ZERO, Duration::ZERO);
@@ -235,30 +296,7 @@ async fn main() -> Result<(), Failure> {
     println!("appending it           {:.1} ns", per_event(appending));
     println!("CPU of the writer      {:.0} ns per event", per_event(cpu_of("events")));
 
-    let hot = CellHandle(0);
-    let spread = |at: u64, of: u64| at.wrapping_mul(0x9e37_79b9_7f4a_7c15) % of;
-    let some = |at: u64| Key::Cell(CellHandle(spread(at, cells - 1) as u32));
-    let middle = |at: u64| 2 + spread(at, events);
-    show("a cell that was touched only first, at the end", |_| {
-        scan(&log, Key::Cell(early), end.next, 1)
-    })?;
-    show("a hot cell, anywhere", |at| scan(&log, Key::Cell(hot), middle(at), 1))?;
-    show("some cell, anywhere", |at| scan(&log, some(at), middle(at), 1))?;
-    show("the last 20 events of some cell", |at| scan(&log, some(at), end.next, 20))?;
-    let mut ids = Vec::new();
-    let _ = log.scan(Key::Cell(hot), 1..end.next, Direction::Forward, &mut |event| {
-        ids.extend(event.id.map(Key::Id));
-        if ids.len() < LOOK_UPS as usize {
-            ControlFlow::Continue(())
-        } else {
-            ControlFlow::Break(())
-        }
-    })?;
-    show("all of an id from the beginning", |at| scan(&log, ids[at as usize], end.next, u64::MAX))?;
-    show("a time", |at| {
-        let found = log.find((START_MS + spread(at, shop.index)) * 1_000)?;
-        Ok(u64::from(found < end.next))
-    })?;
+    look_ups(&log, end.next, cells)?;
 
     let files = EventDir::open(storage.as_ref())?;
     for checks in [Checks::Records, Checks::Chain, Checks::Index] {

@@ -212,6 +212,9 @@ async fn a_directory_keeps_the_rules_it_was_made_under() {
     let refused = node.start_under(other, Bootstrap::Single).await.err().unwrap();
     assert!(matches!(refused, Error::Rules { .. }), "{refused}");
     assert!(refused.to_string().contains("grace 7000 ms"), "{refused}");
+    let other = EngineConfig { sample_refusals: 100, ..EngineConfig::default() };
+    let refused = node.start_under(other, Bootstrap::Single).await.err().unwrap();
+    assert!(refused.to_string().contains("one in 100 refusals told"), "{refused}");
 }
 
 #[tokio::test]

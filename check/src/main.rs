@@ -32,6 +32,9 @@ struct Args {
     /// The nodes' retention, in ms.
     #[arg(long, default_value_t = EngineConfig::default().retention_ms)]
     retention_ms: u64,
+    /// The nodes' --sample-refusals.
+    #[arg(long, default_value_t = EngineConfig::default().sample_refusals)]
+    sample_refusals: u32,
     /// Others wrote to the cluster too, who are not in the history.
     #[arg(long)]
     partial: bool,
@@ -64,6 +67,7 @@ fn run(args: &Args) -> Result<bool, (u8, String)> {
     let engine = EngineConfig {
         grace_ms: args.grace_ms,
         retention_ms: args.retention_ms,
+        sample_refusals: args.sample_refusals,
         ..EngineConfig::default()
     };
     let ticks_per_ms = args.nanoseconds.then_some(1_000_000);

@@ -86,7 +86,7 @@ impl Buyer {
 
     /// Puts on disk how far the events were read, and the intents with it.
     fn save(&mut self, next: u64) -> Result<(), Box<dyn Error>> {
-        let text: String = self.intents.iter().map(Intent::to_line).collect();
+        let text: String = self.intents.iter().copied().map(Intent::to_line).collect();
         Ok(self.cursor.save_with(next, text.as_bytes())?)
     }
 
@@ -153,7 +153,7 @@ fn is_too_old(error: &CallError) -> bool {
 }
 
 impl Intent {
-    fn to_line(&self) -> String {
+    fn to_line(self) -> String {
         format!("{} {} {} {}\n", self.op_id, self.cell.0, self.units, self.crossing)
     }
 

@@ -1,5 +1,5 @@
-//! A door for the fuzz target `reply`: a server's frame goes through the client's own decoders. Not
-//! an interface for anything else.
+//! Doors for the fuzz targets `reply`, `events_frame` and `cursor`: what a server or a disk gives goes through the
+//! client's own decoders. Not an interface for anything else.
 
 use stockd_protocol::{ErrorReply, Frame, Kind, Opcode};
 
@@ -8,6 +8,8 @@ use crate::outcome::Outcome;
 use crate::raw::decode_greeting;
 use crate::request::Encoded;
 use crate::{Error, Refusal};
+
+pub use crate::events::fuzzing::{read_cursor, read_events, sample_cursor};
 
 /// The results that a caller of these operations would get from `frame`; `None` if it is no reply
 /// to them.

@@ -3,7 +3,7 @@
 use bytes::{Bytes, BytesMut};
 use stockd::engine::batch;
 use stockd_protocol::{
-    BackupRead, Frame, FrameError, Hello, Kind, Op, OpFlags, Reader, Terms, begin_frame,
+    BackupRead, Frame, FrameError, Hello, Kind, Op, OpFlags, Reader, Subscribe, Terms, begin_frame,
     finish_frame, limits, take_frame, take_op_and_terms,
 };
 
@@ -35,6 +35,7 @@ fn body(frame: &Frame) {
         Kind::Hello => hello(&frame.body),
         Kind::Op => client_op(&frame.body),
         Kind::BackupRead => backup_read(&frame.body),
+        Kind::Subscribe => subscribe(&frame.body),
         Kind::Batch => client_op(frame.body.get(4..).unwrap_or_default()),
         _ => {}
     }
@@ -55,6 +56,13 @@ fn backup_read(body: &Bytes) {
     let mut out = BytesMut::new();
     read.encode(&mut out);
     assert!(body.starts_with(&out), "a BACKUP_READ comes back as it went");
+}
+
+fn subscribe(body: &Bytes) {
+    let Ok(wish) = Subscribe::decode(body) else { return };
+    let mut out = BytesMut::new();
+    wish.encode(&mut out);
+    assert_eq!(Subscribe::decode(&out), Ok(wish), "a subscription comes back as it went");
 }
 
 /// Operations, as a frame's body or a log entry holds them.
@@ -100,6 +108,7 @@ pub fn client_frames() -> Vec<Vec<u8>> {
     let ops = traffic::writes().into_iter().chain(traffic::reads());
     let mut seeds: Vec<_> = ops.map(|op| traffic::frame(Kind::Op, 7, &op)).collect();
     seeds.push(traffic::hello());
+    seeds.extend(traffic::following());
     seeds.push(traffic::batch_frame(8, &traffic::writes()));
     seeds.push([traffic::hello(), traffic::batch_frame(9, &traffic::reads())].concat());
     seeds.iter().map(|seed| [&[200, 0], &seed[..]].concat()).collect()

@@ -11,8 +11,11 @@
 //! | `admin` | an operator | a running node's admin port |
 //! | `client_frame` | a client | framing, hello, the syntax of requests |
 //! | `client_op` | a client | operations |
+//! | `cursor` | a disk | a subscriber's cursor file |
 //! | `engine` | – | decisions of a run of the engine against its naive model |
 //! | `engine_ops` | a client, by way of the log | apply, on two replicas |
+//! | `event_files` | a disk | event segments with arbitrary content, from outside and by a node |
+//! | `events_frame` | a server | what a subscriber gets |
 //! | `evidence` | anybody | the verification of evidence |
 //! | `identity` | a disk | the identity file |
 //! | `log_files` | a disk | recovery of segments with arbitrary content |
@@ -33,6 +36,7 @@
 //! trusted; what they send must decode or be refused, no more.
 
 mod engine;
+mod events;
 mod evidence;
 mod frames;
 mod input;
@@ -85,6 +89,12 @@ pub const TARGETS: &[Target] = &[
         allowance: (16 * KIB, 64),
     },
     Target {
+        name: "cursor",
+        run: events::cursor,
+        seeds: events::cursors,
+        allowance: (4 * KIB, 16),
+    },
+    Target {
         name: "engine",
         run: engine::against_model,
         seeds: engine::decisions,
@@ -95,6 +105,18 @@ pub const TARGETS: &[Target] = &[
         run: engine::ops,
         seeds: engine::entries,
         allowance: (16 * MIB, 16 * KIB),
+    },
+    Target {
+        name: "event_files",
+        run: events::files,
+        seeds: events::directories,
+        allowance: (16 * MIB, 4 * KIB),
+    },
+    Target {
+        name: "events_frame",
+        run: events::frame,
+        seeds: events::frames,
+        allowance: (16 * KIB, 64),
     },
     Target {
         name: "evidence",

@@ -133,6 +133,10 @@ pub fn session(data: &[u8]) {
     let mut answer = BytesMut::from(&answer[..]);
     let mut replies = 0;
     while let Some(frame) = take_frame(&mut answer, limits::REPLY_BYTES_MAX).expect("a frame") {
+        if frame.header.kind == Kind::Events {
+            check_events(&frame, &asked);
+            continue;
+        }
         replies += 1;
         check_reply(&frame, &asked);
     }
@@ -166,6 +170,15 @@ fn check_reply(reply: &Frame, asked: &[Frame]) {
         }
         kind => panic!("a node does not send {kind:?}"),
     }
+}
+
+/// Events belong to a subscription, and a client understands them.
+fn check_events(frame: &Frame, asked: &[Frame]) {
+    let mut subscriptions = asked.iter().filter(|asked| asked.header.kind == Kind::Subscribe);
+    let is_asked = subscriptions.any(|asked| asked.header.request_id == frame.header.request_id);
+    assert!(is_asked, "events come to who asked for them");
+    let read = fuzzing::read_events(false, None, &frame.body);
+    assert!(read.is_some(), "a client understands the events that it gets");
 }
 
 fn opcodes_of(frame: &Frame) -> Vec<stockd_protocol::Opcode> {
@@ -213,6 +226,7 @@ pub fn conversations() -> Vec<Vec<u8>> {
         seeds.push([&[0, 255], &traffic::frame(Kind::Op, request_id, &op)[..]].concat());
     }
     seeds.push([&[2, 255], &traffic::hello()[..]].concat());
+    seeds.push([&[0, 255], &traffic::following().concat()[..]].concat());
     seeds
 }
 

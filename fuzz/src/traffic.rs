@@ -7,7 +7,8 @@ use stockd::world::UnixMicros;
 use stockd_protocol::{
     Bucket, CellHandle, CellRef, Guard, Header, Hello, Kind, Line, LineMode, MAGIC, Naming, Note,
     Op, OpFlags, OpId, Opcode, OwnerLimits, Part, Parts, PolicyChange, ReservationId, Rules,
-    ShardId, Sourcing, Terms, UnixMillis, VERSION, Wish, begin_frame, finish_frame,
+    Selector, ShardId, Sourcing, Start, Subscribe, Terms, UnixMillis, VERSION, Wish, begin_frame,
+    finish_frame,
 };
 
 /// The shop opens.
@@ -195,6 +196,29 @@ pub fn named_entry(now_ms: u64, op_count: u32, ops: &[u8], principals: &Principa
     out.put_slice(ops);
     batch.finish(&mut out, UnixMicros(now_ms * 1_000), op_count);
     out
+}
+
+/// Frames of who follows events: subscriptions from everywhere, with and without a filter, and credit.
+pub fn following() -> Vec<Vec<u8>> {
+    let selectors = vec![
+        Selector::Warehouse(b"BER"),
+        Selector::Sku(b"shirt-m"),
+        Selector::Cell { warehouse: b"BER", sku: b"shirt-m" },
+    ];
+    let all = Subscribe { start: Start::Oldest, credit: 1 << 16, kinds: 0, selectors: Vec::new() };
+    let some = Subscribe { start: Start::Sequence(2), kinds: 1 << 16 | 1 << 2, ..all.clone() };
+    let picked = Subscribe { start: Start::Time(START_MS * 1_000), selectors, ..all.clone() };
+    let late = Subscribe { start: Start::Now, credit: 0, ..all.clone() };
+    let mut frames: Vec<_> = (1..)
+        .zip([all, some, picked, late])
+        .map(|(request_id, wish)| {
+            let mut body = BytesMut::new();
+            wish.encode(&mut body);
+            frame(Kind::Subscribe, request_id, &body)
+        })
+        .collect();
+    frames.push(frame(Kind::Credit, 4, &70_000_u32.to_le_bytes()));
+    frames
 }
 
 /// The shop's state after `rounds` of its writes, with reservations of every kind.

@@ -5,7 +5,8 @@ use stockd_protocol::event::{
     seal,
 };
 use stockd_protocol::{
-    CellHandle, Naming, Note, OwnerLimits, Policy, Reader, ReservationId, ShardId, UnixMillis,
+    CellHandle, Code, Naming, Note, Opcode, OwnerLimits, Policy, Reader, ReservationId, ShardId,
+    UnixMillis,
 };
 
 const AT_US: u64 = 1_700_000_000_000_000;
@@ -146,6 +147,9 @@ fn body_of(kind: EventKind, dice: &mut Dice) -> EventBody<'static> {
             EventBody::Crossed { position: -5, point, sku: b"mug" }
         }
         EventKind::OutageGivenBack => EventBody::Outage(dice.roll()),
+        EventKind::Refused => {
+            EventBody::Refused { opcode: Opcode::Amend, code: Code::NO_STOCK, asked: dice.roll() }
+        }
         _ => EventBody::None,
     }
 }

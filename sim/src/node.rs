@@ -54,6 +54,7 @@ pub fn engine(plan: &Plan, world: &World) -> EngineConfig {
     EngineConfig {
         grace_ms: plan.grace_ms,
         retention_ms: plan.retention_ms,
+        sample_refusals: plan.sample_refusals,
         hash_seed: world.random.next_u64(),
         ..EngineConfig::default()
     }

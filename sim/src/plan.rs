@@ -37,6 +37,8 @@ pub struct Plan {
     pub grace_ms: u64,
     /// The engine's retention.
     pub retention_ms: u64,
+    /// Of so many refused requests one is told as an event; 0: none.
+    pub sample_refusals: u32,
 }
 
 impl Plan {
@@ -61,6 +63,7 @@ impl Plan {
             steady_clocks: lease_reads || dice.chance(50),
             grace_ms: dice.between(0, 1_000),
             retention_ms: dice.between(4_000, 60_000),
+            sample_refusals: *dice.pick(&[0, 1, 3, 50]),
         }
     }
 

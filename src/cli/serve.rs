@@ -73,6 +73,10 @@ pub(super) struct Serve {
     /// How long ended reservations are remembered, for retries: 30m, 1h. The same on all nodes.
     #[arg(long, value_name = "TIME", default_value = "1h", value_parser = parse_retention)]
     retention: Duration,
+    /// Of about one in N refused requests, an event tells; 0: of none. The same on all nodes. What looks sold out is
+    /// refused without the log, but for those that are told.
+    #[arg(long, value_name = "N", default_value_t = EngineConfig::default().sample_refusals)]
+    sample_refusals: u32,
     /// How long an id is answered for, from disk, after it is no longer in memory: 7d, 36h; 0s: not at all.
     #[arg(long, value_name = "TIME", default_value = "7d", value_parser = parse_archive)]
     archive: Duration,
@@ -238,6 +242,7 @@ impl Serve {
             engine: EngineConfig {
                 grace_ms: self.grace_ms,
                 retention_ms: self.retention.as_millis() as u64,
+                sample_refusals: self.sample_refusals,
                 hash_seed: world.random.next_u64(),
                 ..EngineConfig::default()
             },

@@ -120,6 +120,12 @@ impl EventWriter {
     /// An operation begins: what happens next is its doing.
     #[inline]
     pub fn begin_operation(&mut self, bytes: &[u8]) {
+        self.take_note(bytes);
+    }
+
+    /// What is told next is about this operation, of the same client.
+    #[inline]
+    pub fn take_note(&mut self, bytes: &[u8]) {
         self.note = None;
         if OpFlags(bytes.get(1).copied().unwrap_or_default()).contains(OpFlags::NOTE) {
             self.note = note_of(bytes);

@@ -61,6 +61,7 @@ mod prefetch;
 mod principals;
 mod reader;
 mod record;
+mod refusals;
 mod reserve;
 mod restore;
 mod ring;
@@ -111,6 +112,8 @@ pub struct EngineConfig {
     /// How long after its creation a reservation's deadline may be extended to, in ms. Default 24
     /// hours.
     pub max_life_ms: u64,
+    /// Of about one in so many refused requests an event tells; 0, the default: of none. See `refusals.rs`.
+    pub sample_refusals: u32,
     /// Seed of the hash indexes. May differ from node to node; should be secret, since clients make
     /// the ids that are hashed.
     pub hash_seed: u64,
@@ -122,6 +125,7 @@ impl Default for EngineConfig {
             grace_ms: 2_000,
             retention_ms: 60 * 60 * 1_000,
             max_life_ms: 24 * 60 * 60 * 1_000,
+            sample_refusals: 0,
             hash_seed: 0x5eed,
         }
     }

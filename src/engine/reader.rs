@@ -11,11 +11,13 @@ use crate::protocol::{
 };
 use crate::world::UnixMicros;
 
+use super::EngineConfig;
 use super::cell::{Cell, Closed};
 use super::cells::{CellTable, Missing};
 use super::holds::HeldLine;
 use super::outcomes::{Outcomes, body, put_millis};
 use super::record::Standing;
+use super::refusals::is_sampled;
 use super::reserve::Demands;
 use super::shares::{LineSums, Place, state_of};
 use super::state::StockState;
@@ -35,11 +37,13 @@ pub struct CellReader {
     table: Arc<CellTable>,
     grace_ms: u64,
     retention_ms: u64,
+    sample_refusals: u32,
 }
 
 impl CellReader {
-    pub(super) fn new(table: Arc<CellTable>, grace_ms: u64, retention_ms: u64) -> Self {
-        Self { table, grace_ms, retention_ms }
+    pub(super) fn new(table: Arc<CellTable>, config: &EngineConfig) -> Self {
+        let EngineConfig { retention_ms, sample_refusals, .. } = *config;
+        Self { table, grace_ms: config.grace_rounded(), retention_ms, sample_refusals }
     }
 
     /// The cell's handle, or `None` if the pair was never defined.
@@ -73,8 +77,8 @@ impl CellReader {
     /// may be enough, if a short cell may have due units that nobody has noticed, if a cell takes no
     /// holds, and if a line names no cell: then the log decides.
     ///
-    /// It judges stock alone: a request whose id may be known (a retry) or is not
-    /// [accepted](Self::accepts_id) must go through the log.
+    /// It judges stock alone: a request whose id may be known (a retry), is not
+    /// [accepted](Self::accepts_id) or is in the [sample](Self::samples) of refusals must go through the log.
     pub fn refuse_if_short(
         &self,
         lines: &Lines<'_>,
@@ -129,6 +133,11 @@ impl CellReader {
         }
         body(out, Code::NO_STOCK, 0, |out| shorts.iter().for_each(|short| short.encode(out)));
         true
+    }
+
+    /// A refusal of the request with this id is told as an event, so that the log must see it.
+    pub fn samples(&self, id: &ReservationId) -> bool {
+        is_sampled(&id.0, self.sample_refusals)
     }
 
     /// The time inside an id that nobody has used yet is one that a reserve at the log time `now`

@@ -276,8 +276,9 @@ impl SnapshotLoader {
             return Err(SnapshotFault::Version);
         }
         reader.u32()?;
-        let ours = [self.config.grace_rounded(), self.config.retention_ms, self.config.max_life_ms];
-        for our in ours {
+        let EngineConfig { retention_ms, max_life_ms, sample_refusals, .. } = self.config;
+        let grace_ms = self.config.grace_rounded();
+        for our in [grace_ms, retention_ms, max_life_ms, u64::from(sample_refusals)] {
             if reader.u64()? != our {
                 return Err(SnapshotFault::Config);
             }

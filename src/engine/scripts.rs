@@ -34,6 +34,7 @@
 //! lines ID           details w/s         list [low] [w=PREFIX] [s=PREFIX] [from=N] [count=N]
 //! short w/s=N … [commit]   what a session says without the log
 //! events             what has changed since the last time
+//! sample N           at the beginning: of one in so many refusals an event tells
 //! any operation:     [not_after=ms]      relative to the start
 //!                    [define]            with a stock write
 //!                    [ref= reason=]      a note
@@ -232,6 +233,12 @@ impl Script {
             "list" => return self.list(&words),
             "stats" => return self.stats(),
             "short" => return self.short(&words),
+            "sample" => {
+                let sample_refusals = words.plain[1].parse().unwrap();
+                let config = EngineConfig { sample_refusals, ..EngineConfig::default() };
+                self.state = StockState::new(config);
+                self.state.keep_events(ShardId::default());
+            }
             "events" => return std::mem::take(&mut self.events).trim_end().to_owned(),
             command => {
                 let mut ops = BytesMut::new();

@@ -8,8 +8,8 @@
 //!         12  …  body
 //!
 //! kind  body, in this order
-//!   1   head        magic 8 · version u32 · 0 u32 · grace, retention, max_life u64 (ms) · index u64 ·
-//!                   now u64 (µs) · shift u64 (ms) · fronts of the wheel and of the buckets u64 ·
+//!   1   head        magic 8 · version u32 · 0 u32 · grace, retention, max_life u64 (ms) ·
+//!                   refusals of which one is an event u64 · index u64 · now u64 (µs) · shift u64 (ms) · fronts of the wheel and of the buckets u64 ·
 //!                   counts u32: warehouses, skus, cells, details, records, lines, groups, annexes,
 //!                   shares, steps, owners, items, ticks, buckets, aliases, crossings · free chains of
 //!                   the slabs, records to items: head u32, length u32 · limits of owners 12 · number of
@@ -47,7 +47,7 @@ use super::ring::Ring;
 use super::state::StockState;
 
 pub(super) const MAGIC: &[u8; 8] = b"STOCKSNP";
-pub(super) const VERSION: u32 = 5;
+pub(super) const VERSION: u32 = 6;
 pub(super) const BLOCK_HEADER_BYTES: usize = 12;
 pub(super) const BLOCK_BODY_BYTES_MAX: usize = 1 << 20;
 
@@ -213,6 +213,7 @@ impl StockState {
             self.clock.grace_ms,
             self.config.retention_ms,
             self.config.max_life_ms,
+            u64::from(self.config.sample_refusals),
             self.index,
             self.clock.now.0,
             self.clock.shift_ms,

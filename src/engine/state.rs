@@ -120,7 +120,7 @@ impl StockState {
 
     /// A reader of the cells, for any thread. It stays valid for the life of this state and beyond.
     pub fn cells(&self) -> CellReader {
-        CellReader::new(self.cells.table().clone(), self.clock.grace_ms, self.config.retention_ms)
+        CellReader::new(self.cells.table().clone(), &self.config)
     }
 
     /// The log's clock: the latest moment applied.
@@ -208,7 +208,7 @@ impl StockState {
         self.index = index;
         let mut batch = Batch::decode(payload);
         let mut outcomes = Outcomes::new(out);
-        let mut chain = None;
+        let (mut chain, mut refused) = (None, None);
         let before = self.clock.now;
         self.clock.now = before.max(batch.now);
         self.cells.events.begin_entry(index, self.clock.now);
@@ -244,17 +244,27 @@ impl StockState {
             if queued.is_linked || chain.is_some() {
                 let (command, hash) = (queued.command(), queued.hash);
                 self.execute_linked(&command, hash, &mut chain, &mut outcomes);
+                refused = refused.or_else(|| self.refused(queued.bytes, &outcomes));
             } else {
                 self.execute_queued(queued, outage_ms, &mut outcomes);
+                refused = self.refused(queued.bytes, &outcomes);
                 if self.cells.has_crossed() {
                     self.keep_crossings();
                 }
+            }
+            if chain.is_none()
+                && let Some(refused) = refused.take()
+            {
+                self.tell_refused(&refused);
             }
             // Only a batch's first operation can start a leader: nothing may have been judged
             // by the clock before the outage was given back.
             outage_ms = 0;
         }
         self.end_chain(&mut chain);
+        if let Some(refused) = refused {
+            self.tell_refused(&refused);
+        }
         assert!(batch.ops.is_empty(), "a log entry ends with its last operation");
         assert!(
             principals.end_within(batch.op_count),

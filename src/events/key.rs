@@ -1,6 +1,6 @@
 //! What events are looked up by.
 
-use crate::protocol::event::Event;
+use crate::protocol::event::{Event, EventKind};
 use crate::protocol::{CellHandle, ReservationId};
 
 /// What events are looked up by.
@@ -10,6 +10,8 @@ pub enum Key {
     Cell(CellHandle),
     /// A reservation, a transfer, or a stock write.
     Id(ReservationId),
+    /// The rules of a cell: the events that set them.
+    Rules(CellHandle),
 }
 
 impl Key {
@@ -18,13 +20,18 @@ impl Key {
         match self {
             Self::Cell(cell) => event.change.is_some_and(|change| change.cell == *cell),
             Self::Id(id) => event.id == Some(*id),
+            Self::Rules(cell) => {
+                event.kind == EventKind::PolicySet && Self::Cell(*cell).is_of(event)
+            }
         }
     }
 
     /// The keys of an event.
     pub(super) fn all_of(event: &Event<'_>) -> impl Iterator<Item = Self> {
-        let cell = event.change.map(|change| Self::Cell(change.cell));
-        cell.into_iter().chain(event.id.map(Self::Id))
+        let cell = event.change.map(|change| change.cell);
+        let rules = cell.filter(|_| event.kind == EventKind::PolicySet);
+        let cell = cell.into_iter().map(Self::Cell);
+        cell.chain(event.id.map(Self::Id)).chain(rules.map(Self::Rules))
     }
 
     /// For filters. Clients choose ids, so the seed must not be known before.
@@ -32,6 +39,8 @@ impl Key {
     pub(super) fn hash(&self, seed: u64) -> u64 {
         match self {
             Self::Cell(cell) => mixed(seed ^ u64::from(cell.0)),
+            // Handles have 32 bits.
+            Self::Rules(cell) => mixed(seed ^ (1 << 32 | u64::from(cell.0))),
             Self::Id(id) => {
                 let words = u128::from_le_bytes(id.0);
                 mixed(mixed(!seed ^ words as u64) ^ (words >> 64) as u64)

@@ -148,7 +148,11 @@ impl Opened {
         &mut self,
         opening: Opening,
         (header, trailer): (Header, Trailer),
-    ) -> io::Result<()> {
+    ) -> Result<(), ReadError> {
+        if trailer.end.next <= header.start.next {
+            let flaw = Flaw::Frame("its end says that there is no event in it");
+            return Err(opening.damaged(trailer.records_end, flaw));
+        }
         self.end = trailer.end;
         let segment = Segment::sealed((header, trailer), opening.path, opening.file)?;
         self.segments.push(Arc::new(segment));

@@ -39,6 +39,7 @@ pub fn owner_of(storage: &dyn Storage) -> Result<Option<Owner>, Error> {
             grace_ms: rules.grace_ms,
             retention_ms: rules.retention_ms,
             max_life_ms: rules.max_life_ms,
+            sample_refusals: rules.sample_refusals,
             ..EngineConfig::default()
         };
         Owner { cluster_id, node_id, engine }

@@ -6,8 +6,8 @@
 //!      8    8  cluster_id    0: has not joined one
 //!     16    8  node_id
 //!     24    8  incarnation   drawn when the directory was made
-//!     32   24  rules         grace, retention, longest life: u64 each, in ms
-//!     56    4  crc32 of the bytes before
+//!     32   32  rules         grace, retention, longest life, in ms; refusals of which one is an event: u64 each
+//!     64    4  crc32 of the bytes before
 //! ```
 //!
 //! The rules decide answers together with the log, so all nodes must have the same for ever: a node
@@ -34,6 +34,7 @@ pub struct Rules {
     pub grace_ms: u64,
     pub retention_ms: u64,
     pub max_life_ms: u64,
+    pub sample_refusals: u32,
 }
 
 impl Rules {
@@ -42,6 +43,7 @@ impl Rules {
             grace_ms: config.grace_ms,
             retention_ms: config.retention_ms,
             max_life_ms: config.max_life_ms,
+            sample_refusals: config.sample_refusals,
         }
     }
 
@@ -49,6 +51,7 @@ impl Rules {
         out.put_u64_le(self.grace_ms);
         out.put_u64_le(self.retention_ms);
         out.put_u64_le(self.max_life_ms);
+        out.put_u64_le(u64::from(self.sample_refusals));
     }
 
     pub fn take(reader: &mut Reader<'_>) -> Result<Self, Truncated> {
@@ -56,14 +59,22 @@ impl Rules {
             grace_ms: reader.u64()?,
             retention_ms: reader.u64()?,
             max_life_ms: reader.u64()?,
+            sample_refusals: u32::try_from(reader.u64()?).map_err(|_| Truncated)?,
         })
     }
 }
 
 impl fmt::Display for Rules {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { grace_ms, retention_ms, max_life_ms } = self;
-        write!(f, "grace {grace_ms} ms, retention {retention_ms} ms, longest life {max_life_ms} ms")
+        let Self { grace_ms, retention_ms, max_life_ms, sample_refusals } = self;
+        write!(
+            f,
+            "grace {grace_ms} ms, retention {retention_ms} ms, longest life {max_life_ms} ms"
+        )?;
+        match sample_refusals {
+            0 => f.write_str(", no refusals told"),
+            one_in => write!(f, ", one in {one_in} refusals told"),
+        }
     }
 }
 
@@ -123,7 +134,7 @@ impl Identity {
 
     /// The file's content.
     pub fn encode(&self) -> Vec<u8> {
-        let mut content = Vec::with_capacity(60);
+        let mut content = Vec::with_capacity(68);
         content.extend_from_slice(MAGIC);
         content.extend_from_slice(&self.cluster_id.to_le_bytes());
         content.extend_from_slice(&self.node_id.to_le_bytes());

@@ -13,7 +13,7 @@ use crate::protocol::Reader;
 
 const MAGIC: u32 = u32::from_le_bytes(*b"STKP");
 /// The peers' protocol version. Nodes of different versions refuse each other.
-const VERSION: u16 = 3;
+const VERSION: u16 = 4;
 
 /// What a node says first to a peer.
 #[derive(Clone, PartialEq, Eq, Debug)]

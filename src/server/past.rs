@@ -7,13 +7,10 @@
 //! history ID              all that has become of a reservation, a transfer or a stock write
 //! ```
 //!
-//! An event tells the whole cell after it. So what was in a cell after event S is what the last event about it up to S
-//! tells; if there is none any more, what the first one after S found there; and if there is none either, what is there
-//! now. No checkpoint has to be loaded, and nothing is added up.
+//! How it is found: `events/past.rs`.
 
 use std::collections::BTreeMap;
 use std::io;
-use std::ops::{ControlFlow, Range};
 use std::sync::Arc;
 use std::time::{Duration, UNIX_EPOCH};
 
@@ -24,40 +21,25 @@ use super::answer::Value;
 use super::commands::{check_name, no_cell, take_id};
 use super::shared::Shared;
 use super::words::escape;
-use crate::events::{Direction, EventLog, Key, ReadError};
-use crate::protocol::event::{Counts, Event, EventBody, EventKind};
-use crate::protocol::{CellHandle, Policy, ReservationId, limits};
+use crate::events::{Past, ReadError, Was};
+use crate::protocol::event::{Counts, Event, EventKind};
+use crate::protocol::{CellHandle, ReservationId, limits};
 
 /// Events that `why` shows unless it is asked for others, and the most that it or `history` shows.
 const SHOWN: usize = 20;
 const SHOWN_MAX: usize = 1_000;
 /// How long to wait until what is applied can be read.
 const CATCH_UP: Duration = Duration::from_secs(10);
-/// Clients' clocks may be ahead of the cluster's by so much: an id may be older than its own time says.
-const SKEW_US: u64 = 5 * 60 * 1_000_000;
 
 type Fields = Vec<(&'static str, Value)>;
 
-/// A cell as it was.
-#[derive(Clone, Copy)]
-struct Was {
-    counts: Counts,
-    policy: Policy,
-    /// The event that made it so; `None`: none that is still there.
-    by: Option<u64>,
-}
-
-/// The events that can be read, and what the state is after them.
-struct Past {
+/// What was, and how to say it.
+struct Told {
     shared: Arc<Shared>,
-    events: Arc<EventLog>,
-    /// The number of the next event, when the question was asked.
-    next: u64,
-    /// What was in the cell then that the question is about.
-    live: Option<(Counts, Policy)>,
+    past: Past,
 }
 
-impl Past {
+impl Told {
     /// Waits until all that is applied can be read.
     async fn open(shared: &Arc<Shared>, cell: Option<CellHandle>) -> Result<Self, String> {
         let events = shared.replica.events().cloned();
@@ -69,7 +51,7 @@ impl Past {
         let mut reached = events.subscribe();
         let caught_up = timeout(CATCH_UP, reached.wait_for(|reached| *reached >= next)).await;
         match caught_up {
-            Ok(Ok(_)) => Ok(Self { shared: shared.clone(), events, next, live }),
+            Ok(Ok(_)) => Ok(Self { shared: shared.clone(), past: Past::new(events, next, live) }),
             _ => Err("the disk does not take the events; see status".to_owned()),
         }
     }
@@ -90,45 +72,14 @@ impl Past {
         answer.await.unwrap_or_else(|_| Err("the node is stopping".to_owned()))
     }
 
-    /// Scans, as far as there are events: says where those begin if the range begins earlier.
-    fn scan(
-        &self,
-        key: Key,
-        range: Range<u64>,
-        direction: Direction,
-        visit: &mut dyn FnMut(&Event<'_>) -> ControlFlow<()>,
-    ) -> Result<(), String> {
-        match self.events.scan(key, range, direction, visit) {
-            Ok(_) | Err(ReadError::Gone { .. }) => Ok(()),
-            Err(error) => Err(error.to_string()),
-        }
-    }
-
-    /// The first or last event in a range that `pick` finds something in.
-    fn find<T>(
-        &self,
-        key: Key,
-        range: Range<u64>,
-        direction: Direction,
-        mut pick: impl FnMut(&Event<'_>) -> Option<T>,
-    ) -> Result<Option<T>, String> {
-        let mut found = None;
-        self.scan(key, range, direction, &mut |event| {
-            found = pick(event);
-            if found.is_some() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
-        })?;
-        Ok(found)
-    }
-
     /// The number after the last event up to a point that an operator names: an event's number, or a moment.
     fn point(&self, text: &[u8]) -> Result<u64, String> {
         let text = std::str::from_utf8(text).unwrap_or_default();
         if let Ok(sequence) = text.parse::<u64>() {
-            return match sequence < self.next {
+            let next = self.past.next();
+            return match sequence < next {
                 true => Ok(sequence + 1),
-                false => {
-                    Err(format!("event {sequence} has not happened; the next is {}", self.next))
-                }
+                false => Err(format!("event {sequence} has not happened; the next is {next}")),
             };
         }
         let moment = humantime::parse_rfc3339_weak(text).ok();
@@ -136,74 +87,7 @@ impl Past {
         let at = at.ok_or_else(|| {
             format!("'{text}' is neither an event's number nor a moment like 2026-11-30T12:00:00Z")
         })?;
-        let found = self.events.find(at.as_micros() as u64 + 1);
-        found.map_err(|error| error.to_string())
-    }
-
-    /// What was in a cell before the event `end`.
-    fn cell_before(&self, cell: CellHandle, end: u64) -> Result<Option<Was>, String> {
-        let key = Key::Cell(cell);
-        let oldest = self.events.oldest();
-        let (before, after) = (oldest..end.max(oldest), end..self.next);
-        let told = |event: &Event<'_>| {
-            let change = event.change?;
-            Some((change.after, event.has_details, event.sequence))
-        };
-        let last = self.find(key, before.clone(), Direction::Backward, told)?;
-        let (counts, has_details, by) = match last {
-            Some((counts, has_details, by)) => (counts, has_details, Some(by)),
-            // It was not there yet.
-            None if oldest == 1 => return Ok(None),
-            None => {
-                let found = |event: &Event<'_>| {
-                    // The event that makes a cell finds none.
-                    let before = event.change?.before()?;
-                    Some((event.kind != EventKind::CellDefined).then_some(before))
-                };
-                match self.find(key, after.clone(), Direction::Forward, found)? {
-                    Some(None) => return Ok(None),
-                    Some(Some(counts)) => (counts, true, None),
-                    None => match self.live {
-                        Some((counts, _)) => (counts, true, None),
-                        None => return Ok(None),
-                    },
-                }
-            }
-        };
-        let policy = match has_details {
-            false => Policy::default(),
-            true => self.policy_before(cell, before, after)?,
-        };
-        Ok(Some(Was { counts, policy, by }))
-    }
-
-    fn policy_before(
-        &self,
-        cell: CellHandle,
-        before: Range<u64>,
-        after: Range<u64>,
-    ) -> Result<Policy, String> {
-        let key = Key::Cell(cell);
-        let set = |event: &Event<'_>| match event.body {
-            EventBody::Policy { before, after } => Some((before, after)),
-            _ => None,
-        };
-        if let Some((_, policy)) = self.find(key, before, Direction::Backward, set)? {
-            return Ok(policy);
-        }
-        if let Some((policy, _)) = self.find(key, after, Direction::Forward, set)? {
-            return Ok(policy);
-        }
-        Ok(self.live.map(|(_, policy)| policy).unwrap_or_default())
-    }
-
-    /// Where events about an id can begin.
-    fn birth(&self, id: &ReservationId) -> Result<u64, String> {
-        let oldest = self.events.oldest();
-        let Some(born_ms) = id.born() else { return Ok(oldest) };
-        let at_us = (born_ms * 1_000).saturating_sub(SKEW_US);
-        let found = self.events.find(at_us).map_err(|error| error.to_string())?;
-        Ok(found.max(oldest))
+        self.past.after_moment(at.as_micros() as u64).map_err(said)
     }
 
     /// An event as an operator reads it, with names instead of handles.
@@ -218,6 +102,10 @@ impl Past {
         }
         text
     }
+}
+
+fn said(error: ReadError) -> String {
+    error.to_string()
 }
 
 /// A moment of the cluster's clock.
@@ -263,29 +151,24 @@ pub(super) async fn why(
     let cell = handle_of(shared, warehouse, sku)?;
     let shown = shown.map_or(SHOWN, |shown| shown.clamp(1, SHOWN_MAX as u64) as usize);
     let head = names(warehouse, sku);
-    let past = Past::open(shared, Some(cell)).await?;
-    past.aside(move |past| past.why(cell, shown, head)).await
+    let told = Told::open(shared, Some(cell)).await?;
+    told.aside(move |told| told.why(cell, shown, head)).await
 }
 
-impl Past {
+impl Told {
     fn why(&self, cell: CellHandle, shown: usize, mut fields: Fields) -> Result<Value, String> {
-        let (oldest, mut lines, mut is_all) = (self.events.oldest(), Vec::new(), true);
-        let mut first = None;
-        self.scan(Key::Cell(cell), oldest..self.next, Direction::Backward, &mut |event| {
-            if lines.len() == shown {
-                is_all = false;
-                return ControlFlow::Break(());
-            }
+        let (past, mut lines, mut first) = (&self.past, Vec::new(), None);
+        let is_all = past.latest(cell, shown, |event| {
             lines.push(self.line(event));
             first = event.change.and_then(|change| change.before());
-            ControlFlow::Continue(())
-        })?;
+        });
+        let is_whole = is_all.map_err(said)? && past.oldest() == 1;
         lines.reverse();
-        if let Some(was) = self.cell_before(cell, self.next)? {
+        if let Some(was) = past.cell_before(cell, past.next()).map_err(said)? {
             fields.extend(counted(&was));
         }
-        fields.push(("as_of_event", (self.next - 1).into()));
-        fields.push(("is_whole_story", (is_all && oldest == 1).into()));
+        fields.push(("as_of_event", (past.next() - 1).into()));
+        fields.push(("is_whole_story", is_whole.into()));
         let before = first.unwrap_or_default();
         let before = format!(
             "before these: on_hand={} reserved={} committed={}",
@@ -306,11 +189,11 @@ pub(super) async fn cell_as_of(
 ) -> Result<Value, String> {
     let cell = handle_of(shared, warehouse, sku)?;
     let (point, mut fields) = (point.to_vec(), names(warehouse, sku));
-    let past = Past::open(shared, Some(cell)).await?;
-    past.aside(move |past| {
-        let end = past.point(&point)?;
+    let told = Told::open(shared, Some(cell)).await?;
+    told.aside(move |told| {
+        let end = told.point(&point)?;
         fields.push(("as_of_event", (end - 1).into()));
-        match past.cell_before(cell, end)? {
+        match told.past.cell_before(cell, end).map_err(said)? {
             Some(was) => {
                 fields.extend(counted(&was));
                 fields.push(("since_event", was.by.into()));
@@ -335,7 +218,10 @@ struct Life {
 
 impl Life {
     fn take(&mut self, event: &Event<'_>) {
-        self.last = Some(event.kind);
+        // A refusal has changed nothing.
+        if event.kind != EventKind::Refused || self.last.is_none() {
+            self.last = Some(event.kind);
+        }
         self.deadline = event.deadline.map(|deadline| deadline.0).or(self.deadline);
         if let Some(change) = event.change.filter(|_| event.kind.is_of_hold()) {
             let units = self.units.entry(change.cell.0).or_default();
@@ -346,20 +232,18 @@ impl Life {
     }
 }
 
-impl Past {
+impl Told {
     /// The life of an id before the event `end`.
     fn life(&self, id: ReservationId, end: u64) -> Result<Life, String> {
         let mut life = Life::default();
-        let range = self.birth(&id)?.min(end)..end;
-        self.scan(Key::Id(id), range, Direction::Forward, &mut |event| {
+        let told = self.past.life(id, end, |event| {
             life.take(event);
             match life.lines.len() < SHOWN_MAX {
                 true => life.lines.push(self.line(event)),
                 false => life.is_cut = true,
             }
-            ControlFlow::Continue(())
-        })?;
-        Ok(life)
+        });
+        told.map(|()| life).map_err(said)
     }
 
     fn units(&self, life: &Life) -> Value {
@@ -391,17 +275,17 @@ pub(super) async fn hold_as_of(
     id: &[u8],
 ) -> Result<Value, String> {
     let (id, point) = (take_id(id)?, point.to_vec());
-    let past = Past::open(shared, None).await?;
-    past.aside(move |past| {
-        let end = past.point(&point)?;
-        let life = past.life(id, end)?;
+    let told = Told::open(shared, None).await?;
+    told.aside(move |told| {
+        let end = told.point(&point)?;
+        let life = told.life(id, end)?;
         let last = life.last.ok_or_else(|| no_events(&id))?;
         Ok(Value::Object(vec![
             ("id", id.to_string().into()),
             ("as_of_event", (end - 1).into()),
             ("last", last.name().into()),
             ("deadline", life.deadline.into()),
-            ("units", past.units(&life)),
+            ("units", told.units(&life)),
         ]))
     })
     .await
@@ -410,16 +294,16 @@ pub(super) async fn hold_as_of(
 /// `history`.
 pub(super) async fn history(shared: &Arc<Shared>, id: &[u8]) -> Result<Value, String> {
     let id = take_id(id)?;
-    let past = Past::open(shared, None).await?;
-    past.aside(move |past| {
-        let life = past.life(id, past.next)?;
+    let told = Told::open(shared, None).await?;
+    told.aside(move |told| {
+        let life = told.life(id, told.past.next())?;
         let last = life.last.ok_or_else(|| no_events(&id))?;
         Ok(Value::Object(vec![
             ("id", id.to_string().into()),
             ("last", last.name().into()),
             ("deadline", life.deadline.into()),
             ("more", life.is_cut.into()),
-            ("units", past.units(&life)),
+            ("units", told.units(&life)),
             ("events", Value::Lines(life.lines)),
         ]))
     })

@@ -118,8 +118,8 @@ impl Shared {
     }
 
     /// A reserve that could not be granted now, whatever is reclaimed: NO_STOCK is appended to `out`.
-    /// False for everything that the log must decide: a retry may have been granted before, and
-    /// other refusals come before that for want of stock.
+    /// False for everything that the log must decide: a retry may have been granted before, other
+    /// refusals come before that for want of stock, and of some an event must tell.
     pub fn looks_sold_out(
         &self,
         op: &Op<'_>,
@@ -132,7 +132,8 @@ impl Shared {
         let plain = !flags.contains(OpFlags::RETRY)
             && (*ttl_ms == 0 || (TTL_MS_MIN..=TTL_MS_MAX).contains(ttl_ms))
             && not_after.is_none_or(|not_after| now.as_millis() < not_after.0)
-            && self.replica.cells().accepts_id(id, now);
+            && self.replica.cells().accepts_id(id, now)
+            && !self.replica.cells().samples(id);
         let commit = flags.contains(OpFlags::COMMIT);
         plain && self.replica.cells().refuse_if_short(lines, commit, now, out)
     }

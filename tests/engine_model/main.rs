@@ -34,18 +34,20 @@ fn the_engine_agrees_with_the_model() {
     };
     let all = seeds.end - seeds.start >= 60;
     let mut codes = std::collections::BTreeMap::new();
-    let (mut refused_early, mut archived) = (0, 0);
+    let (mut refused_early, mut archived, mut refusals_told) = (0, 0, 0);
     for seed in seeds {
         let (digest, run) = Run::new(seed, seeded(seed)).run();
         assert_eq!(Run::new(seed, seeded(seed)).run().0, digest, "seed {seed}: two runs agree");
         run.codes.into_iter().for_each(|(code, n)| *codes.entry(code).or_default() += n);
         refused_early += run.refused_early;
         archived += run.archived;
+        refusals_told += run.refusals_told;
     }
     // The dice reach everything: a generator that never asks proves nothing.
     if all {
         assert!(refused_early > 50, "{refused_early}");
         assert!(archived > 1_000, "{archived}");
+        assert!(refusals_told > 1_000, "{refusals_told}");
         for code in [
             Code::OK,
             Code::REPLAY,

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use bytes::{BufMut, BytesMut};
 use stockd::engine::batch::{self, BatchBuilder, PrincipalRuns};
 use stockd::engine::{ArchivedRecord, EngineConfig, SnapshotLoader, StockState};
-use stockd::protocol::event::{self, Counts, EventKind, EventRecord, Ledger};
+use stockd::protocol::event::{self, Counts, EventBody, EventKind, EventRecord, Ledger};
 use stockd::protocol::limits::COUNTER_MAX;
 use stockd::protocol::{
     Bucket, CellHandle, Code, CrossingsHead, Filter, Guard, Line, LineMode, LineShares, ListHead,
@@ -24,8 +24,18 @@ use super::dice::Dice;
 const OWNERS: [&[u8]; 3] = [b"ann", b"bob", b"cyd"];
 
 /// Short lives, so that a run of a few hundred batches sees every end.
-const CONFIG: EngineConfig =
-    EngineConfig { grace_ms: 500, retention_ms: 12_000, max_life_ms: 9_000, hash_seed: 1 };
+const CONFIG: EngineConfig = EngineConfig {
+    grace_ms: 500,
+    retention_ms: 12_000,
+    max_life_ms: 9_000,
+    sample_refusals: 0,
+    hash_seed: 1,
+};
+
+/// Some tell no refusals, some all, some a few.
+fn config(seed: u64) -> EngineConfig {
+    EngineConfig { hash_seed: seed, sample_refusals: [0, 1, 3][(seed % 3) as usize], ..CONFIG }
+}
 
 /// One operation of a batch, as the test makes it up.
 #[derive(Clone, Debug)]
@@ -35,6 +45,9 @@ enum Command {
     LeaderStart,
     Tick,
 }
+
+/// A refusal as an event tells it: of what, with which operation, why.
+type Told = ([u8; 16], Opcode, Code);
 
 /// What the events say has become of a reservation's units.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -64,8 +77,11 @@ pub struct Run {
     /// What the events say is in the cells, and what has become of each reservation's units.
     ledger: Ledger,
     lives: BTreeMap<[u8; 16], Life>,
+    /// The refusals that events have told.
+    refusals: Vec<Told>,
     pub refused_early: u64,
     pub archived: u64,
+    pub refusals_told: u64,
     pub codes: BTreeMap<Code, u64>,
 }
 
@@ -90,8 +106,7 @@ fn principals(index: u64, op_count: u32) -> PrincipalRuns {
 impl Run {
     /// A run whose numbers `dice` draws. `seed` names it, and seeds the hash indexes.
     pub fn new(seed: u64, dice: Dice) -> Self {
-        let config = EngineConfig { hash_seed: seed, ..CONFIG };
-        let mut state = StockState::new(config);
+        let mut state = StockState::new(config(seed));
         state.keep_forgotten();
         state.keep_events(ShardId::default());
         let mut ledger = Ledger::new();
@@ -110,8 +125,10 @@ impl Run {
             archive: BTreeMap::new(),
             ledger,
             lives: BTreeMap::new(),
+            refusals: Vec::new(),
             refused_early: 0,
             archived: 0,
+            refusals_told: 0,
             codes: BTreeMap::new(),
         }
     }
@@ -563,13 +580,15 @@ impl Run {
         let refused = self.refuse_early(&commands);
         let mut ops = BytesMut::new();
         commands.iter().for_each(|(command, end)| encode(&mut ops, command, *end));
+        self.refusals.clear();
         let out = self.apply(stamp, commands.len() as u32, &ops);
         let mut outcomes = Reader::new(&out);
-        let mut too_old = Vec::new();
+        let (mut too_old, mut refusals) = (Vec::new(), Vec::new());
         for ((command, expected), (_, end)) in self.expect_all(&commands).iter().zip(&commands) {
             let outcome = take_outcome(&mut outcomes).unwrap();
             *self.codes.entry(outcome.code).or_default() += 1;
             self.compare(command, expected, &outcome);
+            refusals.extend(self.refusal_to_tell(command, outcome.code));
             if outcome.code == Code::ID_TOO_OLD
                 && let Command::Client(request) = command
             {
@@ -577,6 +596,8 @@ impl Run {
             }
         }
         assert!(outcomes.is_empty(), "seed {}: one outcome per operation", self.seed);
+        assert_eq!(self.refusals, refusals, "seed {}: {commands:?}", self.seed);
+        self.refusals_told += refusals.len() as u64;
         for (request, end) in too_old {
             self.ask_archive(&request, end);
         }
@@ -584,6 +605,22 @@ impl Run {
             assert_eq!(refused, out, "seed {}: {commands:?} was refused too early", self.seed);
             self.refused_early += 1;
         }
+    }
+
+    /// What an event must tell of an outcome, if it is a refusal and in the sample.
+    fn refusal_to_tell(&self, command: &Command, code: Code) -> Option<Told> {
+        let untold = code.is_ok() || matches!(code, Code::LINKED_FAILED | Code::ID_TOO_OLD);
+        let Command::Client(request) = command else { return None };
+        let mut bytes = BytesMut::new();
+        request.encode(&mut bytes, None);
+        let (op, _) = take_op_and_terms(&mut Reader::new(&bytes)).unwrap();
+        let id = op.key().filter(|_| !untold)?;
+        let is_sampled = match config(self.seed).sample_refusals {
+            0 => false,
+            1 => true,
+            _ => self.state.cells().samples(&ReservationId(id)),
+        };
+        is_sampled.then_some((id, op.opcode(), code))
     }
 
     /// What the archive says of an id that is too old is what the model says of it.
@@ -685,7 +722,8 @@ impl Run {
         let Op::Reserve { id, ttl_ms, lines } = op else { return None };
         let fresh = !self.model.entries().contains_key(&id.0)
             && model::millis(&id.0).abs_diff(self.model.now_micros() / 1_000) < 4_000;
-        if !fresh || !(1_000..=14_400_000).contains(&ttl_ms) {
+        let is_told = self.state.cells().samples(&id);
+        if !fresh || is_told || !(1_000..=14_400_000).contains(&ttl_ms) {
             return None;
         }
         let mut out = BytesMut::new();
@@ -736,6 +774,10 @@ impl Run {
             let event = event.unwrap();
             let taken = self.ledger.take(&event);
             taken.unwrap_or_else(|fault| panic!("seed {seed}: {fault}: {event}"));
+            if let EventBody::Refused { opcode, code, .. } = event.body {
+                self.refusals.push((event.id.unwrap().0, opcode, code));
+                continue;
+            }
             if let Some(id) = event.id {
                 let life = self.lives.entry(id.0).or_default();
                 // An id that tells no time may live again once it is forgotten.
@@ -934,7 +976,7 @@ impl Run {
         let seed = self.seed;
         let mut cut = self.state.begin_snapshot();
         let digest = self.state.digest();
-        let mut loader = SnapshotLoader::new(EngineConfig { hash_seed: !seed, ..CONFIG });
+        let mut loader = SnapshotLoader::new(EngineConfig { hash_seed: !seed, ..config(seed) });
         self.twin = None;
         let first = self.state.applied_index();
         let mut tail = Vec::new();

@@ -4,6 +4,8 @@ use std::fs;
 use std::io::{BufRead, BufReader, Read};
 use std::process::{Child, Command, Stdio};
 
+use parquet::file::reader::{FileReader, SerializedFileReader};
+use parquet::record::Field;
 use serde_json::Value;
 
 use crate::node::STOCKD;
@@ -192,6 +194,28 @@ async fn a_range_goes_into_a_file() {
     let said = export(&none, &["--from", "9"]);
     assert!(said.out.contains("events  0\n"), "{}{}", said.out, said.err);
     assert!(export(&cluster.path("x.ndjson"), &["--from", "9", "--to", "3"]).code == Some(1));
+
+    // The same as rows: what they say is compared with lines next to the code.
+    let rows = cluster.path("some.parquet");
+    let said = export(&rows, &["--from", "2", "--to", "6", "--warehouse", "BER"]);
+    assert!(said.out.contains("events  2\n"), "{}{}", said.out, said.err);
+    let reader = SerializedFileReader::new(fs::File::open(&rows).unwrap()).unwrap();
+    let told = reader.metadata().file_metadata().key_value_metadata().unwrap();
+    let told = |key: &str| told.iter().find(|kv| kv.key == key).unwrap().value.clone().unwrap();
+    assert_eq!((&*told("stockd.from"), &*told("stockd.next")), ("2", "6"));
+    assert_eq!(told("stockd.cluster").len(), 16);
+    let row_of = |row: parquet::record::Row| {
+        let of =
+            |name: &str| row.get_column_iter().find(|(key, _)| *key == name).unwrap().1.clone();
+        (of("sequence"), of("kind"), of("sku"))
+    };
+    let found: Vec<_> =
+        reader.get_row_iter(None).unwrap().map(|row| row_of(row.unwrap())).collect();
+    let row = |sequence, kind: &str| {
+        (Field::Long(sequence), Field::Str(kind.to_owned()), Field::Str("mug".to_owned()))
+    };
+    assert_eq!(found, [row(2, "RECEIVED"), row(5, "RESERVED")]);
+    assert!(!fs::exists(format!("{rows}.part")).unwrap());
 
     // What has not happened yet is waited for.
     let later = cluster.path("later.ndjson");

@@ -1,6 +1,7 @@
 //! Whoever follows the events, and whoever asks what was.
 
 use bytes::BytesMut;
+use stockd::engine::EngineConfig;
 use stockd::protocol::event::{Event, EventKind, EventRecord};
 use stockd::protocol::{
     CellRef, Code, ErrorReply, EventsHead, Kind, Line, Note, Op, OpFlags, OpId, Parts, Reader,
@@ -8,7 +9,7 @@ use stockd::protocol::{
 };
 use stockd::server::Limits;
 
-use super::{Node, Wire, cell, frame, id, receive};
+use super::{Node, Setup, Wire, cell, frame, id, receive};
 
 const ALL: Subscribe<'static> =
     Subscribe { start: Start::Oldest, credit: 1 << 20, kinds: 0, selectors: Vec::new() };
@@ -116,6 +117,38 @@ async fn a_filter_lets_through_what_is_wanted_and_tells_how_far_it_is() {
     }
     let wanted = reader.events_until(2).await;
     assert_eq!(wanted, ["8 RESERVED by shop: 1", "10 RESERVED by shop: 1"]);
+    node.stop().await;
+}
+
+#[tokio::test]
+async fn a_sample_of_what_is_sold_out_goes_through_the_log_and_is_told() {
+    let engine = EngineConfig { sample_refusals: 3, ..EngineConfig::default() };
+    let node = Node::start_first(Setup { engine, ..Setup::default() }).await;
+    let (mut shop, mut reader) = (node.greeted_as(b"shop").await, node.greeted().await);
+    let kinds = 1 << EventKind::Refused as u8;
+    reader.subscribe(&Subscribe { kinds, ..ALL }).await;
+    shop.done(|out| receive_sku(out, 1, "mug")).await;
+    let index = || node.replica.with_state(|state| state.applied_index());
+    let mut told = 0;
+    for n in 2..=100 {
+        let (id, before) = (id(n), index());
+        let line = Line { cell: CellRef::name("BER", "mug"), quantity: 11 };
+        let reserve = |out: &mut _| {
+            Op::encode_reserve(out, OpFlags::default(), None, id, 60_000, &[line]);
+        };
+        shop.send(&frame(1, Kind::Op, reserve)).await;
+        assert_eq!(shop.codes().await, (1, vec![Code::NO_STOCK]));
+        let is_told = node.replica.cells().samples(&id);
+        assert_eq!(index() - before, u64::from(is_told), "{n}: only what is told is logged");
+        told += u64::from(is_told);
+    }
+    // Ids have the time in them, so chance decides; all or none would take more than luck.
+    assert!((1..99).contains(&told), "{told}");
+    let events = reader.events_until(told as usize).await;
+    assert_eq!(events[0], "3 REFUSED by shop: 0");
+    assert_eq!(node.replica.with_state(|state| state.next_event()), 3 + told);
+    // No unit has moved.
+    shop.done(|out| reserve(out, 101, "mug", 10)).await;
     node.stop().await;
 }
 

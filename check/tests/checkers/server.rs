@@ -20,8 +20,13 @@ use stockd_protocol::{
     CellHandle, Op, OpId, Reader, ReservationId, UnixMillis, take_op, take_outcome,
 };
 
-pub const CONFIG: EngineConfig =
-    EngineConfig { grace_ms: 500, retention_ms: 3_600_000, max_life_ms: 86_400_000, hash_seed: 7 };
+pub const CONFIG: EngineConfig = EngineConfig {
+    grace_ms: 500,
+    retention_ms: 3_600_000,
+    max_life_ms: 86_400_000,
+    sample_refusals: 0,
+    hash_seed: 7,
+};
 
 /// SplitMix64 (Steele, Lea, Flood 2014).
 pub struct Dice(pub u64);

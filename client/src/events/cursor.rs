@@ -72,10 +72,10 @@ pub struct Cursor {
 }
 
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
-struct State {
-    cluster_id: Option<u64>,
-    next: Option<u64>,
-    data: Vec<u8>,
+pub(super) struct State {
+    pub(super) cluster_id: Option<u64>,
+    pub(super) next: Option<u64>,
+    pub(super) data: Vec<u8>,
 }
 
 /// Why a cursor cannot be used.
@@ -200,7 +200,7 @@ impl Cursor {
 }
 
 impl State {
-    fn encode(&self) -> Option<Vec<u8>> {
+    pub(super) fn encode(&self) -> Option<Vec<u8>> {
         let mut out = [&MAGIC[..], &[0; 4]].concat();
         out.extend_from_slice(&self.cluster_id?.to_le_bytes());
         out.extend_from_slice(&self.next?.to_le_bytes());
@@ -211,7 +211,7 @@ impl State {
         Some(out)
     }
 
-    fn decode(bytes: &[u8]) -> Result<Self, &'static str> {
+    pub(super) fn decode(bytes: &[u8]) -> Result<Self, &'static str> {
         let mut reader = Reader::new(bytes);
         let cut_off = |_: Truncated| "it is cut off";
         if reader.array::<8>().map_err(cut_off)? != *MAGIC {

@@ -39,6 +39,7 @@ mod credit;
 mod cursor;
 mod error;
 mod follow;
+pub(crate) mod fuzzing;
 mod names;
 mod nodes;
 mod stream;

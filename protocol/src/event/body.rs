@@ -11,6 +11,7 @@
 //! OWNER_LIMITS_SET               holds_max u32 · units_max u32 · cool_down_ms u32
 //! CROSSED_DOWN, CROSSED_UP       position i64 · point i64 (−1: taken away) · sku, empty if it is about the cell
 //! OUTAGE_GIVEN_BACK              ms u64
+//! REFUSED                        opcode u8 · code u16 · units asked for u64 (0: of none in particular)
 //! CHECKPOINT, DIVERGED           see checkpoint.rs
 //! every other kind               nothing
 //!
@@ -21,6 +22,8 @@ use bytes::BufMut;
 
 use super::{Checkpoint, Divergence, EventError, EventKind};
 use crate::catalogue::Naming;
+use crate::code::Code;
+use crate::opcode::Opcode;
 use crate::owner::OwnerLimits;
 use crate::reader::{Reader, Truncated};
 use crate::stock::{NO_POINT, Policy};
@@ -84,6 +87,15 @@ pub enum EventBody<'a> {
     },
     /// How much later deadlines are, in ms.
     Outage(u64),
+    /// Why a request was refused.
+    Refused {
+        /// The operation.
+        opcode: Opcode,
+        /// The code of its outcome.
+        code: Code,
+        /// Units that it asked for of the event's cell; 0: none in particular.
+        asked: u64,
+    },
     /// How much there is of everything.
     Checkpoint(Checkpoint<'a>),
     /// Whose state is not as it should be.
@@ -128,6 +140,11 @@ impl<'a> EventBody<'a> {
                 put_short(out, sku);
             }
             Self::Outage(ms) => out.put_u64_le(ms),
+            Self::Refused { opcode, code, asked } => {
+                out.put_u8(opcode as u8);
+                out.put_u16_le(code.0);
+                out.put_u64_le(asked);
+            }
             Self::Checkpoint(Checkpoint(bytes)) => out.put_slice(bytes),
             Self::Diverged(divergence) => divergence.encode(out),
         }
@@ -179,6 +196,10 @@ impl<'a> EventBody<'a> {
                 sku: reader.short_bytes()?,
             },
             EventKind::OutageGivenBack => Self::Outage(reader.u64()?),
+            EventKind::Refused => {
+                let Some(opcode) = Opcode::from_u8(reader.u8()?) else { return Ok(None) };
+                Self::Refused { opcode, code: Code(reader.u16()?), asked: reader.u64()? }
+            }
             EventKind::Checkpoint => Self::Checkpoint(Checkpoint(reader.chunk()?)),
             EventKind::Diverged => match Divergence::take(reader)? {
                 Some(divergence) => Self::Diverged(divergence),

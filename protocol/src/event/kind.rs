@@ -67,6 +67,7 @@ kinds! {
     CrossedDown = 32 "CROSSED_DOWN": "A position has sunk to its reorder point: time to order.";
     CrossedUp = 33 "CROSSED_UP": "A position has risen above its reorder point.";
     OutageGivenBack = 34 "OUTAGE_GIVEN_BACK": "All deadlines are later by the time in which nobody led.";
+    Refused = 35 "REFUSED": "A request was refused, one of the sample of those that are told; the body says why.";
     Checkpoint = 36 "CHECKPOINT": "All counters summed up, and the chain of the events some way back.";
     Diverged = 37 "DIVERGED": "A node's state is not what the log makes of it, or not what others' are.";
 }

@@ -96,6 +96,10 @@ impl fmt::Display for EventBody<'_> {
                 }
             }
             Self::Outage(ms) => write!(f, " ms={ms}"),
+            Self::Refused { opcode, code, asked } => {
+                let (op, refusal, code) = (opcode.name(), code.name(), code.0);
+                write!(f, " op={op} code={code} refusal={refusal} asked={asked}")
+            }
             Self::Checkpoint(checkpoint) => {
                 let (totals, anchor) = (checkpoint.totals(), checkpoint.anchor());
                 write!(f, " cells={} active={}", totals.cells, totals.active)?;

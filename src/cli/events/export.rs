@@ -7,7 +7,7 @@
 //! The same range gives the same events whenever it is exported: an export that was killed begins anew.
 
 use std::fs::{self, File, OpenOptions};
-use std::io::{BufWriter, Write};
+use std::io::{BufWriter, IntoInnerError, Write};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -17,6 +17,7 @@ use tokio::time::{Instant, sleep, timeout_at};
 
 use super::super::progress::Progress;
 use super::super::{Done, lock_alone};
+use super::columns::Parquet;
 use super::moment::{self, Moment};
 use super::names::Namer;
 use super::select::Select;
@@ -38,7 +39,7 @@ keep the number that is printed at the end, and the next file begins with it.
 
 Examples:
   stockd events export --from oldest --out events.ndjson
-  stockd events export --from 1234 --to 99000 --out april.ndjson
+  stockd events export --from 1234 --to 99000 --out april.parquet
   stockd events export --since 24h --kind RECEIVED --out received.ndjson")]
 pub(super) struct Export {
     /// The number of the first event, or oldest.
@@ -53,7 +54,7 @@ pub(super) struct Export {
     /// The file; it must not be there yet.
     #[arg(long, value_name = "FILE")]
     out: PathBuf,
-    /// How the file is written [default: by its name: .ndjson or .jsonl]
+    /// How the file is written [default: by its name: .ndjson, .jsonl or .parquet]
     #[arg(long, value_enum)]
     format: Option<Format>,
     #[command(flatten)]
@@ -64,6 +65,8 @@ pub(super) struct Export {
 enum Format {
     /// A JSON object a line.
     Ndjson,
+    /// For analysis: a row for each event, a column for each field.
+    Parquet,
 }
 
 fn parse_to(text: &str) -> Result<Start, String> {
@@ -77,6 +80,7 @@ impl Format {
     fn of(file: &Path, asked: Option<Self>) -> Result<Self, String> {
         let by_name = file.extension().and_then(|end| match end.to_str()? {
             "ndjson" | "jsonl" => Some(Self::Ndjson),
+            "parquet" => Some(Self::Parquet),
             _ => None,
         });
         asked.or(by_name).ok_or_else(|| {
@@ -94,6 +98,7 @@ struct Part {
 /// What a file is made of.
 enum Writer {
     Ndjson { file: BufWriter<File>, line: Vec<u8> },
+    Parquet(Box<Parquet>),
 }
 
 impl Export {
@@ -123,12 +128,13 @@ impl Export {
         if to < from {
             return Err(format!("event {to} comes before event {from}, where the range begins"));
         }
+        let cluster_id = stream.cluster_id();
         let mut part = Part::create(&self.out, format)?;
         let mut range = Range { from, to, events: 0, progress: progress() };
         let written = range.write(stream, Namer::new(options), &mut part).await;
         range.progress.finish();
         written?;
-        part.finish(&self.out)?;
+        part.finish(&self.out, cluster_id, (from, to))?;
         println!("events  {}", range.events);
         println!("from    {from}");
         println!("next    {to}");
@@ -204,28 +210,31 @@ impl Part {
         file.set_len(0).map_err(failed)?;
         let writer = match format {
             Format::Ndjson => Writer::Ndjson { file: BufWriter::new(file), line: Vec::new() },
+            Format::Parquet => Writer::Parquet(Box::new(Parquet::begin(file).map_err(failed)?)),
         };
         Ok(Self { path, writer })
     }
 
     fn put(&mut self, event: &Event<'_>, name: Option<CellName<'_>>) -> Done {
-        match &mut self.writer {
+        let put = match &mut self.writer {
             Writer::Ndjson { file, line } => {
                 line.clear();
                 json::put_line(line, event, name);
-                file.write_all(line).map_err(|error| said(&self.path, &error))
+                file.write_all(line)
             }
-        }
+            Writer::Parquet(parquet) => parquet.put(event, name),
+        };
+        put.map_err(|error| said(&self.path, &error))
     }
 
-    /// Gives it its name.
-    fn finish(self, path: &Path) -> Done {
+    /// Gives it its name. It has the events of a cluster from one number to the one before another.
+    fn finish(self, path: &Path, cluster_id: u64, range: (u64, u64)) -> Done {
         let file = match self.writer {
-            Writer::Ndjson { file, .. } => {
-                file.into_inner().map_err(|error| said(&self.path, error.error()))?
-            }
+            Writer::Ndjson { file, .. } => file.into_inner().map_err(IntoInnerError::into_error),
+            Writer::Parquet(parquet) => parquet.finish(cluster_id, range),
         };
-        file.sync_all().map_err(|error| said(&self.path, &error))?;
+        let synced = file.and_then(|file| file.sync_all());
+        synced.map_err(|error| said(&self.path, &error))?;
         fs::rename(&self.path, path).map_err(|error| said(path, &error))
     }
 }

@@ -1,186 +1,40 @@
 //! Events as JSON objects, a line each.
 //!
-//! ```text
-//! sequence, at_us, index, shard      numbers; time: at_us as RFC 3339 in UTC
-//! kind                               as protocol.md names it
-//! principal                          if somebody said who asked
-//! id                                 of the reservation, transfer or write, if there is one
-//! cell, warehouse, sku               if it is about a cell; the names, if they are known
-//! reason, reference                  if there is a note
-//! deadline, deadline_ms              if there is one: as RFC 3339, and in ms since 1970
-//! delta, after                       if it is about a cell: counters that changed; on_hand, reserved, committed, and
-//!                                    damaged, quality, safety, other, incoming, in_transit if the cell has any
-//! owner                              RESERVED for somebody
-//! before, rules                      POLICY_SET: the rules that were, and that are
-//! sku, scale, title                  SKU_DESCRIBED
-//! sku, naming, name                  SKU_NAMED
-//! sku, point                         REORDER_SET; null: none
-//! holds_max, units_max, cool_down_ms OWNER_LIMITS_SET; 0: no limit
-//! position, point, sku               CROSSED_DOWN, CROSSED_UP; sku without warehouse and cell: over all warehouses
-//! outage_ms                          OUTAGE_GIVEN_BACK
-//! cells, active, confirmed, totals   CHECKPOINT; the sums of all counters
-//! chain_before, chain                CHECKPOINT: the chain before an event, in hexadecimal digits, if the leader knew one
-//! node, index, finding, cell         DIVERGED; node 0: nobody knows which
-//! ```
+//! What is in them: [`fields`](super::fields).
 //!
 //! Names are bytes, and JSON has text. One that is not UTF-8 is told in hexadecimal digits, under a key that ends in
 //! `_hex`: a stream cannot stop for it, and nothing is lost.
 
+use std::fmt::Display;
 use std::io::Write;
 
-use stockd_client::Policy;
-use stockd_client::events::{CellName, Checkpoint, Counts, Divergence, Event, EventBody};
+use stockd_client::ReservationId;
+use stockd_client::events::{CellName, Event};
 
+use super::fields::{Fields, tell};
 use super::moment::Moment;
 
 /// Appends an event's line.
 pub(super) fn put_line(out: &mut Vec<u8>, event: &Event<'_>, name: Option<CellName<'_>>) {
     let mut object = Object::begin(out);
-    object.number("sequence", event.sequence);
-    object.text("time", &Moment(event.at_us).to_string());
-    object.number("at_us", event.at_us);
-    object.number("index", event.index);
-    object.number("shard", event.shard.0);
-    object.text("kind", event.kind.name());
-    if !event.principal.is_empty() {
-        object.bytes("principal", event.principal);
-    }
-    if let Some(id) = event.id {
-        object.text("id", &id.to_string());
-    }
-    if let Some(change) = &event.change {
-        object.number("cell", change.cell.0);
-    }
-    if let Some(CellName { warehouse, sku }) = own_name(&event.body).or(name) {
-        object.bytes("warehouse", warehouse);
-        object.bytes("sku", sku);
-    }
-    if let Some(note) = &event.note {
-        object.number("reason", note.reason);
-        object.bytes("reference", note.reference);
-    }
-    if let Some(deadline) = event.deadline {
-        object.text("deadline", &Moment(deadline.0.saturating_mul(1_000)).to_string());
-        object.number("deadline_ms", deadline.0);
-    }
-    if let Some(change) = &event.change {
-        object.object("delta", |delta| put_counts(delta, &change.delta, |_, units| units != 0));
-        let has_details = event.has_details;
-        object.object("after", |after| {
-            put_counts(after, &change.after, |at, _| at < 3 || has_details)
-        });
-    }
-    put_body(&mut object, &event.body);
+    tell(&mut object, event, name);
     object.end();
     out.push(b'\n');
 }
 
-fn own_name<'a>(body: &EventBody<'a>) -> Option<CellName<'a>> {
-    match *body {
-        EventBody::Names { warehouse, sku } => Some(CellName { warehouse, sku }),
-        _ => None,
-    }
-}
-
-fn put_counts(object: &mut Object<'_>, counts: &Counts, is_told: impl Fn(usize, i64) -> bool) {
-    for (at, (name, units)) in Counts::NAMES.iter().zip(counts.all()).enumerate() {
-        if is_told(at, units) {
-            object.number(name, units);
-        }
-    }
-}
-
-/// Appends what an event says by its kind.
-pub(super) fn put_body(object: &mut Object<'_>, body: &EventBody<'_>) {
-    match *body {
-        EventBody::None | EventBody::Names { .. } => {}
-        EventBody::Policy { before, after } => {
-            object.object("before", |rules| put_rules(rules, &before));
-            object.object("rules", |rules| put_rules(rules, &after));
-        }
-        EventBody::Owner(owner) => object.bytes("owner", owner),
-        EventBody::Described { sku, scale, title } => {
-            object.bytes("sku", sku);
-            object.number("scale", scale);
-            object.bytes("title", title);
-        }
-        EventBody::Named { sku, naming, name } => {
-            object.bytes("sku", sku);
-            object.text("naming", naming.name());
-            object.bytes("name", name);
-        }
-        EventBody::Reorder { sku, point } => {
-            object.bytes("sku", sku);
-            object.optional("point", point);
-        }
-        EventBody::OwnerLimits(limits) => {
-            object.number("holds_max", limits.holds_max);
-            object.number("units_max", limits.units_max);
-            object.number("cool_down_ms", limits.cool_down_ms);
-        }
-        EventBody::Crossed { position, point, sku } => {
-            object.number("position", position);
-            object.optional("point", point);
-            if !sku.is_empty() {
-                object.bytes("sku", sku);
-            }
-        }
-        EventBody::Outage(ms) => object.number("outage_ms", ms),
-        EventBody::Checkpoint(checkpoint) => put_checkpoint(object, &checkpoint),
-        EventBody::Diverged(Divergence { node, index, finding, cell }) => {
-            object.number("node", node);
-            object.number("index", index);
-            object.text("finding", finding.name());
-            object.optional("cell", cell.map(|cell| i64::from(cell.0)));
-        }
-    }
-}
-
-fn put_checkpoint(object: &mut Object<'_>, checkpoint: &Checkpoint<'_>) {
-    let (totals, anchor) = (checkpoint.totals(), checkpoint.anchor());
-    object.number("cells", totals.cells);
-    object.number("active", totals.active);
-    object.number("confirmed", totals.confirmed);
-    object.object("totals", |sums| {
-        for (name, sum) in Counts::NAMES.iter().zip(totals.sums) {
-            sums.number(name, sum);
-        }
-    });
-    if anchor.next > 0 {
-        let chain: String = anchor.chain.iter().map(|byte| format!("{byte:02x}")).collect();
-        object.number("chain_before", anchor.next);
-        object.text("chain", &chain);
-    }
-}
-
-fn put_rules(object: &mut Object<'_>, rules: &Policy) {
-    object.number("oversell_limit", rules.oversell_limit);
-    object.number("buffer", rules.buffer);
-    object.optional("reorder_point", rules.reorder_point);
-    object.number("owner_max", rules.owner_max);
-    for (key, is_set) in [
-        ("frozen", rules.frozen),
-        ("untracked", rules.untracked),
-        ("preorder", rules.preorder),
-        ("no_hold", rules.no_hold),
-    ] {
-        object.flag(key, is_set);
-    }
-}
-
 /// An object that is written as it is told.
-pub(super) struct Object<'a> {
+struct Object<'a> {
     out: &'a mut Vec<u8>,
     is_first: bool,
 }
 
 impl<'a> Object<'a> {
-    pub(super) fn begin(out: &'a mut Vec<u8>) -> Self {
+    fn begin(out: &'a mut Vec<u8>) -> Self {
         out.push(b'{');
         Self { out, is_first: true }
     }
 
-    pub(super) fn end(self) {
+    fn end(self) {
         self.out.push(b'}');
     }
 
@@ -195,28 +49,42 @@ impl<'a> Object<'a> {
         self.out.write_fmt(text).expect("memory takes all that is written");
     }
 
-    fn number(&mut self, key: &str, number: impl std::fmt::Display) {
+    fn value(&mut self, key: &str, value: impl Display) {
         self.key(key, "");
-        self.put(format_args!("{number}"));
+        self.put(format_args!("{value}"));
+    }
+}
+
+impl Fields for Object<'_> {
+    fn number<N: Copy + Display + TryInto<i64>>(&mut self, key: &'static str, number: N) {
+        self.value(key, number);
     }
 
-    fn optional(&mut self, key: &str, number: Option<i64>) {
+    fn optional(&mut self, key: &'static str, number: Option<i64>) {
         match number {
-            Some(number) => self.number(key, number),
-            None => self.number(key, "null"),
+            Some(number) => self.value(key, number),
+            None => self.value(key, "null"),
         }
     }
 
-    fn flag(&mut self, key: &str, is_set: bool) {
-        self.number(key, is_set);
+    fn flag(&mut self, key: &'static str, is_set: bool) {
+        self.value(key, is_set);
     }
 
-    fn text(&mut self, key: &str, text: &str) {
+    fn moment(&mut self, key: &'static str, at_us: u64) {
+        self.value(key, format_args!("\"{}\"", Moment(at_us)));
+    }
+
+    fn id(&mut self, key: &'static str, id: ReservationId) {
+        self.value(key, format_args!("\"{id}\""));
+    }
+
+    fn text(&mut self, key: &'static str, text: &str) {
         self.key(key, "");
         serde_json::to_writer(&mut *self.out, text).expect("text goes into memory");
     }
 
-    fn bytes(&mut self, key: &str, bytes: &[u8]) {
+    fn bytes(&mut self, key: &'static str, bytes: &[u8]) {
         match std::str::from_utf8(bytes) {
             Ok(text) => self.text(key, text),
             Err(_) => {
@@ -228,20 +96,24 @@ impl<'a> Object<'a> {
         }
     }
 
-    fn object(&mut self, key: &str, put: impl FnOnce(&mut Object<'_>)) {
+    fn group(&mut self, key: &'static str, tell: impl FnOnce(&mut Self)) {
         self.key(key, "");
-        let mut inner = Object::begin(self.out);
-        put(&mut inner);
-        inner.end();
+        self.out.push(b'{');
+        self.is_first = true;
+        tell(self);
+        self.out.push(b'}');
+        self.is_first = false;
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use stockd_client::events::{CellChange, EventKind, Naming, Note};
-    use stockd_client::{CellHandle, OwnerLimits, ReservationId, UnixMillis};
-    use stockd_protocol::ShardId;
+    use stockd_client::events::{
+        CellChange, Counts, Divergence, EventBody, EventKind, Finding, Naming, Note,
+    };
+    use stockd_client::{CellHandle, Code, OwnerLimits, Policy, UnixMillis};
+    use stockd_protocol::{Opcode, ShardId};
 
     fn event(kind: EventKind, body: EventBody<'static>) -> Event<'static> {
         Event {
@@ -322,6 +194,7 @@ mod tests {
         let (sku, name) = (&b"mug"[..], &b"cup"[..]);
         let naming = Naming::Rename;
         let limits = OwnerLimits { holds_max: 1, units_max: 2, cool_down_ms: 3 };
+        let diverged = Divergence { node: 2, index: 70, finding: Finding::Chain, cell: None };
         let cases = [
             (
                 event(EventKind::CellDefined, EventBody::Names { warehouse: b"BER", sku }),
@@ -352,6 +225,17 @@ mod tests {
                 "\"position\":-1,\"point\":5,\"sku\":\"mug\"",
             ),
             (event(EventKind::OutageGivenBack, EventBody::Outage(9)), "\"outage_ms\":9"),
+            (
+                event(EventKind::Diverged, EventBody::Diverged(diverged)),
+                "\"node\":2,\"at_index\":70,\"finding\":\"CHAIN\"",
+            ),
+            (
+                event(
+                    EventKind::Refused,
+                    EventBody::Refused { opcode: Opcode::Reserve, code: Code::NO_STOCK, asked: 4 },
+                ),
+                "\"op\":\"RESERVE\",\"code\":100,\"refusal\":\"NO_STOCK\",\"asked\":4",
+            ),
         ];
         for (event, fields) in cases {
             assert_eq!(said(&event, None), fields);

@@ -2,15 +2,17 @@
 //!
 //! ```text
 //! stockd tail           as it happens, to standard output      tail.rs, text.rs, json.rs
-//! stockd events export  a range of it, into a file             export.rs, json.rs
+//! stockd events export  a range of it, into a file             export.rs, json.rs, columns.rs
 //! stockd events evidence  a range of a data directory, for auditors     evidence.rs
 //! ```
 //!
 //! Both follow with the client crate's stream, which goes on at the next node when one is lost, and put the names of
 //! cells in the place of handles (names.rs).
 
+mod columns;
 mod evidence;
 mod export;
+mod fields;
 mod json;
 pub(super) mod moment;
 mod names;
