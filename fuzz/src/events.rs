@@ -103,7 +103,7 @@ fn read_as_a_node(storage: &SimStorage, end: Position, is_in_order: bool) {
             assert!(found <= end.next, "a moment is before the next event");
         }
         if is_in_order && end.next < u64::MAX / 2 {
-            log.append(&record(shard, end.next, 1));
+            log.append(record(shard, end.next, 1));
             let after = log.mark().await.expect("this disk has no faults");
             assert_eq!(after.next, end.next + 2, "it goes on where it ended");
         }
@@ -224,7 +224,7 @@ fn directory(records: u64) -> Vec<u8> {
         let log = EventLog::open(storage, &world, OPTIONS, shard, start, notice);
         let log = log.expect("the directory is empty");
         for index in 0..records {
-            log.append(&record(shard, 1 + 2 * index, index));
+            log.append(record(shard, 1 + 2 * index, index));
         }
         log.mark().await.expect("this disk has no faults");
     });

@@ -424,7 +424,7 @@ mod tests {
             let (content, _) = self.files.get(name).ok_or(NodeError::Gone)?;
             let content = &content[range.start as usize..range.end as usize];
             self.read += content.len() as u64;
-            content.chunks(100).try_for_each(|piece| sink(piece)).map_err(NodeError::Sink)
+            content.chunks(100).try_for_each(sink).map_err(NodeError::Sink)
         }
     }
 
