@@ -168,6 +168,15 @@ fn check_reply(reply: &Frame, asked: &[Frame]) {
             });
             assert!(fits, "a client understands the reply to what it asked");
         }
+        Kind::BackupFiles | Kind::BackupBytes => {
+            let wanted = match kind {
+                Kind::BackupFiles => Kind::BackupList,
+                _ => Kind::BackupRead,
+            };
+            let mut same_id = asked.iter().filter(|frame| frame.header.request_id == request_id);
+            let is_asked = same_id.any(|frame| frame.header.kind == wanted);
+            assert!(is_asked, "files come to who asked for them");
+        }
         kind => panic!("a node does not send {kind:?}"),
     }
 }
