@@ -70,6 +70,7 @@ impl Node {
             lease_reads: false,
             archive: Some(ArchiveOptions::default()),
             events: Some(EventOptions::default()),
+            reconcile: None,
             draining: Arc::new(AtomicBool::new(false)),
             observer: None,
             notice: Arc::new(|_| {}),

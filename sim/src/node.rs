@@ -88,6 +88,7 @@ pub fn options(
         lease_reads: plan.lease_reads,
         archive: Some(ArchiveOptions::default()),
         events: Some(EventOptions::default()),
+        reconcile: None,
         draining: Arc::new(AtomicBool::new(false)),
         notice: Arc::new(move |line| {
             if noisy {

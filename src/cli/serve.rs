@@ -89,6 +89,10 @@ pub(super) struct Serve {
     /// Most bytes on disk for that; above it the oldest events are removed. Each takes about 35.
     #[arg(long, value_name = "BYTES", default_value_t = EventOptions::default().bytes_max)]
     events_bytes: u64,
+    /// How often all counters and reservations in memory are compared with what the log makes of them: 5m, 1h; 0s:
+    /// never. Meanwhile a second state is in memory.
+    #[arg(long, value_name = "TIME", default_value = "5m", value_parser = parse_duration)]
+    reconcile: Duration,
     /// How long segments of the log are kept for backups when the node needs them no more: 7d, 12h; 0s: not at all.
     #[arg(long, value_name = "TIME", default_value = "7d", value_parser = parse_keep)]
     keep_log: Duration,
@@ -260,6 +264,7 @@ impl Serve {
             notice: Arc::new(|line| eprintln!("stockd: {line}")),
             archive: self.archive_options(),
             events: self.event_options(),
+            reconcile: Some(self.reconcile).filter(|interval| !interval.is_zero()),
             observer: None,
         }
     }

@@ -135,6 +135,8 @@ struct Inner {
     segments: Mutex<Arc<Vec<Arc<Segment>>>>,
     /// The sequence number after the last readable event.
     readable: watch::Sender<u64>,
+    /// The position there.
+    written: Mutex<Position>,
     /// The latest time in the log.
     now_ms: AtomicU64,
     is_failing: AtomicBool,
@@ -207,6 +209,7 @@ impl EventLog {
             has_room: Notify::new(),
             segments: Mutex::new(Arc::new(opened.segments)),
             readable: watch::Sender::new(position.next),
+            written: Mutex::new(position),
             now_ms: AtomicU64::new(0),
             is_failing: AtomicBool::new(false),
             is_full: AtomicBool::new(false),
@@ -301,6 +304,11 @@ impl EventLog {
         (queue.urgent, queue.idle) = (true, false);
         drop(queue);
         self.0.wake.notify_one();
+    }
+
+    /// After the last event that can be read.
+    pub fn position(&self) -> Position {
+        *self.0.written.lock().expect("no holder panics")
     }
 
     /// The sequence number after the last event that can be read, as it rises.
@@ -427,8 +435,9 @@ impl Inner {
     }
 
     /// Events before this one can be read.
-    fn publish(&self, next: u64) {
-        self.readable.send_replace(next);
+    fn publish(&self, end: Position) {
+        *self.written.lock().expect("no holder panics") = end;
+        self.readable.send_replace(end.next);
     }
 
     /// So many bytes wait no more.

@@ -210,7 +210,7 @@ impl Writer {
         }
         if self.unwritten > 0 {
             self.log.written(std::mem::take(&mut self.unwritten));
-            self.log.publish(self.position.next);
+            self.log.publish(self.position);
         }
         Ok(())
     }
@@ -252,7 +252,7 @@ impl Writer {
                 "events: this node was given a snapshot instead of the events {from} to {to}, and will not have them"
             ));
             (self.position, self.is_after_gap) = (base, true);
-            self.log.publish(base.next);
+            self.log.publish(base);
         } else if base.next == self.position.next {
             return Ok(if base == self.position { Ok(()) } else { Err(other_history(base)) });
         } else {

@@ -4,6 +4,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use super::lanes::Source;
+use super::reconcile::ReconcileStatus;
 use crate::archive::ArchiveStats;
 use crate::engine::{Stats, StockState};
 use crate::events::EventStats;
@@ -188,6 +189,8 @@ pub struct Status {
     pub archive: ArchiveStats,
     /// The event log; `None`: this node keeps none.
     pub events: Option<EventStats>,
+    /// Is the state what the log makes of it?
+    pub reconcile: ReconcileStatus,
     /// Operations that wait for their batch.
     pub ingress_ops: u64,
     /// Entries proposed and operations in them since the start.

@@ -26,6 +26,7 @@ use super::state_machine::{Shared, StateMachine};
 use super::types::{MemberNode, Members, StoredMembership, TypeConfig};
 use super::{ReplicaOptions, Timing};
 use crate::log::{Log, Space, Storage};
+use crate::protocol::event::Divergence;
 use crate::protocol::{Code, ShardId};
 use crate::world::{UnixMicros, World};
 
@@ -68,6 +69,8 @@ pub struct Core {
     pub incoming: AtomicU64,
     pub tenure: Mutex<Option<Tenure>>,
     pub proposed: Proposed,
+    /// What this node has to say as a leader.
+    alarms: Mutex<Vec<Divergence>>,
     pub read_waiters: super::reads::ReadWaiters,
     pub leader_loss: LeaderLoss,
     /// The records in memory have reached their limit.
@@ -121,6 +124,7 @@ impl Core {
             incoming: AtomicU64::new(0),
             tenure: Mutex::new(None),
             proposed: Proposed::default(),
+            alarms: Mutex::default(),
             read_waiters: super::reads::ReadWaiters::default(),
             leader_loss: LeaderLoss::default(),
             records_full: AtomicBool::new(false),
@@ -169,6 +173,19 @@ impl Core {
     /// The largest distance between this node's clock and a peer's.
     pub fn skew(&self) -> Duration {
         self.offsets.lock().expect("no holder panics").skew(self.world.clock.as_ref())
+    }
+
+    /// Tells the whole cluster, if this node leads.
+    pub fn alarm(&self, divergence: Divergence) {
+        if self.is_leader() {
+            self.alarms.lock().expect("no holder panics").push(divergence);
+            self.ingress.poke();
+        }
+    }
+
+    /// What is to be told.
+    pub fn take_alarms(&self) -> Vec<Divergence> {
+        std::mem::take(&mut self.alarms.lock().expect("no holder panics"))
     }
 
     /// Says something to the operator.

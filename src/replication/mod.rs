@@ -46,6 +46,7 @@ mod peer_hello;
 mod peer_server;
 mod proposer;
 mod reads;
+mod reconcile;
 mod runtime;
 mod snapshot;
 mod state_machine;
@@ -73,6 +74,7 @@ pub use error::Error;
 pub use history::{History, HistoryFile};
 pub use ingress::IngressGuard;
 pub use lanes::Source;
+pub use reconcile::ReconcileStatus;
 pub use types::batch_of;
 
 use self::core::Core;
@@ -87,6 +89,7 @@ use identity::{Identity, Rules};
 use log_store::LogStore;
 use network::Network;
 use old_ids::OldIds;
+use reconcile::Reconciler;
 use state_machine::{EventsOf, StateMachine};
 
 /// How fast a cluster notices things.
@@ -146,6 +149,8 @@ pub struct ReplicaOptions {
     pub archive: Option<ArchiveOptions>,
     /// How the events are kept; `None`: they are not.
     pub events: Option<EventOptions>,
+    /// How often the state is compared with what the log makes; `None`: never.
+    pub reconcile: Option<Duration>,
     /// Told what an operator may want to know, a line at a time.
     pub notice: Arc<dyn Fn(&str) + Send + Sync>,
     /// Shown every state of the engine.
@@ -239,7 +244,7 @@ impl Replica {
             options.engine,
             world.clone(),
             LogStore::new(log.shard(ShardId(0))),
-            (archive, events),
+            (archive, events, Reconciler::new(options.reconcile.is_some())),
             options.observer.clone(),
             &mut |done, total| progress("loading the snapshot", done, total),
         )?;
@@ -252,6 +257,8 @@ impl Replica {
         let core =
             Core::new(world, storage, options, log.clone(), (shared, old_ids), identity, joining);
         start_raft(&core, machine, empty).await?;
+        let compare = Box::pin(reconcile::serve(core.clone()));
+        core.world.threads.spawn("reconcile", compare).map_err(Error::Archive)?;
         core.start_tasks(listener, failed);
         Ok(Self { core })
     }
@@ -378,6 +385,7 @@ impl Replica {
             stock,
             archive: core.shared.archive.as_ref().map(|a| a.stats()).unwrap_or_default(),
             events: core.shared.events.as_ref().map(|events| events.stats()),
+            reconcile: core.shared.reconciler.status(),
             ingress_ops,
             proposed: (
                 proposed.entries.load(Ordering::Relaxed),
@@ -597,6 +605,8 @@ mod tests {
 
     use super::*;
     use crate::log::{SimStorage, Survival};
+    use crate::protocol::event::{EventKind, EventRecord};
+    use crate::protocol::{CellHandle, CellRef, Line, OpFlags, OpId};
     use crate::world::TaskThreads;
 
     /// Most that a wait may take before its test fails.
@@ -630,7 +640,7 @@ mod tests {
                 heartbeat: Duration::from_millis(10),
                 election_min: Duration::from_millis(30),
                 election_max: ELECTION,
-                ..Timing::default()
+                admin_timeout: Duration::from_secs(1),
             },
             reservations_max: 1_000,
             snapshot_log_bytes: 1 << 30,
@@ -638,6 +648,7 @@ mod tests {
             lease_reads: false,
             archive: Some(ArchiveOptions::default()),
             events: Some(EventOptions::default()),
+            reconcile: Some(Duration::from_millis(20)),
             draining: Arc::default(),
             notice: Arc::new(|_| ()),
             observer: None,
@@ -653,6 +664,74 @@ mod tests {
             }
         };
         timeout(within, leads).await.is_ok()
+    }
+
+    /// Puts an entry into the log.
+    async fn write(replica: &Replica, count: u32, fill: impl FnOnce(&mut bytes::BytesMut)) {
+        let mut payload = bytes::BytesMut::new();
+        let batch = crate::engine::batch::BatchBuilder::begin(&mut payload);
+        fill(&mut payload);
+        batch.finish(&mut payload, replica.now(), count);
+        let written = replica.core.raft().client_write(types::Payload(payload.freeze())).await;
+        assert!(written.is_ok(), "one node agrees with itself");
+    }
+
+    /// The kinds of all events that can be read.
+    fn kinds(events: &EventLog) -> Vec<EventKind> {
+        let Ok(chunk) = events.read(1, 1 << 20) else { return Vec::new() };
+        let mut reader = crate::protocol::Reader::new(&chunk.bytes);
+        let mut kinds = Vec::new();
+        while let Ok(record) = EventRecord::take(&mut reader) {
+            kinds.extend(record.events().map(|event| event.expect("it was written here").kind));
+        }
+        kinds
+    }
+
+    async fn until(what: &str, mut is_so: impl FnMut() -> bool) {
+        let wait = async {
+            while !is_so() {
+                sleep(Duration::from_millis(5)).await;
+            }
+        };
+        assert!(timeout(PATIENCE, wait).await.is_ok(), "gave up waiting for {what}");
+    }
+
+    #[tokio::test]
+    async fn a_fault_in_memory_is_found_told_and_not_published() {
+        let replica = start(&SimStorage::new()).await;
+        assert!(leads(&replica, PATIENCE).await, "alone it founds the cluster");
+        let cell = CellRef::Name { warehouse: b"w", sku: b"s" };
+        let now_ms = replica.now().as_millis();
+        let id = |number| ReservationId::from_parts(now_ms, [number; 10]);
+        write(&replica, 3, |out| {
+            Op::encode_define(out, b"w", b"s");
+            Op::encode_receive(out, OpFlags::default(), None, OpId(id(1).0), cell, 10);
+            let lines = [Line { cell: CellRef::Handle(CellHandle(0)), quantity: 3 }];
+            Op::encode_reserve(out, OpFlags::default(), None, id(2), 60_000, &lines);
+        })
+        .await;
+        let before = replica.core.applied_index();
+        let status = || replica.status().reconcile;
+        until("a round", || status().index >= before).await;
+        let snapshot = replica.snapshot().await.expect("what is right is published");
+        assert!(snapshot >= before);
+        until("a round from the snapshot", || status().index > snapshot).await;
+        assert_eq!(status().diverged_at, None);
+
+        replica.core.shared.lock().stock.plant_fault(CellHandle(0), -1);
+        until("the alarm", || status().diverged_at.is_some()).await;
+        let differences = status().differences;
+        assert_eq!(differences.len(), 1, "{differences:?}");
+        assert_eq!(differences[0].cell, Some(CellHandle(0)));
+        assert!(differences[0].live.contains("on_hand=9"), "{differences:?}");
+        assert!(differences[0].replayed.contains("on_hand=10"), "{differences:?}");
+        let events = replica.events().expect("this node keeps events").clone();
+        until("the event", || kinds(&events).contains(&EventKind::Diverged)).await;
+        assert!(kinds(&events).contains(&EventKind::Checkpoint));
+        let refused = replica.snapshot().await;
+        assert_eq!(refused, Err(AdminError::Timeout("the snapshot")));
+        assert_eq!(replica.core.shared.snapshot_index(), snapshot, "the right one is still there");
+        replica.shutdown().await;
     }
 
     #[tokio::test]

@@ -21,16 +21,20 @@ use super::ingress::{Routes, Taken};
 use super::lanes::{ENTRY_BYTES_MAX, PRINCIPALS_BYTES_MAX};
 use super::types::{CommittedLeader, OnComplete, Outcomes, Payload, RaftLogId, TypeConfig};
 use crate::engine::batch::{self, BatchBuilder, PrincipalRuns};
+use crate::events::Position;
 use crate::log::{SEGMENT_BYTES_MIN_REAL, record_bytes_max};
 use crate::protocol::Code;
+use crate::protocol::event::Anchor;
 use crate::world::UnixMicros;
 
 /// Entries in flight. With one, the disk waits for the network and the other way round; more than
 /// a few only make smaller batches.
 const WINDOW: usize = 4;
+/// An EXPIRE, a CHECKPOINT and an alarm; alarms are one to a node's life.
+const OWN_BYTES_MAX: usize = 256;
 /// The largest entry is a record in the smallest segment; an operation of the leader's own is short.
 const _: () = assert!(
-    batch::head_bytes(PRINCIPALS_BYTES_MAX) + ENTRY_BYTES_MAX + 64
+    batch::head_bytes(PRINCIPALS_BYTES_MAX) + ENTRY_BYTES_MAX + OWN_BYTES_MAX
         <= record_bytes_max(SEGMENT_BYTES_MIN_REAL),
     "the log would stop at an entry that is too long"
 );
@@ -47,13 +51,15 @@ struct Proposer {
     window: Arc<Semaphore>,
     last_expire: Duration,
     last_entry: Duration,
+    last_checkpoint: Duration,
 }
 
 /// Proposes until the node stops.
 pub async fn serve(core: Arc<Core>) {
     let now = core.world.clock.monotonic();
     let window = Arc::new(Semaphore::new(WINDOW));
-    let mut proposer = Proposer { core, window, last_expire: now, last_entry: now };
+    let mut proposer =
+        Proposer { core, window, last_expire: now, last_entry: now, last_checkpoint: now };
     loop {
         let pause = proposer.core.ingress.pause(proposer.core.world.clock.monotonic());
         tokio::select! {
@@ -156,6 +162,28 @@ impl Proposer {
         }
     }
 
+    /// What a leader has to say about the state itself; how many operations that is.
+    fn put_words(&mut self, monotonic: Duration, own: &mut BytesMut) -> u32 {
+        let alarms = self.core.take_alarms();
+        alarms.iter().for_each(|divergence| batch::encode_diverged(own, divergence));
+        let mut count = alarms.len() as u32;
+        let interval = self.core.options.reconcile;
+        if interval
+            .is_some_and(|interval| monotonic.saturating_sub(self.last_checkpoint) >= interval)
+        {
+            self.last_checkpoint = monotonic;
+            batch::encode_checkpoint(own, &self.anchor());
+            count += 1;
+        }
+        count
+    }
+
+    /// How far this leader's events are, and their chain.
+    fn anchor(&self) -> Anchor {
+        let events = self.core.shared.events.as_ref().map(|events| events.position());
+        events.map(|Position { next, chain }| Anchor { next, chain }).unwrap_or_default()
+    }
+
     /// The next entry and its term, or `None` if this node is not in office or nothing is to be said.
     fn next_batch(&mut self) -> Option<(Payload, Option<Routes>, u64)> {
         let core = self.core.clone();
@@ -172,13 +200,14 @@ impl Proposer {
             self.last_expire = monotonic;
             batch::encode_expire(&mut own, EXPIRE_BUDGET);
             own_ops = 1;
-        } else if taken.is_none() && monotonic.saturating_sub(self.last_entry) >= TICK_INTERVAL {
-            if core.shared.lock().stock.active_reservations() == 0 {
-                return None;
-            }
+        } else if taken.is_none()
+            && monotonic.saturating_sub(self.last_entry) >= TICK_INTERVAL
+            && core.shared.lock().stock.active_reservations() > 0
+        {
             batch::encode_tick(&mut own);
             own_ops = 1;
         }
+        own_ops += self.put_words(monotonic, &mut own);
         if taken.is_none() && own_ops == 0 {
             return None;
         }

@@ -15,6 +15,7 @@ use openraft::{EntryPayload, OptionalSend, RaftSnapshotBuilder};
 use super::api::Observer;
 use super::error::Error;
 use super::log_store::LogStore;
+use super::reconcile::Reconciler;
 use super::snapshot::{self, Loaded, SnapshotHandle};
 use super::types::{Entry, Outcomes, RaftLogId, SnapshotMeta, StoredMembership, TypeConfig};
 use crate::archive::{Archive, BATCH_BYTES, Notice};
@@ -30,6 +31,9 @@ const OPS_PER_TURN: u64 = 2048;
 /// How long a snapshot waits for space before it tries again.
 const SPACE_RETRY: Duration = Duration::from_secs(1);
 
+/// How long a snapshot waits until nobody else reads a cut.
+const CUT_RETRY: Duration = Duration::from_millis(20);
+
 type Snapshot = openraft::type_config::alias::SnapshotOf<TypeConfig, SnapshotHandle>;
 
 /// The engine and its place in the log.
@@ -39,6 +43,15 @@ pub struct Applied {
     pub membership: StoredMembership,
     /// Counts installed snapshots: a build that finds another one starts anew.
     generation: u64,
+    /// Somebody reads the engine's one cut.
+    pub is_cut: bool,
+}
+
+impl Applied {
+    /// Another one: a snapshot was installed meanwhile.
+    pub const fn generation(&self) -> u64 {
+        self.generation
+    }
 }
 
 /// What the state machine shares with readers.
@@ -49,6 +62,8 @@ pub struct Shared {
     pub archive: Option<Arc<Archive>>,
     /// Where what has changed goes.
     pub events: Option<Arc<EventLog>>,
+    /// Who compares the state with what the log makes.
+    pub reconciler: Reconciler,
     snapshot: Mutex<Option<Snapshot>>,
     observer: Option<Arc<dyn Observer>>,
 }
@@ -70,6 +85,12 @@ impl Shared {
     pub fn newest_snapshot(&self) -> Option<SnapshotHandle> {
         let snapshot = self.snapshot.lock().expect("no holder panics");
         snapshot.as_ref().map(|snapshot| snapshot.snapshot.clone())
+    }
+
+    /// The newest snapshot's file.
+    pub fn snapshot_name(&self) -> Option<String> {
+        let snapshot = self.snapshot.lock().expect("no holder panics");
+        snapshot.as_ref().map(|snapshot| snapshot.snapshot.name.clone())
     }
 
     /// Notes a new snapshot, unless a later one was installed while it was written.
@@ -101,6 +122,10 @@ impl Shared {
                 let done = applied.stock.apply(entry.log_id.index, &batch.0, out);
                 too_old =
                     done.too_old.then(|| batch.0.slice_ref(Batch::decode(&batch.0).ops.rest()));
+                if done.checkpoint.is_some() && !applied.is_cut {
+                    let generation = applied.generation;
+                    applied.is_cut = self.reconciler.begin(&mut applied.stock, generation);
+                }
                 if let Some(archive) = &self.archive {
                     archive.tell_time(applied.stock.now().as_millis());
                 }
@@ -179,7 +204,7 @@ impl StateMachine {
         config: EngineConfig,
         world: World,
         log: LogStore,
-        (archive, events): (Option<Arc<Archive>>, Option<EventsOf>),
+        (archive, events, reconciler): (Option<Arc<Archive>>, Option<EventsOf>, Reconciler),
         observer: Option<Arc<dyn Observer>>,
         progress: &mut dyn FnMut(u64, u64),
     ) -> Result<(Self, Arc<Shared>), Error> {
@@ -202,9 +227,11 @@ impl StateMachine {
         }
         let cells = stock.cells();
         let membership = meta.last_membership.clone();
-        let applied = Applied { stock, last: meta.last_log_id, membership, generation: 0 };
+        let applied =
+            Applied { stock, last: meta.last_log_id, membership, generation: 0, is_cut: false };
         let (applied, snapshot) = (Mutex::new(applied), Mutex::new(None));
-        let shared = Arc::new(Shared { applied, cells, archive, events, snapshot, observer });
+        let shared =
+            Arc::new(Shared { applied, cells, archive, events, reconciler, snapshot, observer });
         if let Some(handle) = newest {
             shared.set_snapshot(&meta, handle);
             shared.show_restored();
@@ -303,6 +330,11 @@ impl RaftSnapshotBuilder<TypeConfig> for SnapshotBuilder {
     /// A full disk is waited out: the node serves on with the log it has.
     async fn build_snapshot(&mut self) -> io::Result<Snapshot> {
         loop {
+            if self.shared.reconciler.is_diverged() {
+                // It would make the wrong state the one that everything is made of.
+                tokio::time::sleep(SPACE_RETRY).await;
+                continue;
+            }
             match self.try_build().await {
                 Err(error) if is_full(&error) => {
                     self.shared.make_room();
@@ -317,6 +349,7 @@ impl RaftSnapshotBuilder<TypeConfig> for SnapshotBuilder {
 
 impl SnapshotBuilder {
     async fn try_build(&self) -> io::Result<Snapshot> {
+        self.take_cut().await;
         let (mut cut, meta, events, generation) = {
             let mut applied = self.shared.lock();
             let meta = SnapshotMeta {
@@ -339,10 +372,18 @@ impl SnapshotBuilder {
         if applied.generation == generation {
             applied.stock.end_snapshot(cut);
         }
+        applied.is_cut = false;
         drop(applied);
         let handle = result?;
         self.shared.set_snapshot(&meta, handle.clone());
         Ok(Snapshot { meta, snapshot: handle })
+    }
+
+    /// Waits until the engine's one cut is this one's.
+    async fn take_cut(&self) {
+        while std::mem::replace(&mut self.shared.lock().is_cut, true) {
+            tokio::time::sleep(CUT_RETRY).await;
+        }
     }
 
     /// Copies the cut chunk by chunk, under short locks, to the thread that writes it.

@@ -8,6 +8,7 @@ use super::metrics::read;
 use super::outbox::Outbox;
 use super::shared::{Phase, Shared};
 use super::words::escape;
+use crate::engine::Difference;
 use crate::events::EventStats;
 use crate::replication::{Member, NodeInfo, Status};
 
@@ -249,4 +250,37 @@ fn state_word(shared: &Shared, disk_full: bool) -> &'static str {
     } else {
         "running"
     }
+}
+
+/// Is the state what the log makes of it? Where it is not, both values.
+pub(super) fn reconcile(shared: &Shared) -> Value {
+    let found = shared.replica.status().reconcile;
+    let running = found.running.map(|(what, done, all)| match all {
+        0 => what.to_owned(),
+        all => format!("{what}: {done} of {all}"),
+    });
+    let cells = shared.replica.cells();
+    let row = |difference: &Difference| {
+        let names = difference.cell.and_then(|cell| cells.names(cell));
+        let name = names.map(|(warehouse, sku)| format!("{} {}", escape(warehouse), escape(sku)));
+        vec![
+            ("part", difference.part.into()),
+            ("number", u64::from(difference.number).into()),
+            ("cell", name.map_or(Value::None, Value::Text)),
+            ("id", difference.id.map_or(Value::None, |id| Value::Text(id.to_string()))),
+            ("in_memory", Value::Text(difference.live.clone())),
+            ("by_the_log", Value::Text(difference.replayed.clone())),
+        ]
+    };
+    Value::Object(vec![
+        ("diverged", found.diverged_at.is_some().into()),
+        ("diverged_at", found.diverged_at.map(|index| index as i64).into()),
+        ("rounds", found.rounds.into()),
+        ("given_up", found.given_up.into()),
+        ("index", found.index.into()),
+        ("at_ms", found.at.as_millis().into()),
+        ("digest", Value::Text(format!("{:016x}", found.digest))),
+        ("running", running.map_or(Value::None, Value::Text)),
+        ("differences", Value::Table(found.differences.iter().map(row).collect())),
+    ])
 }

@@ -146,6 +146,7 @@ async fn start(directory: &Path) -> Replica {
         lease_reads: false,
         archive: None,
         events: Some(events),
+        reconcile: None,
         draining: Arc::default(),
         notice: Arc::new(|line| eprintln!("{line}")),
         observer: None,

@@ -73,6 +73,7 @@ impl Node {
             lease_reads: false,
             archive: Some(ArchiveOptions::default()),
             events: Some(EventOptions::default()),
+            reconcile: None,
             draining: Arc::new(AtomicBool::new(false)),
             notice: Arc::new(move |line| println!("node {id}: {line}")),
             observer: None,

@@ -117,6 +117,7 @@ impl Node {
             lease_reads: false,
             archive: Some(ArchiveOptions::default()),
             events: Some(EventOptions::default()),
+            reconcile: None,
             draining: Arc::new(AtomicBool::new(false)),
             notice: Arc::new(|_| {}),
             observer,
