@@ -4,7 +4,7 @@
 //! BACKUP_LIST   (nothing)
 //! BACKUP_READ   offset u64 · bytes u32 · name            u8 length + bytes
 //! BACKUP_FILES  cluster_id u64 · node_id u64 · incarnation u64 · grace_ms u64 · retention_ms u64 · max_life_ms u64
-//!               index u64 · now u64 · next u64 · chain 32 bytes
+//!               sample_refusals u64 · index u64 · now u64 · next u64 · chain 32 bytes
 //!               count u32 · count × (bytes u64 · flags u8 (1 sealed) · name)
 //! BACKUP_BYTES  the bytes
 //! ```
@@ -29,8 +29,9 @@ pub struct BackupHead {
     pub node_id: u64,
     /// Drawn when the node's directory was made: another one has another log.
     pub incarnation: u64,
-    /// Grace, retention and longest life, in ms, which decide together with the log.
-    pub rules_ms: [u64; 3],
+    /// Grace, retention and longest life, in ms, and of how many refusals one is an event (0: none), which decide
+    /// together with the log.
+    pub rules: [u64; 4],
     /// The last log entry that all of them reach.
     pub index: u64,
     /// The log's time after it, in µs since 1970.
@@ -47,7 +48,7 @@ impl BackupHead {
         for word in [self.cluster_id, self.node_id, self.incarnation] {
             out.put_u64_le(word);
         }
-        self.rules_ms.iter().for_each(|ms| out.put_u64_le(*ms));
+        self.rules.iter().for_each(|rule| out.put_u64_le(*rule));
         for word in [self.index, self.now_us, self.next_event] {
             out.put_u64_le(word);
         }
@@ -63,7 +64,7 @@ impl BackupHead {
             cluster_id: reader.u64()?,
             node_id: reader.u64()?,
             incarnation: reader.u64()?,
-            rules_ms: [reader.u64()?, reader.u64()?, reader.u64()?],
+            rules: [reader.u64()?, reader.u64()?, reader.u64()?, reader.u64()?],
             index: reader.u64()?,
             now_us: reader.u64()?,
             next_event: reader.u64()?,
@@ -152,7 +153,7 @@ mod tests {
             cluster_id: 1,
             node_id: 2,
             incarnation: 3,
-            rules_ms: [4, 5, 6],
+            rules: [4, 5, 6, 11],
             index: 7,
             now_us: 8,
             next_event: 9,

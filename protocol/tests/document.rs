@@ -657,11 +657,11 @@ fn backup_files(body: &mut Reader<'_>, out: &mut BytesMut) -> String {
     }
     let chain: String = head.chain[..4].iter().map(|byte| format!("{byte:02x}")).collect();
     format!(
-        "cluster_id={} node_id={} incarnation={} rules_ms={:?} index={} now={} next={} chain={chain}: {}",
+        "cluster_id={} node_id={} incarnation={} rules={:?} index={} now={} next={} chain={chain}: {}",
         head.cluster_id,
         head.node_id,
         head.incarnation,
-        head.rules_ms,
+        head.rules,
         head.index,
         head.now_us,
         head.next_event,

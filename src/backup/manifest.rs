@@ -5,7 +5,7 @@
 //! cluster 00c3f2a91b77e015
 //! node 2
 //! incarnation 8d1f20aa33bc0417
-//! rules 2048 3600000 86400000                     grace, retention, longest life, in ms
+//! rules 2048 3600000 86400000 0                   grace, retention, longest life, in ms; refusals of which one is told
 //! index 81233                                     the last log entry
 //! now 1764482356123456                            the log's time after it, in µs since 1970
 //! next_event 912034                               the number after the last event up to there
@@ -74,18 +74,21 @@ impl Manifest {
 
     /// The rules under which everything was decided.
     pub fn engine(&self) -> EngineConfig {
-        let [grace_ms, retention_ms, max_life_ms] = self.head.rules_ms;
-        EngineConfig { grace_ms, retention_ms, max_life_ms, ..EngineConfig::default() }
+        let [grace_ms, retention_ms, max_life_ms, one_in] = self.head.rules;
+        // What is more than a node can have, the snapshot refuses.
+        let sample_refusals = u32::try_from(one_in).unwrap_or(u32::MAX);
+        let usual = EngineConfig::default();
+        EngineConfig { grace_ms, retention_ms, max_life_ms, sample_refusals, ..usual }
     }
 
     fn encode(&self) -> String {
-        let BackupHead { cluster_id, node_id, incarnation, rules_ms, .. } = self.head;
+        let BackupHead { cluster_id, node_id, incarnation, rules, .. } = self.head;
         let BackupHead { index, now_us, next_event, chain, .. } = self.head;
-        let [grace, retention, max_life] = rules_ms;
         let mut text = format!(
             "{TITLE}\ncluster {cluster_id:016x}\nnode {node_id}\nincarnation {incarnation:016x}\n\
-             rules {grace} {retention} {max_life}\nindex {index}\nnow {now_us}\nnext_event {next_event}\n\
+             rules {}\nindex {index}\nnow {now_us}\nnext_event {next_event}\n\
              chain {}\n",
+            rules.map(|rule| rule.to_string()).join(" "),
             hex(&chain)
         );
         for (name, file) in &self.files {
@@ -119,7 +122,7 @@ impl Manifest {
             cluster_id: u64::from_str_radix(fact("cluster")?, 16).ok()?,
             node_id: fact("node")?.parse().ok()?,
             incarnation: u64::from_str_radix(fact("incarnation")?, 16).ok()?,
-            rules_ms: {
+            rules: {
                 let rules =
                     fact("rules")?.split(' ').map(str::parse).collect::<Result<Vec<_>, _>>();
                 rules.ok()?.try_into().ok()?
@@ -224,7 +227,7 @@ mod tests {
             cluster_id: 7,
             node_id: 2,
             incarnation: 9,
-            rules_ms: [1, 2, 3],
+            rules: [1, 2, 3, 4],
             index: 81_233,
             now_us: 1_764_482_356_123_456,
             next_event: 912_034,

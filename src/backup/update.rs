@@ -372,7 +372,7 @@ mod tests {
             cluster_id: 1,
             node_id: 1,
             incarnation: 1,
-            rules_ms: [1, 2, 3],
+            rules: [1, 2, 3, 0],
             index,
             now_us: index,
             next_event: 0,

@@ -30,8 +30,8 @@ pub struct History {
     pub node_id: u64,
     /// Drawn when the node's directory was made.
     pub incarnation: u64,
-    /// Grace, retention and longest life.
-    pub rules_ms: [u64; 3],
+    /// Grace, retention and longest life, in ms, and of how many refusals one is told.
+    pub rules: [u64; 4],
     /// The last entry that all files reach.
     pub index: u64,
     /// The log's time after it.
@@ -105,12 +105,11 @@ impl Replica {
         let events = core.shared.events.as_ref().map(|events| events.files()).unwrap_or_default();
         let events = events.into_iter().map(HistoryFile::from);
         let identity = *core.identity.lock().expect("no holder panics");
-        let rules = identity.rules;
         Ok(History {
             cluster_id: identity.cluster_id,
             node_id: identity.node_id,
             incarnation: identity.incarnation,
-            rules_ms: [rules.grace_ms, rules.retention_ms, rules.max_life_ms],
+            rules: identity.rules.words(),
             index,
             now,
             events: position,

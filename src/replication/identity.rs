@@ -47,11 +47,13 @@ impl Rules {
         }
     }
 
+    /// All of them, in the order in which they are written wherever they are.
+    pub const fn words(&self) -> [u64; 4] {
+        [self.grace_ms, self.retention_ms, self.max_life_ms, self.sample_refusals as u64]
+    }
+
     pub fn encode(&self, out: &mut impl BufMut) {
-        out.put_u64_le(self.grace_ms);
-        out.put_u64_le(self.retention_ms);
-        out.put_u64_le(self.max_life_ms);
-        out.put_u64_le(u64::from(self.sample_refusals));
+        self.words().iter().for_each(|word| out.put_u64_le(*word));
     }
 
     pub fn take(reader: &mut Reader<'_>) -> Result<Self, Truncated> {

@@ -228,7 +228,7 @@ fn put_files(out: &mut BytesMut, history: &History) {
         cluster_id: history.cluster_id,
         node_id: history.node_id,
         incarnation: history.incarnation,
-        rules_ms: history.rules_ms,
+        rules: history.rules,
         index: history.index,
         now_us: history.now.0,
         next_event: events.map_or(0, |position| position.next),

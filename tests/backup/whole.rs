@@ -55,6 +55,21 @@ fn fetched_bytes(said: &Said) -> u64 {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn refusals_that_were_told_are_told_again() {
+    let arguments = ["--sample-refusals", "1"];
+    let shop = Shop::start_with(1, &arguments).await;
+    let client = shop.client().await;
+    receive(&client, "BER", "mug", 1).await;
+    // What becomes of it is told by the events: the cell, its unit, and why there were not two.
+    let _ = client.reserve(&Reserve::new(client.new_id()).line("BER", "mug", 2)).await;
+    shop.back_up(0, "backup").ok();
+    let restored = shop.restore("backup", "restored", &[]).ok();
+    assert!(restored.line("as logged").starts_with("3 events"), "{}", restored.out);
+    assert!(restored.line("start it").ends_with("--sample-refusals 1"), "{}", restored.out);
+    shop.serve("restored", &arguments).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_a_busy_node_had_comes_back_and_is_fetched_once() {
     let mut shop = Shop::start(1).await;
     let client = shop.client().await;

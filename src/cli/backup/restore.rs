@@ -105,6 +105,9 @@ impl Restore {
         if engine.retention_ms != usual.retention_ms {
             command += &format!(" --retention {}ms", engine.retention_ms);
         }
+        if engine.sample_refusals != usual.sample_refusals {
+            command += &format!(" --sample-refusals {}", engine.sample_refusals);
+        }
         command
     }
 }
