@@ -1,7 +1,7 @@
 //! Events: everything that changes says so here, as it changes.
 //!
 //! ```text
-//! apply ─▶ begin_entry ─▶ per operation: begin_operation ─▶ change, change, … ─▶ end_entry ─▶ records
+//! apply ─▶ begin_entry ─▶ per operation: take_note ─▶ change, change, … ─▶ end_entry ─▶ records
 //! ```
 //!
 //! Counters change in [`CellWriter`](super::cell_writer::CellWriter) alone, which asks for a [`Cause`] with each
@@ -115,12 +115,6 @@ impl EventWriter {
         self.principal.clear();
         self.principal.extend_from_slice(name);
         self.is_principal_told = false;
-    }
-
-    /// An operation begins: what happens next is its doing.
-    #[inline]
-    pub fn begin_operation(&mut self, bytes: &[u8]) {
-        self.take_note(bytes);
     }
 
     /// What is told next is about this operation, of the same client.

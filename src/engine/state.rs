@@ -2,7 +2,7 @@
 
 use bytes::BytesMut;
 
-use crate::protocol::event::{Anchor, Checkpoint, Divergence, EventBody, EventKind, Totals};
+use crate::protocol::event::{Anchor, Checkpoint, EventBody, EventKind, Totals};
 use crate::protocol::{
     CellRef, Code, Lines, Op, OpFlags, Opcode, Reader, ReservationId, ReservationState, ShardId,
     TransferState, UnixMillis,
@@ -44,9 +44,8 @@ pub struct StockState {
     pub(super) catalogue: Catalogue,
     pub(super) crossings: Crossings,
     pub(super) scratch: Scratch,
-    /// Of the entry that is applied.
-    checkpoint: Option<Anchor>,
-    diverged: Option<Divergence>,
+    /// The entry that is applied has a CHECKPOINT.
+    has_checkpoint: bool,
     pub(super) cut: Option<super::snapshot::Cut>,
     pub(super) cuts: u64,
     /// An empty ledger, for archived records.
@@ -62,10 +61,8 @@ pub struct Applied {
     pub op_count: u32,
     /// One of them was refused with ID_TOO_OLD.
     pub too_old: bool,
-    /// One of them was a CHECKPOINT, with this anchor.
-    pub checkpoint: Option<Anchor>,
-    /// One of them was a DIVERGED.
-    pub diverged: Option<Divergence>,
+    /// One of them was a CHECKPOINT.
+    pub has_checkpoint: bool,
 }
 
 /// How much there is of what.
@@ -110,8 +107,7 @@ impl StockState {
             catalogue: Catalogue::restore(Slab::new(), config.hash_seed),
             crossings: Crossings::default(),
             scratch: Scratch::default(),
-            checkpoint: None,
-            diverged: None,
+            has_checkpoint: false,
             cut: None,
             cuts: 0,
             ledger: None,
@@ -240,7 +236,7 @@ impl StockState {
                 self.cells.events.set_principal(whose);
                 principal = whose;
             }
-            self.cells.events.begin_operation(queued.bytes);
+            self.cells.events.take_note(queued.bytes);
             if queued.is_linked || chain.is_some() {
                 let (command, hash) = (queued.command(), queued.hash);
                 self.execute_linked(&command, hash, &mut chain, &mut outcomes);
@@ -274,8 +270,8 @@ impl StockState {
         self.advance();
         self.cells.publish(&self.clock, self.holds.wheel.front());
         let too_old = outcomes.too_old();
-        let (checkpoint, diverged) = (self.checkpoint.take(), self.diverged.take());
-        Applied { now: self.clock.now, op_count: batch.op_count, too_old, checkpoint, diverged }
+        let has_checkpoint = std::mem::take(&mut self.has_checkpoint);
+        Applied { now: self.clock.now, op_count: batch.op_count, too_old, has_checkpoint }
     }
 
     /// Takes the place of a running state: readers of this one see `newer`, a later state of the
@@ -420,7 +416,6 @@ impl StockState {
                 return out.plain(Code::OK, 0);
             }
             Command::Diverged(divergence) => {
-                self.diverged = Some(*divergence);
                 let body = EventBody::Diverged(*divergence);
                 self.cells.events.tell(&events::unnamed(EventKind::Diverged, body));
                 return out.plain(Code::OK, 0);
@@ -523,7 +518,7 @@ impl StockState {
     }
 
     fn tell_checkpoint(&mut self, anchor: &Anchor) {
-        self.checkpoint = Some(*anchor);
+        self.has_checkpoint = true;
         let bytes = Checkpoint::encode(&self.totals(), anchor);
         let body = EventBody::Checkpoint(Checkpoint::of(&bytes));
         self.cells.events.tell(&events::unnamed(EventKind::Checkpoint, body));

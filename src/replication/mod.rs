@@ -731,6 +731,33 @@ mod tests {
         let refused = replica.snapshot().await;
         assert_eq!(refused, Err(AdminError::Timeout("the snapshot")));
         assert_eq!(replica.core.shared.snapshot_index(), snapshot, "the right one is still there");
+        // It was looked at while the snapshot was waited for, had anybody done so.
+        let told = kinds(&events).into_iter().filter(|kind| *kind == EventKind::Diverged);
+        assert_eq!(told.count(), 1, "what is known is not told again");
+        replica.shutdown().await;
+    }
+
+    #[tokio::test]
+    async fn what_is_not_of_the_same_entry_is_not_compared() {
+        let replica = start(&SimStorage::new()).await;
+        assert!(leads(&replica, PATIENCE).await, "alone it founds the cluster");
+        write(&replica, 1, |out| Op::encode_define(out, b"w", b"s")).await;
+        let core = &replica.core;
+        let (last, engine) = (core.applied_index(), core.options.engine);
+        let mut round = reconcile::Round::new(core);
+        let mut stock = StockState::new(engine);
+        assert!(round.replay(&mut stock, &mut 0, last).await.is_ok());
+        let why = "there is a snapshot of entry 9 by now";
+        let newer = round.replay(&mut StockState::new(engine), &mut 9, 8).await;
+        assert_eq!(newer.map_err(|gave_up| gave_up.to_string()), Err(why.to_owned()));
+        let log = core.log.shard(core.shard);
+        let purged = log.read(last, last + 1, 1).expect("it is there")[0].id();
+        log.purge(purged);
+        let mut stock = StockState::new(engine);
+        let gone = round.replay(&mut stock, &mut 0, last).await;
+        let why = "the log was purged meanwhile";
+        assert_eq!(gone.map_err(|gave_up| gave_up.to_string()), Err(why.to_owned()));
+        assert_eq!(stock.applied_index(), 0);
         replica.shutdown().await;
     }
 

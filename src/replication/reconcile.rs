@@ -10,7 +10,7 @@
 //! The bytes of a snapshot are a function of the log alone, so every counter, every reservation and all that is
 //! kept about them is compared. It costs a second state for as long as it takes, and at most a quarter of a processor.
 //!
-//! Found to differ, a node says so (notice, status, `reconcile`), publishes no snapshot any more, since that would
+//! Found to differ, a node says so (notice, `reconcile`), compares no more, publishes no snapshot any more, since that would
 //! make the wrong state the one that everything is made of, and as a leader puts DIVERGED into the log. It goes on
 //! serving: an operator decides. The snapshot and the log that it has make the right state; a restart loads that.
 //!
@@ -91,7 +91,7 @@ struct Offer {
 }
 
 /// Why a round came to nothing.
-enum GaveUp {
+pub(super) enum GaveUp {
     Replaced,
     Stopping,
     Because(String),
@@ -125,10 +125,10 @@ impl Reconciler {
         self.diverged.load(Ordering::Relaxed)
     }
 
-    /// A CHECKPOINT was applied; `true`: the state was cut, and nobody else may until the round has read it.
+    /// A CHECKPOINT was applied. A state that is known to be wrong is not looked at again. `true`: the state was cut, and nobody else may until the round has read it.
     pub fn begin(&self, stock: &mut StockState, generation: u64) -> bool {
         let mut inner = self.lock();
-        if !self.is_on || inner.is_busy {
+        if !self.is_on || inner.is_busy || self.is_diverged() {
             return false;
         }
         let (cut, at) = (stock.begin_snapshot(), stock.now());
@@ -167,19 +167,18 @@ fn end(core: &Core, index: u64, at: UnixMicros, result: Result<Outcome, GaveUp>)
     let status = &mut inner.status;
     status.running = None;
     match result {
-        Ok(Outcome { digest, differences: None }) => {
+        Ok(Outcome::Same { digest }) => {
             (status.index, status.at, status.digest) = (index, at, digest);
             status.rounds += 1;
         }
-        Ok(Outcome { differences: Some(found), .. }) => {
+        Ok(Outcome::Differs { blocks, found }) => {
             reconciler.diverged.store(true, Ordering::Relaxed);
             let cell = found.iter().find_map(|difference| difference.cell);
-            let count = found.len();
             (status.diverged_at, status.differences) = (Some(index), found);
             drop(inner);
             core.note(format_args!(
-                "ALARM: the state is not what the log makes of it ({count} differences after entry {index}); this \
-                 node publishes no snapshot any more; see the admin command reconcile, then restart it"
+                "ALARM: the state after entry {index} is not what the log makes of it, in {blocks} blocks; this node \
+                 publishes no snapshot any more; see the admin command reconcile, then restart it"
             ));
             core.alarm(Divergence { node: core.me(), index, finding: Finding::Replay, cell });
         }
@@ -193,13 +192,18 @@ fn end(core: &Core, index: u64, at: UnixMicros, result: Result<Outcome, GaveUp>)
 }
 
 /// What a round has found.
-struct Outcome {
-    digest: u64,
-    /// `None`: all is as it should be.
-    differences: Option<Vec<Difference>>,
+enum Outcome {
+    Same {
+        digest: u64,
+    },
+    /// So many blocks differ. Where is looked up after that, and not known if that cannot be finished.
+    Differs {
+        blocks: usize,
+        found: Vec<Difference>,
+    },
 }
 
-struct Round<'a> {
+pub(super) struct Round<'a> {
     core: &'a Arc<Core>,
     piece_began: Duration,
 }
@@ -207,7 +211,7 @@ struct Round<'a> {
 type Blocks = BTreeMap<Place, Vec<u8>>;
 
 impl<'a> Round<'a> {
-    fn new(core: &'a Arc<Core>) -> Self {
+    pub(super) fn new(core: &'a Arc<Core>) -> Self {
         Self { core, piece_began: core.world.clock.monotonic() }
     }
 
@@ -218,13 +222,15 @@ impl<'a> Round<'a> {
         let (mut stock, mut applied) = self.load().await?;
         self.replay(&mut stock, &mut applied, index).await?;
         let (made, _) = self.read(&mut stock, &BTreeSet::new()).await?;
-        let digest = live.digest();
         let places = live.differing(&made);
         if places.is_empty() {
-            return Ok(Outcome { digest, differences: None });
+            return Ok(Outcome::Same { digest: live.digest() });
         }
-        let differences = self.locate(&mut stock, &mut applied, &places).await?;
-        Ok(Outcome { digest, differences: Some(differences) })
+        let found = match self.locate(&mut stock, &mut applied, &places).await {
+            Err(GaveUp::Stopping) => return Err(GaveUp::Stopping),
+            found => found.unwrap_or_default(),
+        };
+        Ok(Outcome::Differs { blocks: places.len(), found })
     }
 
     /// Cuts the state once more, and looks at the bytes of the blocks that differ.
@@ -312,29 +318,33 @@ impl<'a> Round<'a> {
     /// The newest snapshot as a state of its own, or an empty one.
     async fn load(&mut self) -> Result<(StockState, u64), GaveUp> {
         let (core, config) = (self.core, self.core.options.engine);
-        let Some(name) = core.shared.snapshot_name() else {
+        let Some(newest) = core.shared.newest_snapshot() else {
             return Ok((StockState::new(config), 0));
         };
         core.shared.reconciler.set_running(Some(("loading the snapshot", 0, 0)));
-        let loaded = snapshot::load(core.storage.as_ref(), &name, &config, &mut |_, _| ());
+        let loaded = snapshot::load(core.storage.as_ref(), &newest.name, &config, &mut |_, _| ());
         let loaded = loaded.map_err(|error| GaveUp::Because(error.to_string()))?;
         self.rest().await?;
         Ok((loaded.stock, loaded.meta.last_log_id.map_or(0, |id| id.index)))
     }
 
     /// Applies the log to the second state, up to an entry that is applied to the first.
-    async fn replay(
+    pub(super) async fn replay(
         &mut self,
         stock: &mut StockState,
         applied: &mut u64,
         to: u64,
     ) -> Result<(), GaveUp> {
+        if *applied > to {
+            let why = format!("there is a snapshot of entry {applied} by now");
+            return Err(GaveUp::Because(why));
+        }
         let log = self.core.log.shard(self.core.shard);
         let (from, all) = (*applied, to.saturating_sub(*applied));
         while *applied < to {
             let records = log.read(*applied + 1, to + 1, LOG_BYTES);
             let records = records.map_err(|error| GaveUp::Because(error.to_string()))?;
-            if records.first().is_none_or(|record| record.index > *applied + 1 && *applied > 0) {
+            if records.first().is_none_or(|record| record.index != *applied + 1) {
                 return Err(GaveUp::Because("the log was purged meanwhile".to_owned()));
             }
             for record in records {
@@ -355,7 +365,10 @@ impl<'a> Round<'a> {
         let clock: &dyn Clock = self.core.world.clock.as_ref();
         let spent = clock.monotonic().saturating_sub(self.piece_began);
         if spent >= PIECE {
-            tokio::time::sleep(spent * REST).await;
+            tokio::select! {
+                () = tokio::time::sleep(spent * REST) => {}
+                () = self.core.stopping() => {}
+            }
             self.piece_began = clock.monotonic();
         }
         self.go_on()

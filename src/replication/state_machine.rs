@@ -87,12 +87,6 @@ impl Shared {
         snapshot.as_ref().map(|snapshot| snapshot.snapshot.clone())
     }
 
-    /// The newest snapshot's file.
-    pub fn snapshot_name(&self) -> Option<String> {
-        let snapshot = self.snapshot.lock().expect("no holder panics");
-        snapshot.as_ref().map(|snapshot| snapshot.snapshot.name.clone())
-    }
-
     /// Notes a new snapshot, unless a later one was installed while it was written.
     fn set_snapshot(&self, meta: &SnapshotMeta, handle: SnapshotHandle) {
         let mut newest = self.snapshot.lock().expect("no holder panics");
@@ -122,7 +116,7 @@ impl Shared {
                 let done = applied.stock.apply(entry.log_id.index, &batch.0, out);
                 too_old =
                     done.too_old.then(|| batch.0.slice_ref(Batch::decode(&batch.0).ops.rest()));
-                if done.checkpoint.is_some() && !applied.is_cut {
+                if done.has_checkpoint && !applied.is_cut {
                     let generation = applied.generation;
                     applied.is_cut = self.reconciler.begin(&mut applied.stock, generation);
                 }
