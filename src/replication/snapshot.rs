@@ -164,9 +164,7 @@ async fn write_all(
             aborted = false;
             break;
         }
-        out.put_u32_le(chunk.len() as u32);
-        out.put_u32_le(crc32fast::hash(&chunk));
-        out.put_slice(&chunk);
+        put_chunk(&mut out, &chunk);
         flush(&mut out)?;
         file.sync_data()?;
         tokio::time::sleep(CHUNK_PAUSE).await;
@@ -174,8 +172,7 @@ async fn write_all(
     if aborted {
         return Err(io::ErrorKind::Interrupted.into());
     }
-    out.put_u32_le(0);
-    out.put_u32_le(END_CRC);
+    put_end(&mut out);
     let bytes = flush(&mut out)?;
     file.sync_data()?;
     Ok(SnapshotHandle { name: publish(storage, BUILDING, meta.last_log_id)?, bytes })
@@ -193,6 +190,17 @@ fn put_header(out: &mut BytesMut, meta: &SnapshotMeta, events: Position) {
     out.put_u32_le(crc32fast::hash(&body));
 }
 
+fn put_chunk(out: &mut BytesMut, chunk: &[u8]) {
+    out.put_u32_le(chunk.len() as u32);
+    out.put_u32_le(crc32fast::hash(chunk));
+    out.put_slice(chunk);
+}
+
+fn put_end(out: &mut BytesMut) {
+    out.put_u32_le(0);
+    out.put_u32_le(END_CRC);
+}
+
 /// A snapshot file being read from front to back.
 struct FileReader<'a> {
     file: Arc<dyn File>,
@@ -202,7 +210,19 @@ struct FileReader<'a> {
     progress: &'a mut dyn FnMut(u64, u64),
 }
 
-impl FileReader<'_> {
+impl<'a> FileReader<'a> {
+    fn open(
+        storage: &dyn Storage,
+        name: &str,
+        progress: &'a mut dyn FnMut(u64, u64),
+    ) -> Result<Self, Error> {
+        let path = storage.path(name);
+        let io = |source| Error::Io { file: path.clone(), source };
+        let file = storage.open(name).map_err(io)?;
+        let bytes = file.bytes().map_err(io)?;
+        Ok(Self { file, path, offset: 0, bytes, progress })
+    }
+
     fn damaged(&self, what: impl Into<String>) -> Error {
         Error::DamagedSnapshot { file: self.path.clone(), offset: self.offset, what: what.into() }
     }
@@ -273,11 +293,7 @@ pub fn load(
     config: &EngineConfig,
     progress: &mut dyn FnMut(u64, u64),
 ) -> Result<Loaded, Error> {
-    let path = storage.path(name);
-    let io = |source| Error::Io { file: path.clone(), source };
-    let file = storage.open(name).map_err(io)?;
-    let bytes = file.bytes().map_err(io)?;
-    let mut reader = FileReader { file, path: path.clone(), offset: 0, bytes, progress };
+    let mut reader = FileReader::open(storage, name, progress)?;
     let (meta, events) = reader.take_meta()?;
     let mut loader = SnapshotLoader::new(*config);
     while let Some(chunk) = reader.take_chunk()? {
@@ -295,11 +311,7 @@ pub fn load(
 /// # Errors
 /// The file cannot be read, or its head is damaged.
 pub fn peek(storage: &dyn Storage, name: &str) -> Result<(SnapshotMeta, Position), Error> {
-    let path = storage.path(name);
-    let io = |source| Error::Io { file: path.clone(), source };
-    let file = storage.open(name).map_err(io)?;
-    let bytes = file.bytes().map_err(io)?;
-    FileReader { file, path: path.clone(), offset: 0, bytes, progress: &mut |_, _| () }.take_meta()
+    FileReader::open(storage, name, &mut |_, _| ())?.take_meta()
 }
 
 /// Writes a snapshot of a state to which nothing happens meanwhile, in a directory that no node uses.
@@ -318,17 +330,14 @@ pub fn write_still(
     let mut cut = stock.begin_snapshot();
     let mut offset = 0;
     while let Some(chunk) = stock.snapshot_chunk(&mut cut, CHUNK_BYTES_MAX) {
-        out.put_u32_le(chunk.len() as u32);
-        out.put_u32_le(crc32fast::hash(&chunk));
-        out.put_slice(&chunk);
+        put_chunk(&mut out, &chunk);
         file.write_at(offset, &out)?;
         offset += out.len() as u64;
         out.clear();
         progress(offset);
     }
     stock.end_snapshot(cut);
-    out.put_u32_le(0);
-    out.put_u32_le(END_CRC);
+    put_end(&mut out);
     file.write_at(offset, &out)?;
     file.sync_data()?;
     publish(storage, BUILDING, meta.last_log_id).map(drop)
@@ -340,12 +349,8 @@ pub fn write_still(
 /// # Errors
 /// The file cannot be read or is damaged.
 pub fn verify(storage: &dyn Storage, name: &str) -> Result<(), Error> {
-    let path = storage.path(name);
-    let io = |source| Error::Io { file: path.clone(), source };
-    let file = storage.open(name).map_err(io)?;
-    let bytes = file.bytes().map_err(io)?;
     let progress = &mut |_, _| ();
-    let mut reader = FileReader { file, path: path.clone(), offset: 0, bytes, progress };
+    let mut reader = FileReader::open(storage, name, progress)?;
     reader.take_meta()?;
     while reader.take_chunk()?.is_some() {}
     Ok(())
