@@ -6,39 +6,20 @@ mod damage;
 #[path = "../cluster/node.rs"]
 mod node;
 mod other;
+#[path = "../cluster/outside.rs"]
+mod outside;
 mod points;
 mod whole;
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
-use std::time::Duration;
 
 use node::{Node, STOCKD};
+use outside::{PATIENCE, Said, ended, spawn, stockd, until};
 use stockd::backup::Manifest;
 use stockd::log::RealStorage;
 use stockd_client::{Batch, CellRef, Client, Options, Reserve};
 use tempfile::TempDir;
-
-/// Longest wait for anything. Far more than it takes, because test machines are busy.
-const PATIENCE: Duration = Duration::from_secs(60);
-
-/// Waits until `condition` holds.
-async fn until(what: &str, mut condition: impl AsyncFnMut() -> bool) {
-    let waited = tokio::time::timeout(PATIENCE, async {
-        while !condition().await {
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
-    });
-    assert!(waited.await.is_ok(), "waited in vain for {what}");
-}
-
-/// A command and all that it says until it ends.
-struct Said {
-    code: Option<i32>,
-    out: String,
-    err: String,
-}
 
 impl Said {
     /// It is done.
@@ -58,22 +39,6 @@ impl Said {
         let line = self.out.lines().find_map(|line| line.strip_prefix(word));
         line.unwrap_or_else(|| panic!("no line {word} in:\n{}", self.out)).trim()
     }
-}
-
-fn spawn(arguments: &[&str]) -> Child {
-    let mut command = Command::new(STOCKD);
-    command.args(arguments).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
-    command.spawn().unwrap()
-}
-
-fn ended(child: Child) -> Said {
-    let output = child.wait_with_output().unwrap();
-    let [out, err] = [output.stdout, output.stderr].map(|text| String::from_utf8(text).unwrap());
-    Said { code: output.status.code(), out, err }
-}
-
-fn stockd(arguments: &[&str]) -> Said {
-    ended(spawn(arguments))
 }
 
 /// Nodes, and a place for their backups.

@@ -1,5 +1,7 @@
 //! Whoever does not belong together stays apart; and what cannot be done says what to do.
 
+use std::process::{Command, Stdio};
+
 use stockd_client::events::{Cursor, Subscription};
 
 use super::*;

@@ -1,5 +1,7 @@
 //! Restoring to a moment: what is there is what the events up to it say.
 
+use std::time::Duration;
+
 use serde_json::Value;
 use stockd::engine::StockState;
 use stockd::replication::{load_checkpoint, newest_checkpoint, owner_of};

@@ -2,37 +2,14 @@
 
 use std::fs;
 use std::io::{BufRead, BufReader, Read};
-use std::process::{Child, Command, Stdio};
+use std::process::Command;
 
 use parquet::file::reader::{FileReader, SerializedFileReader};
 use parquet::record::Field;
 use serde_json::Value;
 
-use crate::node::STOCKD;
+use crate::outside::{ended, spawn, stockd};
 use crate::{Cluster, receive, sell, until};
-
-/// A command and all that it says until it ends.
-struct Said {
-    code: Option<i32>,
-    out: String,
-    err: String,
-}
-
-fn spawn(arguments: &[&str]) -> Child {
-    let mut command = Command::new(STOCKD);
-    command.args(arguments).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
-    command.spawn().unwrap()
-}
-
-fn ended(child: Child) -> Said {
-    let output = child.wait_with_output().unwrap();
-    let [out, err] = [output.stdout, output.stderr].map(|text| String::from_utf8(text).unwrap());
-    Said { code: output.status.code(), out, err }
-}
-
-fn stockd(arguments: &[&str]) -> Said {
-    ended(spawn(arguments))
-}
 
 /// A node whose first cells are sold from.
 async fn shop() -> Cluster {

@@ -5,27 +5,15 @@ mod cli;
 #[expect(dead_code, reason = "other tests need more of it")]
 #[path = "../cluster/node.rs"]
 mod node;
+#[path = "../cluster/outside.rs"]
+mod outside;
 mod replenish;
 mod stream;
 
-use std::time::Duration;
-
 use node::Node;
+use outside::{PATIENCE, until};
 use stockd_client::{CellRef, Client, Options, Reserve};
 use tempfile::TempDir;
-
-/// Longest wait for anything. Far more than it takes, because test machines are busy.
-const PATIENCE: Duration = Duration::from_secs(60);
-
-/// Waits until `condition` holds.
-async fn until(what: &str, mut condition: impl AsyncFnMut() -> bool) {
-    let waited = tokio::time::timeout(PATIENCE, async {
-        while !condition().await {
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
-    });
-    assert!(waited.await.is_ok(), "waited in vain for {what}");
-}
 
 /// Nodes and where their files are.
 struct Cluster {
