@@ -30,7 +30,7 @@ pub struct Stream {
 /// All that is applied on a node can be read.
 pub fn is_readable(replica: &Replica) -> bool {
     let next = replica.with_state(|stock| stock.next_event());
-    replica.events().is_some_and(|events| *events.subscribe().borrow() == next)
+    replica.events().is_some_and(|events| events.position().next == next)
 }
 
 impl Stream {

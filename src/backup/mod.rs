@@ -36,7 +36,7 @@ pub use error::Error;
 pub use manifest::{BackedUp, MANIFEST, Manifest};
 pub use point::{Backup, Reached, Target};
 pub use restore::{Restored, restore};
-pub use update::{Listed, Listing, Node, NodeError, Updated, update};
+pub use update::{Listing, Node, NodeError, Updated, update};
 pub use verify::{Span, Verdict, verify};
 
 use crate::protocol::ShardId;

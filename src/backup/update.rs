@@ -12,7 +12,7 @@ use sha2::{Digest, Sha256};
 
 use super::manifest::{BackedUp, Manifest, sha256_of};
 use super::{Error, MANIFEST, PIECE_BYTES, Progress};
-use crate::log::{File, Storage};
+use crate::log::{DurableFile, File, Storage};
 use crate::protocol::BackupHead;
 
 /// A file may go between the list and its turn; then the list is asked for again.
@@ -30,18 +30,7 @@ pub struct Listing {
     /// Whose history it is, and how far it reaches.
     pub head: BackupHead,
     /// The files.
-    pub files: Vec<Listed>,
-}
-
-/// A file that a node has.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Listed {
-    /// Its name.
-    pub name: String,
-    /// So much of it may be fetched.
-    pub bytes: u64,
-    /// It never grows.
-    pub is_sealed: bool,
+    pub files: Vec<DurableFile>,
 }
 
 /// Why a node does not give what it was asked for.
@@ -226,7 +215,7 @@ impl Update<'_> {
         Ok(None)
     }
 
-    fn is_missing(&self, file: &Listed) -> bool {
+    fn is_missing(&self, file: &DurableFile) -> bool {
         match self.have.get(&file.name) {
             None => true,
             // A node that has just been started makes its last events again: what is here is as good.
@@ -236,7 +225,7 @@ impl Update<'_> {
     }
 
     /// A sealed file that a run before has fetched, whose manifest was not written any more.
-    fn adopt(&mut self, file: &Listed) -> Result<bool, Error> {
+    fn adopt(&mut self, file: &DurableFile) -> Result<bool, Error> {
         if !file.is_sealed || self.have.contains_key(&file.name) {
             return Ok(false);
         }
@@ -252,7 +241,7 @@ impl Update<'_> {
         Ok(true)
     }
 
-    fn note(&mut self, file: &Listed, sha256: [u8; 32]) {
+    fn note(&mut self, file: &DurableFile, sha256: [u8; 32]) {
         let have = BackedUp { bytes: file.bytes, is_sealed: file.is_sealed, sha256 };
         self.have.insert(file.name.clone(), have);
     }
@@ -260,7 +249,7 @@ impl Update<'_> {
     fn fetch(
         &mut self,
         node: &mut dyn Node,
-        file: &Listed,
+        file: &DurableFile,
         told: &mut dyn FnMut(u64),
     ) -> Result<(), NodeError> {
         let part = format!("{}{PART}", file.name);
@@ -286,7 +275,7 @@ impl Update<'_> {
     }
 
     /// How much of it is here, and is what the node has there.
-    fn prefix(&mut self, node: &mut dyn Node, file: &Listed) -> Result<u64, NodeError> {
+    fn prefix(&mut self, node: &mut dyn Node, file: &DurableFile) -> Result<u64, NodeError> {
         let have = self.have.get(&file.name).filter(|have| !have.is_sealed);
         let bytes = have.map_or(0, |have| have.bytes);
         if bytes == 0 || bytes > file.bytes {
@@ -402,7 +391,7 @@ mod tests {
 
     impl Node for Fake {
         fn list(&mut self) -> Result<Listing, NodeError> {
-            let file = |(name, (content, is_sealed)): (&String, &(Vec<u8>, bool))| Listed {
+            let file = |(name, (content, is_sealed)): (&String, &(Vec<u8>, bool))| DurableFile {
                 name: name.clone(),
                 bytes: content.len() as u64,
                 is_sealed: *is_sealed,

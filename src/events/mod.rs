@@ -52,7 +52,7 @@ pub use scan::Direction;
 pub use segment::first_of;
 
 use crate::archive::Notice;
-use crate::log::Storage;
+use crate::log::{DurableFile, Storage};
 use crate::protocol::ShardId;
 use crate::protocol::event::{Event, RecordHeader};
 use crate::world::World;
@@ -107,17 +107,6 @@ pub struct EventStats {
     pub is_failing: bool,
 }
 
-/// A file of an event log.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct EventFile {
-    /// Its name.
-    pub name: String,
-    /// Bytes of it that will stay as they are: whole records, or all of it.
-    pub bytes: u64,
-    /// It will never have more.
-    pub is_sealed: bool,
-}
-
 /// See the module. The writer ends with it.
 pub struct EventLog(Arc<Inner>);
 
@@ -133,10 +122,8 @@ struct Inner {
     waiting_bytes: AtomicU64,
     has_room: Notify,
     segments: Mutex<Arc<Vec<Arc<Segment>>>>,
-    /// The sequence number after the last readable event.
-    readable: watch::Sender<u64>,
-    /// The position there.
-    written: Mutex<Position>,
+    /// After the last readable event.
+    readable: watch::Sender<Position>,
     /// The latest time in the log.
     now_ms: AtomicU64,
     is_failing: AtomicBool,
@@ -208,8 +195,7 @@ impl EventLog {
             waiting_bytes: AtomicU64::new(0),
             has_room: Notify::new(),
             segments: Mutex::new(Arc::new(opened.segments)),
-            readable: watch::Sender::new(position.next),
-            written: Mutex::new(position),
+            readable: watch::Sender::new(position),
             now_ms: AtomicU64::new(0),
             is_failing: AtomicBool::new(false),
             is_full: AtomicBool::new(false),
@@ -225,7 +211,8 @@ impl EventLog {
     }
 
     /// Takes in the record of the events that come next: finished, not sealed. Costs a short lock, and wakes the
-    /// writer only when it sleeps or much waits. Gives a buffer in return, if there is one to spare. Apply calls it, after [`EventLog::room`].
+    /// writer only when it sleeps or much waits. Gives a buffer in return, if there is one to spare. Apply calls it,
+    /// after [`EventLog::room`].
     ///
     /// # Panics
     /// It is no whole record, or other events should come next.
@@ -308,11 +295,11 @@ impl EventLog {
 
     /// After the last event that can be read.
     pub fn position(&self) -> Position {
-        *self.0.written.lock().expect("no holder panics")
+        *self.0.readable.borrow()
     }
 
-    /// The sequence number after the last event that can be read, as it rises.
-    pub fn subscribe(&self) -> watch::Receiver<u64> {
+    /// As [`EventLog::position`], as it rises.
+    pub fn subscribe(&self) -> watch::Receiver<Position> {
         self.0.readable.subscribe()
     }
 
@@ -356,11 +343,12 @@ impl EventLog {
         self.0.segments().first().map_or(next, |segment| segment.first())
     }
 
-    /// The files with events that can be read, the oldest first. What a mark has said is on disk is in them.
-    pub fn files(&self) -> Vec<EventFile> {
+    /// The files with events that can be read, the oldest first. Whole records, or all of a file. What a
+    /// mark has said is on disk is in them.
+    pub fn files(&self) -> Vec<DurableFile> {
         let segments = self.0.segments();
         let views = segments.iter().map(|segment| (segment.name(), segment.extent()));
-        let files = views.map(|(name, (bytes, is_sealed))| EventFile { name, bytes, is_sealed });
+        let files = views.map(|(name, (bytes, is_sealed))| DurableFile { name, bytes, is_sealed });
         files.collect()
     }
 
@@ -417,7 +405,7 @@ impl Inner {
     }
 
     fn next(&self) -> u64 {
-        *self.readable.borrow()
+        self.readable.borrow().next
     }
 
     fn now_ms(&self) -> u64 {
@@ -436,8 +424,7 @@ impl Inner {
 
     /// Events before this one can be read.
     fn publish(&self, end: Position) {
-        *self.written.lock().expect("no holder panics") = end;
-        self.readable.send_replace(end.next);
+        self.readable.send_replace(end);
     }
 
     /// So many bytes wait no more.

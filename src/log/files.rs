@@ -16,12 +16,12 @@ use super::{Error, Log, RecordId, kept};
 /// A segment that is renamed while the directory is read may be missed; it is looked for again.
 const ATTEMPTS: u32 = 4;
 
-/// A file of a log.
+/// A file, as far as it is on disk: what a backup can copy while a node goes on.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub struct LogFile {
-    /// The segment's name.
+pub struct DurableFile {
+    /// Its name.
     pub name: String,
-    /// So many bytes of it are on disk.
+    /// So many bytes of it are on disk and will stay as they are.
     pub bytes: u64,
     /// It will never have more.
     pub is_sealed: bool,
@@ -74,7 +74,7 @@ impl Log {
     ///
     /// # Errors
     /// What the operating system says, and what the first segment's header has become.
-    pub fn files(&self) -> Result<Vec<LogFile>, Error> {
+    pub fn files(&self) -> Result<Vec<DurableFile>, Error> {
         let mut attempt = 1;
         loop {
             match self.try_files() {
@@ -85,7 +85,7 @@ impl Log {
         }
     }
 
-    fn try_files(&self) -> Result<Vec<LogFile>, Error> {
+    fn try_files(&self) -> Result<Vec<DurableFile>, Error> {
         let storage = &*self.shared.storage;
         let io = |source| Error::Io { deed: "list", file: storage.path(""), source };
         let end = Position::from_word(self.shared.synced.load(Ordering::Acquire));
@@ -102,7 +102,7 @@ impl Log {
         let file = |(number, bytes)| {
             let is_sealed = number < end.number();
             let bytes = if is_sealed { bytes } else { end.offset() };
-            LogFile { name: segment::name(number), bytes, is_sealed }
+            DurableFile { name: segment::name(number), bytes, is_sealed }
         };
         Ok(aside.chain(live).map(file).collect())
     }
@@ -128,8 +128,8 @@ impl Log {
     }
 }
 
-fn is_gapless(files: &[LogFile]) -> bool {
-    let number = |file: &LogFile| segment::number_of(&file.name);
+fn is_gapless(files: &[DurableFile]) -> bool {
+    let number = |file: &DurableFile| segment::number_of(&file.name);
     files.windows(2).all(|pair| number(&pair[0]).map(|number| number + 1) == number(&pair[1]))
 }
 

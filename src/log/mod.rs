@@ -107,7 +107,7 @@ use stockd_protocol::ShardId;
 use tokio::sync::{mpsc, oneshot};
 
 pub use error::Error;
-pub use files::{LogFile, SegmentStart, segment_starts};
+pub use files::{DurableFile, SegmentStart, segment_starts};
 pub use kept::KeepOptions;
 pub use options::{
     FatalHook, LogOptions, SEGMENT_BYTES_MAX, SEGMENT_BYTES_MIN, SEGMENT_BYTES_MIN_REAL,

@@ -15,8 +15,8 @@ use std::sync::Arc;
 use super::Replica;
 use super::log_store::LogStore;
 use super::snapshot;
-use crate::events::{self, EventFile, Position};
-use crate::log::{File, LogFile};
+use crate::events::{self, Position};
+use crate::log::{DurableFile, File};
 use crate::world::UnixMicros;
 
 /// A snapshot is replaced minutes apart: one that was, while files were listed, is not replaced again and again.
@@ -39,18 +39,7 @@ pub struct History {
     /// After its last event; `None`: the node keeps none.
     pub events: Option<Position>,
     /// The snapshot if there is one, the log, the events.
-    pub files: Vec<HistoryFile>,
-}
-
-/// A file of a node.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct HistoryFile {
-    /// Its name, which [`Replica::open_history`] takes.
-    pub name: String,
-    /// So many bytes of it are on disk and will stay as they are.
-    pub bytes: u64,
-    /// It will never have more.
-    pub is_sealed: bool,
+    pub files: Vec<DurableFile>,
 }
 
 impl Replica {
@@ -84,12 +73,12 @@ impl Replica {
         }
     }
 
-    fn newest_snapshot(&self) -> Option<HistoryFile> {
+    fn newest_snapshot(&self) -> Option<DurableFile> {
         let snapshot = self.core.shared.newest_snapshot()?;
-        Some(HistoryFile { name: snapshot.name, bytes: snapshot.bytes, is_sealed: true })
+        Some(DurableFile { name: snapshot.name, bytes: snapshot.bytes, is_sealed: true })
     }
 
-    async fn history_after(&self, snapshot: Option<HistoryFile>) -> io::Result<History> {
+    async fn history_after(&self, snapshot: Option<DurableFile>) -> io::Result<History> {
         let core = &self.core;
         let (index, now, mark) = {
             let applied = core.shared.lock();
@@ -101,9 +90,8 @@ impl Replica {
             Some(mark) => Some(mark.await?),
             None => None,
         };
-        let log = core.log.files().map_err(io::Error::other)?.into_iter().map(HistoryFile::from);
+        let log = core.log.files().map_err(io::Error::other)?;
         let events = core.shared.events.as_ref().map(|events| events.files()).unwrap_or_default();
-        let events = events.into_iter().map(HistoryFile::from);
         let identity = *core.identity.lock().expect("no holder panics");
         Ok(History {
             cluster_id: identity.cluster_id,
@@ -115,17 +103,5 @@ impl Replica {
             events: position,
             files: snapshot.into_iter().chain(log).chain(events).collect(),
         })
-    }
-}
-
-impl From<LogFile> for HistoryFile {
-    fn from(LogFile { name, bytes, is_sealed }: LogFile) -> Self {
-        Self { name, bytes, is_sealed }
-    }
-}
-
-impl From<EventFile> for HistoryFile {
-    fn from(EventFile { name, bytes, is_sealed }: EventFile) -> Self {
-        Self { name, bytes, is_sealed }
     }
 }

@@ -71,7 +71,7 @@ pub use checkpoint::{
     peek_checkpoint,
 };
 pub use error::Error;
-pub use history::{History, HistoryFile};
+pub use history::History;
 pub use ingress::IngressGuard;
 pub use lanes::Source;
 pub use reconcile::ReconcileStatus;

@@ -49,7 +49,7 @@ impl Told {
             (state.next_event(), details.map(|details| (Counts::from(&details), details.policy)))
         });
         let mut reached = events.subscribe();
-        let caught_up = timeout(CATCH_UP, reached.wait_for(|reached| *reached >= next)).await;
+        let caught_up = timeout(CATCH_UP, reached.wait_for(|reached| reached.next >= next)).await;
         match caught_up {
             Ok(Ok(_)) => Ok(Self { shared: shared.clone(), past: Past::new(events, next, live) }),
             _ => Err("the disk does not take the events; see status".to_owned()),

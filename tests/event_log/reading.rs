@@ -7,12 +7,12 @@ async fn what_is_appended_is_read_and_found_again() {
     let disk = SimStorage::new();
     let log = open(&disk, SMALL, Position::START).unwrap();
     let mut readable = log.subscribe();
-    assert_eq!((*readable.borrow_and_update(), log.oldest()), (1, 1));
+    assert_eq!((readable.borrow_and_update().next, log.oldest()), (1, 1));
     append(&log, 1..=500);
     readable.changed().await.unwrap();
     let position = log.mark().await.unwrap();
     assert_eq!(position.next, first_of(501));
-    assert_eq!(*readable.borrow_and_update(), position.next);
+    assert_eq!(readable.borrow_and_update().next, position.next);
     assert_eq!(read_all(&log, 1), (1..=500).collect::<Vec<_>>());
     let stats = log.stats();
     assert!(stats.segments > 5, "{stats:?}");

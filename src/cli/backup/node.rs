@@ -12,7 +12,8 @@ use stockd_client::raw;
 use tokio::runtime::Runtime;
 use tokio::time::{sleep, timeout};
 
-use crate::backup::{Listed, Listing, Node, NodeError};
+use crate::backup::{Listing, Node, NodeError};
+use crate::log::DurableFile;
 use crate::protocol::limits::BACKUP_READ_BYTES_MAX;
 use crate::protocol::{
     BackupFile, BackupHead, BackupRead, Code, ErrorReply, Frame, Header, Kind, Reader, ShardId,
@@ -232,7 +233,11 @@ fn listing(body: &[u8]) -> Result<Listing, Truncated> {
     let (head, mut files) = (BackupHead::take(&mut reader)?, Vec::new());
     for _ in 0..reader.u32()? {
         let BackupFile { name, bytes, is_sealed } = BackupFile::take(&mut reader)?;
-        files.push(Listed { name: String::from_utf8_lossy(name).into_owned(), bytes, is_sealed });
+        files.push(DurableFile {
+            name: String::from_utf8_lossy(name).into_owned(),
+            bytes,
+            is_sealed,
+        });
     }
     Ok(Listing { head, files })
 }
