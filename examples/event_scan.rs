@@ -217,7 +217,7 @@ fn look_ups(log: &Arc<EventLog>, end: u64, cells: u64) -> Result<(), Failure> {
     }
     let why = |cell: CellHandle| -> Result<u64, Failure> {
         let mut found = 0;
-        past.latest(cell, SHOWN, |_| found += 1)?;
+        past.latest(cell, past.oldest()..past.next(), SHOWN, |_| found += 1)?;
         past.cell_before(cell, end)?;
         Ok(found)
     };

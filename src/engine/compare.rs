@@ -30,6 +30,7 @@ pub struct Place {
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Fingerprint {
     blocks: BTreeMap<u8, Vec<u32>>,
+    bytes: u64,
 }
 
 impl Fingerprint {
@@ -38,6 +39,7 @@ impl Fingerprint {
     /// # Panics
     /// They are none: the engine made them, or a file whose checksums were right.
     pub fn add(&mut self, mut chunk: &[u8], mut show: impl FnMut(Place, &[u8])) {
+        self.bytes += chunk.len() as u64;
         while let Some((header, rest)) = chunk.split_first_chunk::<BLOCK_HEADER_BYTES>() {
             let [kind, .., a, b, c, d, e, f, g, h] = *header;
             let len = u32::from_le_bytes([a, b, c, d]) as usize;
@@ -49,6 +51,11 @@ impl Fingerprint {
             chunk = rest;
         }
         assert!(chunk.is_empty(), "a chunk has whole blocks");
+    }
+
+    /// Bytes of all blocks so far.
+    pub fn bytes(&self) -> u64 {
+        self.bytes
     }
 
     /// The same for the same state.

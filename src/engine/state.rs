@@ -45,7 +45,7 @@ pub struct StockState {
     pub(super) crossings: Crossings,
     pub(super) scratch: Scratch,
     /// The entry that is applied has a CHECKPOINT.
-    has_checkpoint: bool,
+    checkpoint: Option<Anchor>,
     pub(super) cut: Option<super::snapshot::Cut>,
     pub(super) cuts: u64,
     /// An empty ledger, for archived records.
@@ -62,7 +62,7 @@ pub struct Applied {
     /// One of them was refused with ID_TOO_OLD.
     pub too_old: bool,
     /// One of them was a CHECKPOINT.
-    pub has_checkpoint: bool,
+    pub checkpoint: Option<Anchor>,
 }
 
 /// How much there is of what.
@@ -107,7 +107,7 @@ impl StockState {
             catalogue: Catalogue::restore(Slab::new(), config.hash_seed),
             crossings: Crossings::default(),
             scratch: Scratch::default(),
-            has_checkpoint: false,
+            checkpoint: None,
             cut: None,
             cuts: 0,
             ledger: None,
@@ -270,8 +270,8 @@ impl StockState {
         self.advance();
         self.cells.publish(&self.clock, self.holds.wheel.front());
         let too_old = outcomes.too_old();
-        let has_checkpoint = std::mem::take(&mut self.has_checkpoint);
-        Applied { now: self.clock.now, op_count: batch.op_count, too_old, has_checkpoint }
+        let checkpoint = self.checkpoint.take();
+        Applied { now: self.clock.now, op_count: batch.op_count, too_old, checkpoint }
     }
 
     /// Takes the place of a running state: readers of this one see `newer`, a later state of the
@@ -518,7 +518,7 @@ impl StockState {
     }
 
     fn tell_checkpoint(&mut self, anchor: &Anchor) {
-        self.has_checkpoint = true;
+        self.checkpoint = Some(*anchor);
         let bytes = Checkpoint::encode(&self.totals(), anchor);
         let body = EventBody::Checkpoint(Checkpoint::of(&bytes));
         self.cells.events.tell(&events::unnamed(EventKind::Checkpoint, body));

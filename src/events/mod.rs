@@ -312,6 +312,15 @@ impl EventLog {
         self.0.read(from, bytes_max)
     }
 
+    /// The chain before the first event of a record, which is at `next` or else the next one after it. May read the
+    /// disk.
+    ///
+    /// # Errors
+    /// The event is not here, or not in order: see [`ReadError`].
+    pub fn position_at(&self, next: u64) -> Result<Position, ReadError> {
+        self.0.position_at(next)
+    }
+
     /// The sequence number of the first event at a time or after it, in µs of the cluster's clock; that of the next
     /// event if there is none. May read the disk.
     ///

@@ -120,19 +120,20 @@ impl Past {
         Ok(self.live.map(|(_, policy)| policy).unwrap_or_default())
     }
 
-    /// Shows the latest events about a cell, at most `count_max` of them and the newest first. `true`: these are all
-    /// that are there.
+    /// Shows the latest events about a cell in a range, at most `count_max` of them and the newest first. `true`: these
+    /// are all that are there.
     ///
     /// # Errors
     /// What is on disk is not in order.
     pub fn latest(
         &self,
         cell: CellHandle,
+        range: Range<u64>,
         count_max: usize,
         mut visit: impl FnMut(&Event<'_>),
     ) -> Result<bool, ReadError> {
         let (mut shown, mut is_all) = (0, true);
-        let range = self.oldest()..self.next;
+        let range = range.start.max(self.oldest())..range.end.min(self.next);
         self.scan(Key::Cell(cell), range, Direction::Backward, &mut |event| {
             is_all = shown < count_max;
             if is_all {

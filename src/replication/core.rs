@@ -71,6 +71,8 @@ pub struct Core {
     pub proposed: Proposed,
     /// What this node has to say as a leader.
     alarms: Mutex<Vec<Divergence>>,
+    /// Somebody wants a CHECKPOINT now.
+    pub checkpoint_asked: AtomicBool,
     pub read_waiters: super::reads::ReadWaiters,
     pub leader_loss: LeaderLoss,
     /// The records in memory have reached their limit.
@@ -125,6 +127,7 @@ impl Core {
             tenure: Mutex::new(None),
             proposed: Proposed::default(),
             alarms: Mutex::default(),
+            checkpoint_asked: AtomicBool::new(false),
             read_waiters: super::reads::ReadWaiters::default(),
             leader_loss: LeaderLoss::default(),
             records_full: AtomicBool::new(false),
@@ -181,6 +184,12 @@ impl Core {
             self.alarms.lock().expect("no holder panics").push(divergence);
             self.ingress.poke();
         }
+    }
+
+    /// All that this node had to say as a leader is in the log.
+    pub fn has_told(&self) -> bool {
+        self.shared.reconciler.has_told()
+            && self.alarms.lock().expect("no holder panics").is_empty()
     }
 
     /// What is to be told.

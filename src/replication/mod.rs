@@ -74,7 +74,7 @@ pub use error::Error;
 pub use history::History;
 pub use ingress::IngressGuard;
 pub use lanes::Source;
-pub use reconcile::ReconcileStatus;
+pub use reconcile::{Alarm, ReconcileStatus};
 pub use types::batch_of;
 
 use self::core::Core;
@@ -239,12 +239,15 @@ impl Replica {
             shard: ShardId(0),
             notice: options.notice.clone(),
         });
+        let reconciler = options.reconcile.map_or_else(Reconciler::default, |_| {
+            Reconciler::of(log.clone(), options.snapshot_log_bytes)
+        });
         let (machine, shared) = StateMachine::open(
             storage.clone(),
             options.engine,
             world.clone(),
             LogStore::new(log.shard(ShardId(0))),
-            (archive, events, Reconciler::new(options.reconcile.is_some())),
+            (archive, events, reconciler),
             options.observer.clone(),
             &mut |done, total| progress("loading the snapshot", done, total),
         )?;
@@ -477,11 +480,30 @@ impl Replica {
         }
     }
 
+    /// The voter that is furthest, of those whose states are right if there are any.
     fn best_successor(&self) -> Option<u64> {
         let status = self.status();
         let others = status.members.iter().filter(|member| member.voter);
         let others = others.filter(|member| member.node.id != status.node_id);
-        others.max_by_key(|member| member.matched_index).map(|member| member.node.id)
+        let is_right = |member: &Member| self.core.shared.reconciler.is_right(member.node.id);
+        let best = others.max_by_key(|member| (is_right(member), member.matched_index));
+        best.map(|member| member.node.id)
+    }
+
+    /// Compares the states of all nodes now, and not only when it is time.
+    ///
+    /// # Errors
+    /// This node does not lead, or was told not to compare.
+    pub fn reconcile(&self) -> Result<(), AdminError> {
+        let core = &self.core;
+        core.must_lead()?;
+        if !core.shared.reconciler.is_on() {
+            let why = "this node compares nothing (--reconcile 0s)".to_owned();
+            return Err(AdminError::Failed(why));
+        }
+        core.checkpoint_asked.store(true, Ordering::Relaxed);
+        core.ingress.poke();
+        Ok(())
     }
 
     /// Takes a snapshot now and waits for it; returns its index.
@@ -497,6 +519,11 @@ impl Replica {
         core.raft().trigger().snapshot().await.map_err(failed)?;
         let deadline = tokio::time::Instant::now() + core.timing().admin_timeout;
         while core.shared.snapshot_index() < wanted {
+            if core.shared.reconciler.is_diverged() {
+                let why =
+                    "this node's state is wrong, and must not become a snapshot; see reconcile";
+                return Err(AdminError::Failed(why.to_owned()));
+            }
             if tokio::time::Instant::now() > deadline {
                 return Err(AdminError::Timeout("the snapshot"));
             }
@@ -605,7 +632,7 @@ mod tests {
 
     use super::*;
     use crate::log::{SimStorage, Survival};
-    use crate::protocol::event::{EventKind, EventRecord};
+    use crate::protocol::event::{Anchor, Divergence, EventBody, EventKind, EventRecord, Finding};
     use crate::protocol::{CellHandle, CellRef, Line, OpFlags, OpId};
     use crate::world::TaskThreads;
 
@@ -629,11 +656,20 @@ mod tests {
 
     /// Node 1, which founds a cluster if there is none, with elections after [`ELECTION`] at most.
     async fn start(storage: &SimStorage) -> Replica {
-        let address = || "127.0.0.1:0".to_owned();
+        let address = "127.0.0.1:0".to_owned();
+        start_as(storage, (1, address), Bootstrap::Single, Some(Duration::from_millis(20))).await
+    }
+
+    async fn start_as(
+        storage: &SimStorage,
+        (id, address): (u64, String),
+        bootstrap: Bootstrap,
+        reconcile: Option<Duration>,
+    ) -> Replica {
         let options = ReplicaOptions {
-            node: NodeInfo { id: 1, client_address: address(), peer_address: address() },
-            peer_listen: address(),
-            bootstrap: Bootstrap::Single,
+            node: NodeInfo { id, client_address: address.clone(), peer_address: address.clone() },
+            peer_listen: address,
+            bootstrap,
             engine: EngineConfig::default(),
             log: LogOptions { segment_bytes: 64 << 10, ..LogOptions::default() },
             timing: Timing {
@@ -648,7 +684,7 @@ mod tests {
             lease_reads: false,
             archive: Some(ArchiveOptions::default()),
             events: Some(EventOptions::default()),
-            reconcile: Some(Duration::from_millis(20)),
+            reconcile,
             draining: Arc::default(),
             notice: Arc::new(|_| ()),
             observer: None,
@@ -716,11 +752,13 @@ mod tests {
         let snapshot = replica.snapshot().await.expect("what is right is published");
         assert!(snapshot >= before);
         until("a round from the snapshot", || status().index > snapshot).await;
-        assert_eq!(status().diverged_at, None);
+        assert_eq!(status().alarm, None);
 
         replica.core.shared.lock().stock.plant_fault(CellHandle(0), -1);
-        until("the alarm", || status().diverged_at.is_some()).await;
-        let differences = status().differences;
+        until("the alarm", || status().alarm.is_some()).await;
+        let alarm = status().alarm.expect("it was waited for");
+        assert_eq!(alarm.finding, Finding::Replay);
+        let differences = alarm.differences;
         assert_eq!(differences.len(), 1, "{differences:?}");
         assert_eq!(differences[0].cell, Some(CellHandle(0)));
         assert!(differences[0].live.contains("on_hand=9"), "{differences:?}");
@@ -729,11 +767,157 @@ mod tests {
         until("the event", || kinds(&events).contains(&EventKind::Diverged)).await;
         assert!(kinds(&events).contains(&EventKind::Checkpoint));
         let refused = replica.snapshot().await;
-        assert_eq!(refused, Err(AdminError::Timeout("the snapshot")));
+        assert!(matches!(refused, Err(AdminError::Failed(_))), "{refused:?}");
         assert_eq!(replica.core.shared.snapshot_index(), snapshot, "the right one is still there");
         // It was looked at while the snapshot was waited for, had anybody done so.
         let told = kinds(&events).into_iter().filter(|kind| *kind == EventKind::Diverged);
         assert_eq!(told.count(), 1, "what is known is not told again");
+        replica.shutdown().await;
+    }
+
+    /// Longer than any test: states are compared when a test wants it.
+    const NEVER: Option<Duration> = Some(Duration::from_secs(3_600));
+
+    /// A cell with ten units.
+    async fn write_a_cell(replica: &Replica) {
+        let cell = CellRef::Name { warehouse: b"w", sku: b"s" };
+        let id = OpId(ReservationId::from_parts(replica.now().as_millis(), [1; 10]).0);
+        write(replica, 2, |out| {
+            Op::encode_define(out, b"w", b"s");
+            Op::encode_receive(out, OpFlags::default(), None, id, cell, 10);
+        })
+        .await;
+    }
+
+    /// Three nodes, the first of which leads; the third compares nothing.
+    async fn start_three() -> Vec<(SimStorage, String, Replica)> {
+        let ports: Vec<_> =
+            (0..3).map(|_| std::net::TcpListener::bind("127.0.0.1:0").unwrap()).collect();
+        let addresses: Vec<_> =
+            ports.iter().map(|port| port.local_addr().unwrap().to_string()).collect();
+        drop(ports);
+        let mut nodes = Vec::new();
+        for (address, id) in addresses.iter().zip(1..) {
+            let bootstrap = match id {
+                1 => Bootstrap::Single,
+                _ => Bootstrap::Join(vec![addresses[0].clone()]),
+            };
+            let reconcile = NEVER.filter(|_| id < 3);
+            let storage = SimStorage::new();
+            let node = start_as(&storage, (id, address.clone()), bootstrap, reconcile).await;
+            nodes.push((storage, address.clone(), node));
+            let is_voter = |node: &(SimStorage, String, Replica)| {
+                let members = node.2.status().members;
+                members.iter().filter(|member| member.voter).count() == nodes.len()
+            };
+            until("a voter", || nodes.iter().all(is_voter)).await;
+        }
+        assert!(leads(&nodes[0].2, PATIENCE).await, "it led alone");
+        nodes
+    }
+
+    /// What a node's events tell of wrong states.
+    fn told(replica: &Replica) -> Vec<Divergence> {
+        let events = replica.events().expect("this node keeps events");
+        let Ok(chunk) = events.read(1, 1 << 20) else { return Vec::new() };
+        let mut reader = crate::protocol::Reader::new(&chunk.bytes);
+        let mut found = Vec::new();
+        while let Ok(record) = EventRecord::take(&mut reader) {
+            found.extend(record.events().filter_map(|event| match event.unwrap().body {
+                EventBody::Diverged(divergence) => Some(divergence),
+                _ => None,
+            }));
+        }
+        found
+    }
+
+    #[tokio::test]
+    async fn a_fault_is_not_taken_over_by_a_snapshot() {
+        let address = "127.0.0.1:0".to_owned();
+        let replica = start_as(&SimStorage::new(), (1, address), Bootstrap::Single, NEVER).await;
+        assert!(leads(&replica, PATIENCE).await, "alone it founds the cluster");
+        write_a_cell(&replica).await;
+        let published = replica.snapshot().await.expect("what is right is published");
+        let status = || replica.status().reconcile;
+        assert_eq!((status().snapshots, status().alarm), ((1, 0), None));
+
+        replica.core.shared.lock().stock.plant_fault(CellHandle(0), 1);
+        write(&replica, 1, |out| Op::encode_define(out, b"w", b"t")).await;
+        let refused = replica.snapshot().await;
+        assert!(matches!(refused, Err(AdminError::Failed(_))), "{refused:?}");
+        assert_eq!(replica.core.shared.snapshot_index(), published, "the right one is still there");
+        let alarm = status().alarm.expect("it is wrong");
+        assert_eq!(alarm.finding, Finding::Replay);
+        let cells: Vec<_> = alarm.differences.iter().filter_map(|found| found.cell).collect();
+        assert_eq!(cells, [CellHandle(0)]);
+        assert_eq!(alarm.events, 3..4, "it was right when the first snapshot was made");
+        until("the event", || told(&replica).len() == 1).await;
+        replica.shutdown().await;
+    }
+
+    #[tokio::test]
+    async fn a_state_that_is_not_the_others_is_found_even_if_it_is_what_its_own_snapshot_makes() {
+        let mut nodes = start_three().await;
+        write_a_cell(&nodes[0].2).await;
+        let index = nodes[0].2.core.applied_index();
+        until("the third", || nodes[2].2.core.applied_index() >= index).await;
+        let (storage, address, third) = nodes.pop().unwrap();
+        third.core.shared.lock().stock.plant_fault(CellHandle(0), 1);
+        third.snapshot().await.expect("it does not look");
+        third.shutdown().await;
+        let join = Bootstrap::Join(Vec::new());
+        let third = start_as(&storage.restart(Survival::Kept), (3, address), join, NEVER).await;
+        let (first, second) = (&nodes[0].2, &nodes[1].2);
+        until("the third", || third.core.applied_index() >= index).await;
+
+        first.reconcile().expect("it leads");
+        until("the alarm", || third.status().reconcile.alarm.is_some()).await;
+        assert_eq!(third.status().reconcile.alarm.unwrap().finding, Finding::Replica);
+        assert!(third.core.shared.reconciler.is_diverged());
+        for right in [first, second] {
+            until("the event", || !told(right).is_empty()).await;
+            let told: Vec<_> = told(right).iter().map(|told| (told.node, told.finding)).collect();
+            assert_eq!(told, [(3, Finding::Replica)]);
+            until("agreement", || right.status().reconcile.agreed_index > 0).await;
+            assert_eq!(right.status().reconcile.alarm, None);
+        }
+        for node in [third, second.clone(), first.clone()] {
+            node.shutdown().await;
+        }
+    }
+
+    #[tokio::test]
+    async fn a_leader_whose_state_is_wrong_tells_it_and_lets_another_lead() {
+        let nodes: Vec<_> = start_three().await.into_iter().map(|(.., node)| node).collect();
+        write_a_cell(&nodes[0]).await;
+        nodes[0].core.shared.lock().stock.plant_fault(CellHandle(0), 1);
+        nodes[0].reconcile().expect("it leads");
+        until("another leader", || nodes[1..].iter().any(|node| node.core.is_leader())).await;
+        assert!(nodes[0].status().reconcile.alarm.is_some());
+        let is_told = |node: &Replica| told(node).iter().any(|told| told.node == 1);
+        until("the event", || nodes.iter().all(is_told)).await;
+        assert!(matches!(nodes[0].reconcile(), Err(AdminError::NotLeader { .. })));
+        for node in nodes {
+            node.shutdown().await;
+        }
+    }
+
+    #[tokio::test]
+    async fn events_that_are_not_the_leaders_are_found() {
+        let replica = start(&SimStorage::new()).await;
+        assert!(leads(&replica, PATIENCE).await, "alone it founds the cluster");
+        write_a_cell(&replica).await;
+        let events = replica.events().expect("this node keeps events").clone();
+        until("the events", || events.position().next > 2).await;
+        let position = events.position_at(1).expect("it is there");
+        let anchor = Anchor { next: 1, chain: position.chain };
+        let round = reconcile::Round::new(&replica.core);
+        let has_chain = |anchor| round.has_chain(&anchor).expect("what is on disk is in order");
+        assert!(has_chain(anchor));
+        assert!(!has_chain(Anchor { chain: [7; 32], ..anchor }));
+        assert!(!has_chain(Anchor { next: 2, ..anchor }), "no record begins there");
+        assert!(has_chain(Anchor::default()), "the leader keeps none");
+        assert!(has_chain(Anchor { next: u64::MAX, ..anchor }), "this node is not as far");
         replica.shutdown().await;
     }
 

@@ -33,6 +33,8 @@ pub enum Kind {
     Join = 0x49,
     /// A node that led asks its successor to remove it; the body is its id, u64.
     Leave = 0x4a,
+    /// A node tells the leader of its state; see `reconcile/replicas.rs`.
+    Compared = 0x4b,
     /// The answer to any of the above.
     Reply = 0xc0,
     /// The request was not executed; the body is text after the clock.
@@ -40,7 +42,7 @@ pub enum Kind {
 }
 
 impl Kind {
-    const ALL: [Self; 12] = [
+    const ALL: [Self; 13] = [
         Self::Hello,
         Self::Append,
         Self::Vote,
@@ -51,6 +53,7 @@ impl Kind {
         Self::SnapshotEnd,
         Self::Join,
         Self::Leave,
+        Self::Compared,
         Self::Reply,
         Self::Refused,
     ];

@@ -26,6 +26,7 @@ use super::peer_frame::{
     FRAME_BYTES_MAX, FRAME_BYTES_MAX_BEFORE_HELLO, Frame, Kind, put_frame, take_frame,
 };
 use super::peer_hello::HelloReply;
+use super::reconcile::{self, Word};
 use super::snapshot::{self, SnapshotHandle, aside, incoming_name};
 use super::types::{MemberNode, TypeConfig, Vote, is_credible, put_vote, take_node};
 use crate::log::{File, Storage};
@@ -229,6 +230,7 @@ impl Session {
                 let core = self.core.clone();
                 Box::pin(async move { leave(&core, &body).await })
             }
+            Kind::Compared => Box::pin(std::future::ready(compared(&self.core, self.peer, &body))),
             _ => {
                 let core = self.core.clone();
                 Box::pin(async move { raft(&core, kind, &body).await })
@@ -341,6 +343,17 @@ async fn leave(core: &Arc<Core>, body: &Bytes) -> Result<BytesMut, String> {
     core.admit()?;
     core.remove(id).await.map_err(|error| error.to_string())?;
     Ok(BytesMut::new())
+}
+
+/// Hears what a node says of its state.
+fn compared(core: &Core, peer: u64, body: &[u8]) -> Result<BytesMut, String> {
+    core.admit()?;
+    core.must_lead().map_err(|error| error.to_string())?;
+    let word = Word::decode(body).map_err(|_| "the message is cut short".to_owned())?;
+    let word = word.ok_or("this version does not know what is told")?;
+    let mut out = BytesMut::new();
+    out.put_u8(reconcile::hear(core, peer, word) as u8);
+    Ok(out)
 }
 
 /// # Errors

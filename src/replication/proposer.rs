@@ -167,10 +167,9 @@ impl Proposer {
         let alarms = self.core.take_alarms();
         alarms.iter().for_each(|divergence| batch::encode_diverged(own, divergence));
         let mut count = alarms.len() as u32;
-        let interval = self.core.options.reconcile;
-        if interval
-            .is_some_and(|interval| monotonic.saturating_sub(self.last_checkpoint) >= interval)
-        {
+        let since = monotonic.saturating_sub(self.last_checkpoint);
+        let is_time = self.core.options.reconcile.is_some_and(|interval| since >= interval);
+        if self.core.checkpoint_asked.swap(false, Ordering::Relaxed) || is_time {
             self.last_checkpoint = monotonic;
             batch::encode_checkpoint(own, &self.anchor());
             count += 1;

@@ -11,8 +11,8 @@
 //!      …       end: len u32 = 0 · crc32 u32 = ffffffff
 //! ```
 //!
-//! A file is written under a temporary name, synced, renamed, and the directory synced, before Raft
-//! hears of it: the log below it is purged after that. The bytes sent to a peer are the file's.
+//! A file is written under a temporary name, synced, compared with what the log makes (`reconcile`), renamed, and the
+//! directory synced, before Raft hears of it: the log below it is purged after that. The bytes sent to a peer are the file's.
 
 use std::io;
 use std::sync::Arc;
@@ -119,27 +119,27 @@ pub fn publish(
     Ok(name)
 }
 
-/// Writes a snapshot on a thread of its own; send it chunks, drop the sender, await the handle.
+/// Writes a snapshot on a thread of its own: send it chunks and an empty one after the last, await its size, and
+/// [`publish_built`] it.
 pub fn write(
     world: &World,
     storage: Arc<dyn Storage>,
     meta: &SnapshotMeta,
     events: Position,
-) -> io::Result<(mpsc::Sender<Bytes>, oneshot::Receiver<io::Result<SnapshotHandle>>)> {
+) -> io::Result<(mpsc::Sender<Bytes>, oneshot::Receiver<io::Result<u64>>)> {
     let (chunks, mut incoming) = mpsc::channel::<Bytes>(CHUNKS_QUEUED_MAX);
-    let (done, handle) = oneshot::channel();
+    let (done, bytes) = oneshot::channel();
     let meta = meta.clone();
     let body = async move {
         let result = write_all(storage.as_ref(), &meta, events, &mut incoming).await;
         if result.is_err() {
-            // Give the space back; the next start removes it too.
-            let _ = storage.remove(BUILDING);
+            discard_built(storage.as_ref());
         }
         // The builder may have been cancelled with its node.
         let _ = done.send(result);
     };
     world.threads.spawn("snapshot-write", Box::pin(body))?;
-    Ok((chunks, handle))
+    Ok((chunks, bytes))
 }
 
 async fn write_all(
@@ -147,7 +147,7 @@ async fn write_all(
     meta: &SnapshotMeta,
     events: Position,
     incoming: &mut mpsc::Receiver<Bytes>,
-) -> io::Result<SnapshotHandle> {
+) -> io::Result<u64> {
     let file = storage.create(BUILDING)?;
     let mut out = BytesMut::new();
     put_header(&mut out, meta, events);
@@ -175,7 +175,24 @@ async fn write_all(
     put_end(&mut out);
     let bytes = flush(&mut out)?;
     file.sync_data()?;
-    Ok(SnapshotHandle { name: publish(storage, BUILDING, meta.last_log_id)?, bytes })
+    Ok(bytes)
+}
+
+/// Publishes what [`write`] has written, on a thread of its own.
+pub async fn publish_built(
+    world: &World,
+    storage: Arc<dyn Storage>,
+    id: Option<RaftLogId>,
+    bytes: u64,
+) -> io::Result<SnapshotHandle> {
+    let deed = move || publish(storage.as_ref(), BUILDING, id);
+    let name = aside(world, "snapshot-publish", deed).await?;
+    Ok(SnapshotHandle { name, bytes })
+}
+
+/// Gives the space of what [`write`] has written back. What cannot be removed now is removed by the next start.
+pub fn discard_built(storage: &dyn Storage) {
+    let _ = storage.remove(BUILDING);
 }
 
 fn put_header(out: &mut BytesMut, meta: &SnapshotMeta, events: Position) {

@@ -15,12 +15,12 @@ use openraft::{EntryPayload, OptionalSend, RaftSnapshotBuilder};
 use super::api::Observer;
 use super::error::Error;
 use super::log_store::LogStore;
-use super::reconcile::Reconciler;
+use super::reconcile::{Proof, Reconciler, Verdict};
 use super::snapshot::{self, Loaded, SnapshotHandle};
 use super::types::{Entry, Outcomes, RaftLogId, SnapshotMeta, StoredMembership, TypeConfig};
 use crate::archive::{Archive, BATCH_BYTES, Notice};
 use crate::engine::batch::Batch;
-use crate::engine::{CellReader, EngineConfig, SnapshotCut, StockState};
+use crate::engine::{CellReader, EngineConfig, Fingerprint, SnapshotCut, StockState};
 use crate::events::{EventLog, EventOptions, Position};
 use crate::log::{Storage, is_full};
 use crate::protocol::ShardId;
@@ -116,9 +116,14 @@ impl Shared {
                 let done = applied.stock.apply(entry.log_id.index, &batch.0, out);
                 too_old =
                     done.too_old.then(|| batch.0.slice_ref(Batch::decode(&batch.0).ops.rest()));
-                if done.has_checkpoint && !applied.is_cut {
-                    let generation = applied.generation;
-                    applied.is_cut = self.reconciler.begin(&mut applied.stock, generation);
+                match done.checkpoint {
+                    None => (),
+                    Some(_) if applied.is_cut => self.reconciler.pass_over(),
+                    Some(anchor) => {
+                        let generation = applied.generation;
+                        let begun = self.reconciler.begin(&mut applied.stock, generation, anchor);
+                        applied.is_cut = begun;
+                    }
                 }
                 if let Some(archive) = &self.archive {
                     archive.tell_time(applied.stock.now().as_millis());
@@ -344,14 +349,15 @@ impl RaftSnapshotBuilder<TypeConfig> for SnapshotBuilder {
 impl SnapshotBuilder {
     async fn try_build(&self) -> io::Result<Snapshot> {
         self.take_cut().await;
-        let (mut cut, meta, events, generation) = {
+        let (mut cut, meta, events, next_event, generation) = {
             let mut applied = self.shared.lock();
             let meta = SnapshotMeta {
                 last_log_id: applied.last,
                 last_membership: applied.membership.clone(),
             };
             self.shared.archive_forgotten(&mut applied.stock);
-            let unknown = Position { next: applied.stock.next_event(), chain: [0; 32] };
+            let next_event = applied.stock.next_event();
+            let unknown = Position { next: next_event, chain: [0; 32] };
             let mark = self.shared.events.as_ref().map(|events| events.mark());
             let events = async move {
                 match mark {
@@ -359,16 +365,20 @@ impl SnapshotBuilder {
                     None => Ok(unknown),
                 }
             };
-            (applied.stock.begin_snapshot(), meta, events, applied.generation)
+            let cut = applied.stock.begin_snapshot();
+            (cut, meta, events, next_event, applied.generation)
         };
+        let index = meta.last_log_id.map_or(0, |id| id.index);
         let result = self.write_cut(&mut cut, &meta, events, generation).await;
-        let mut applied = self.shared.lock();
-        if applied.generation == generation {
-            applied.stock.end_snapshot(cut);
+        self.end_cut(cut, generation);
+        let (bytes, print) = result?;
+        let proof = Proof { index, next_event, print };
+        if self.shared.reconciler.prove(proof).await == Verdict::Refuse {
+            snapshot::discard_built(self.storage.as_ref());
+            return Err(io::ErrorKind::Interrupted.into());
         }
-        applied.is_cut = false;
-        drop(applied);
-        let handle = result?;
+        let (storage, id) = (self.storage.clone(), meta.last_log_id);
+        let handle = snapshot::publish_built(&self.world, storage, id, bytes).await?;
         self.shared.set_snapshot(&meta, handle.clone());
         Ok(Snapshot { meta, snapshot: handle })
     }
@@ -380,6 +390,15 @@ impl SnapshotBuilder {
         }
     }
 
+    /// Gives the engine's one cut back.
+    fn end_cut(&self, cut: SnapshotCut, generation: u64) {
+        let mut applied = self.shared.lock();
+        if applied.generation == generation {
+            applied.stock.end_snapshot(cut);
+        }
+        applied.is_cut = false;
+    }
+
     /// Copies the cut chunk by chunk, under short locks, to the thread that writes it.
     async fn write_cut(
         &self,
@@ -387,10 +406,11 @@ impl SnapshotBuilder {
         meta: &SnapshotMeta,
         events: impl Future<Output = io::Result<Position>>,
         generation: u64,
-    ) -> io::Result<SnapshotHandle> {
+    ) -> io::Result<(u64, Fingerprint)> {
         self.shared.flush_archive().await?;
         let events = events.await?;
-        let (chunks, handle) = snapshot::write(&self.world, self.storage.clone(), meta, events)?;
+        let (chunks, written) = snapshot::write(&self.world, self.storage.clone(), meta, events)?;
+        let mut print = Fingerprint::default();
         loop {
             let chunk = {
                 let mut applied = self.shared.lock();
@@ -400,18 +420,22 @@ impl SnapshotBuilder {
             let Some(chunk) = chunk else {
                 // The writer must have let go of its file before the next attempt makes it again.
                 drop(chunks);
-                return match handle.await {
+                return match written.await {
                     Ok(Ok(_)) | Err(_) => Err(io::ErrorKind::Interrupted.into()),
                     Ok(Err(error)) => Err(error),
                 };
             };
             // An empty chunk says that all were sent; a closed channel, that writing failed.
             let last = chunk.is_none();
+            if let Some(chunk) = &chunk {
+                print.add(chunk, |_, _| ());
+            }
             if chunks.send(chunk.unwrap_or_default()).await.is_err() || last {
                 break;
             }
             tokio::task::yield_now().await;
         }
-        handle.await.unwrap_or_else(|_| Err(io::ErrorKind::Interrupted.into()))
+        let bytes = written.await.unwrap_or_else(|_| Err(io::ErrorKind::Interrupted.into()))?;
+        Ok((bytes, print))
     }
 }

@@ -11,6 +11,7 @@ use openraft::async_runtime::watch::WatchReceiver;
 use openraft::{ReadPolicy, ServerState};
 use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
 
+use super::Replica;
 use super::api::{AdminError, Leadership, Refusal, Role, StopReason};
 use super::clock::{LeaderClock, SKEW_ALARM};
 use super::core::{Core, Tenure};
@@ -193,6 +194,7 @@ pub async fn do_chores(core: Arc<Core>) {
     let mut snapshot_log_bytes = 0;
     let (mut skewed, mut full) = (false, false);
     let mut unfinished = Unfinished::default();
+    let mut has_stepped_aside = false;
     loop {
         tokio::select! {
             _ = chores.tick() => (),
@@ -202,6 +204,9 @@ pub async fn do_chores(core: Arc<Core>) {
             finish_change(&core, &mut unfinished).await;
             promote_learners(&core).await;
             announce(&core).await;
+            if core.shared.reconciler.is_diverged() && core.has_told() && !has_stepped_aside {
+                has_stepped_aside = step_aside(&core).await;
+            }
         }
         snapshot_if_grown(&core, &mut snapshot_log_bytes).await;
         if core.is_full() != full {
@@ -223,6 +228,18 @@ pub async fn do_chores(core: Arc<Core>) {
             core.note(format_args!("the nodes' clocks {word}: {} ms apart", skew.as_millis()));
         }
     }
+}
+
+/// A leader whose state is wrong lets another lead, whose state is right as far as is known. `true`: it has tried all
+/// it can.
+async fn step_aside(core: &Arc<Core>) -> bool {
+    match (Replica { core: core.clone() }).transfer_leader(None).await {
+        Ok(id) => core.note(format_args!("node {id} leads: the state of this one is wrong")),
+        Err(AdminError::LastVoter) => (),
+        // Nobody is ready, or in reach.
+        Err(_) => return false,
+    }
+    true
 }
 
 /// Tells the members where a leader is that has been started with other addresses than they know, or was restored.

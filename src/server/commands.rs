@@ -6,6 +6,7 @@ use bytes::BytesMut;
 
 use super::answer::Value;
 use super::past;
+use super::reconcile;
 use super::shared::Shared;
 use super::status::{self, Before};
 use super::words::escape;
@@ -38,7 +39,14 @@ const HELP: &[(&str, &str)] = &[
     ("why WAREHOUSE SKU [N]", "what is in a cell, and the last N events that made it so"),
     ("asof SEQ|TIME WAREHOUSE SKU", "a cell after event SEQ, or at a moment: 2026-11-30T12:00:00Z"),
     ("asof SEQ|TIME ID", "what a reservation held then"),
-    ("reconcile", "is this node's state what its log makes? How far that is, and where it is not"),
+    (
+        "reconcile",
+        "is this node's state what its log makes? Where not: both values and the events since it was",
+    ),
+    (
+        "reconcile now",
+        "compare the states of all nodes at once, not only every --reconcile (on the leader)",
+    ),
     ("history ID", "all events about a reservation, a transfer or a stock write"),
     ("add ID CLIENT_ADDR PEER_ADDR", "take a node into the cluster (on the leader)"),
     ("remove ID", "take a node out of the cluster (on the leader)"),
@@ -82,7 +90,8 @@ pub(super) async fn run(shared: &Arc<Shared>, words: &[Vec<u8>], before: &mut Be
         },
         (b"asof", [point, warehouse, sku]) => past::cell_as_of(shared, point, warehouse, sku).await,
         (b"asof", [point, id]) => past::hold_as_of(shared, point, id).await,
-        (b"reconcile", []) => Ok(status::reconcile(shared)),
+        (b"reconcile", []) => reconcile::found(shared).await,
+        (b"reconcile", [b"now"]) => reconcile::begin(shared),
         (b"history", [id]) => past::history(shared, id).await,
         (b"add", [id, client, peer]) => add(shared, id, client, peer).await,
         (b"remove", [id]) => remove(shared, id).await,
@@ -141,7 +150,7 @@ fn version() -> Value {
     ])
 }
 
-fn done(what: &str) -> Value {
+pub(super) fn done(what: &str) -> Value {
     Value::Object(vec![("done", what.into())])
 }
 

@@ -32,6 +32,7 @@ mod metrics;
 mod outbox;
 mod past;
 mod reads;
+mod reconcile;
 mod session;
 mod shared;
 mod status;

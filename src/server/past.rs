@@ -11,6 +11,7 @@
 
 use std::collections::BTreeMap;
 use std::io;
+use std::ops::Range;
 use std::sync::Arc;
 use std::time::{Duration, UNIX_EPOCH};
 
@@ -34,14 +35,14 @@ const CATCH_UP: Duration = Duration::from_secs(10);
 type Fields = Vec<(&'static str, Value)>;
 
 /// What was, and how to say it.
-struct Told {
+pub(super) struct Told {
     shared: Arc<Shared>,
     past: Past,
 }
 
 impl Told {
     /// Waits until all that is applied can be read.
-    async fn open(shared: &Arc<Shared>, cell: Option<CellHandle>) -> Result<Self, String> {
+    pub async fn open(shared: &Arc<Shared>, cell: Option<CellHandle>) -> Result<Self, String> {
         let events = shared.replica.events().cloned();
         let events = events.ok_or("this node keeps no events (--events 0s); ask another one")?;
         let (next, live) = shared.replica.with_state(|state| {
@@ -57,10 +58,10 @@ impl Told {
     }
 
     /// Does what may wait for the disk.
-    async fn aside(
+    pub async fn aside<T: Send + 'static>(
         self,
-        deed: impl FnOnce(&Self) -> Result<Value, String> + Send + 'static,
-    ) -> Result<Value, String> {
+        deed: impl FnOnce(&Self) -> Result<T, String> + Send + 'static,
+    ) -> Result<T, String> {
         let (done, answer) = oneshot::channel();
         let world = self.shared.world.clone();
         let body = async move {
@@ -157,13 +158,12 @@ pub(super) async fn why(
 
 impl Told {
     fn why(&self, cell: CellHandle, shown: usize, mut fields: Fields) -> Result<Value, String> {
-        let (past, mut lines, mut first) = (&self.past, Vec::new(), None);
-        let is_all = past.latest(cell, shown, |event| {
-            lines.push(self.line(event));
+        let (past, mut first) = (&self.past, None);
+        let told = self.latest(cell, past.oldest()..past.next(), shown, |event| {
             first = event.change.and_then(|change| change.before());
         });
-        let is_whole = is_all.map_err(said)? && past.oldest() == 1;
-        lines.reverse();
+        let (is_all, mut lines) = told?;
+        let is_whole = is_all && past.oldest() == 1;
         if let Some(was) = past.cell_before(cell, past.next()).map_err(said)? {
             fields.extend(counted(&was));
         }
@@ -177,6 +177,26 @@ impl Told {
         lines.insert(0, before);
         fields.push(("events", Value::Lines(lines)));
         Ok(Value::Object(fields))
+    }
+}
+
+impl Told {
+    /// The latest events about a cell in a range, the oldest first, and whether these are all. Each is shown to `visit`,
+    /// the newest first.
+    pub fn latest(
+        &self,
+        cell: CellHandle,
+        range: Range<u64>,
+        shown: usize,
+        mut visit: impl FnMut(&Event<'_>),
+    ) -> Result<(bool, Vec<String>), String> {
+        let mut lines = Vec::new();
+        let is_all = self.past.latest(cell, range, shown, |event| {
+            lines.push(self.line(event));
+            visit(event);
+        });
+        lines.reverse();
+        Ok((is_all.map_err(said)?, lines))
     }
 }
 

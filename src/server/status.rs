@@ -8,9 +8,8 @@ use super::metrics::read;
 use super::outbox::Outbox;
 use super::shared::{Phase, Shared};
 use super::words::escape;
-use crate::engine::Difference;
 use crate::events::EventStats;
-use crate::replication::{Member, NodeInfo, Status};
+use crate::replication::{Member, NodeInfo, ReconcileStatus, Status};
 
 type Fields = Vec<(&'static str, Value)>;
 
@@ -37,6 +36,7 @@ pub(super) fn status(shared: &Shared) -> Value {
         ("stock", stock(&status)),
         ("archive", archive(&status)),
         ("events", status.events.as_ref().map_or(Value::Object(Vec::new()), events)),
+        ("reconcile", reconcile(&status.reconcile)),
         ("members", members(&status)),
     ])
 }
@@ -105,6 +105,27 @@ fn events(events: &EventStats) -> Value {
         ("event_bytes_waiting", events.waiting_bytes.into()),
         ("events_failing", events.is_failing.into()),
     ])
+}
+
+/// What is known of the comparisons; all but the first two are counters and indexes that only grow.
+fn reconcile(reconcile: &ReconcileStatus) -> Value {
+    let running = reconcile.running.as_ref().map(progress);
+    Value::Object(vec![
+        ("diverged", reconcile.alarm.is_some().into()),
+        ("chain_differs", reconcile.chain_differs_at.is_some().into()),
+        ("reconciled", reconcile.rounds.into()),
+        ("reconciled_index", reconcile.index.into()),
+        ("reconcile_given_up", reconcile.given_up.into()),
+        ("agreed_index", reconcile.agreed_index.into()),
+        ("snapshots_compared", reconcile.snapshots.0.into()),
+        ("snapshots_not_compared", reconcile.snapshots.1.into()),
+        ("reconciling", running.into()),
+    ])
+}
+
+/// What is being done, how much of it, of how much.
+pub(super) fn progress((what, done, all): &(&'static str, u64, u64)) -> String {
+    format!("{what}: {done} of {all}, {} %", 100 * u128::from(*done) / u128::from((*all).max(1)))
 }
 
 /// One row for each node of the cluster.
@@ -250,37 +271,4 @@ fn state_word(shared: &Shared, disk_full: bool) -> &'static str {
     } else {
         "running"
     }
-}
-
-/// Is the state what the log makes of it? Where it is not, both values.
-pub(super) fn reconcile(shared: &Shared) -> Value {
-    let found = shared.replica.status().reconcile;
-    let running = found.running.map(|(what, done, all)| match all {
-        0 => what.to_owned(),
-        all => format!("{what}: {done} of {all}"),
-    });
-    let cells = shared.replica.cells();
-    let row = |difference: &Difference| {
-        let names = difference.cell.and_then(|cell| cells.names(cell));
-        let name = names.map(|(warehouse, sku)| format!("{} {}", escape(warehouse), escape(sku)));
-        vec![
-            ("part", difference.part.into()),
-            ("number", u64::from(difference.number).into()),
-            ("cell", name.map_or(Value::None, Value::Text)),
-            ("id", difference.id.map_or(Value::None, |id| Value::Text(id.to_string()))),
-            ("in_memory", Value::Text(difference.live.clone())),
-            ("by_the_log", Value::Text(difference.replayed.clone())),
-        ]
-    };
-    Value::Object(vec![
-        ("diverged", found.diverged_at.is_some().into()),
-        ("diverged_at", found.diverged_at.map(|index| index as i64).into()),
-        ("rounds", found.rounds.into()),
-        ("given_up", found.given_up.into()),
-        ("index", found.index.into()),
-        ("at_ms", found.at.as_millis().into()),
-        ("digest", Value::Text(format!("{:016x}", found.digest))),
-        ("running", running.map_or(Value::None, Value::Text)),
-        ("differences", Value::Table(found.differences.iter().map(row).collect())),
-    ])
 }

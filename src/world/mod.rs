@@ -11,6 +11,7 @@
 //! - no default hash order: `clippy.toml` refuses the standard hash maps.
 
 mod clock;
+mod memory;
 pub mod net;
 mod pace;
 mod random;
@@ -42,5 +43,11 @@ impl World {
             random: Arc::new(RealRandom::new()),
             threads: Arc::new(RealThreads),
         }
+    }
+
+    /// Bytes of memory that can be taken before somebody has to give way; `None`: nobody tells. No decision about
+    /// stock may depend on it.
+    pub fn memory_available(&self) -> Option<u64> {
+        memory::available()
     }
 }
