@@ -1,4 +1,4 @@
-//! Which ids a run, or keys a block of events, surely does not have: a Bloom filter in blocks of one cache line
+//! Which ids a run surely does not have: a Bloom filter in blocks of one cache line
 //! (Putze, Sanders, Singler, "Cache-, Hash- and Space-Efficient Bloom Filters", 2007), so that a miss costs one.
 //!
 //! Filters of libraries live in memory; this one is read in its file, where it takes none.
@@ -11,7 +11,7 @@ const BITS_PER_ID: u64 = 10;
 const PROBES: u32 = 6;
 
 /// Bytes of a filter for so many ids.
-pub(crate) fn bytes_for(ids: u64) -> u64 {
+pub(super) fn bytes_for(ids: u64) -> u64 {
     let blocks = (ids * BITS_PER_ID).div_ceil(BLOCK_BYTES as u64 * 8).max(1);
     blocks * BLOCK_BYTES as u64
 }
@@ -32,13 +32,13 @@ fn bits_of(hash: u64) -> impl Iterator<Item = (usize, u8)> {
 }
 
 /// Adds an id to a filter.
-pub(crate) fn add(filter: &mut [u8], hash: u64) {
+pub(super) fn add(filter: &mut [u8], hash: u64) {
     let block = block_of(filter.len(), hash);
     bits_of(hash).for_each(|(byte, bit)| filter[block + byte] |= bit);
 }
 
 /// May the id be there? `false` is certain.
-pub(crate) fn may_have(filter: &[u8], hash: u64) -> bool {
+pub(super) fn may_have(filter: &[u8], hash: u64) -> bool {
     let block = block_of(filter.len(), hash);
     let block = filter.get(block..block + BLOCK_BYTES);
     block.is_none_or(|block| bits_of(hash).all(|(byte, bit)| block[byte] & bit != 0))

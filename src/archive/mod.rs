@@ -16,7 +16,7 @@
 //!   built is published after that, and the log below it purged. One that was installed is not waited for.
 //! - A record goes from batch to table to run; whoever looks in this order misses none.
 
-pub(crate) mod filter;
+mod filter;
 mod keeper;
 mod run;
 

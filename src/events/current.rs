@@ -12,6 +12,10 @@ use crate::protocol::event::EventRecord;
 /// So much is written before it is synced, and stays in memory until it is. The Raft log's syncs share the disk.
 pub(super) const SYNC_BYTES: usize = 4 << 20;
 
+/// So much of what is synced stays in the system's memory, for whoever follows. The rest of it is as good as never read;
+/// without this, all memory fills with events, and each new page is one that nobody has touched for long.
+pub(super) const CACHED_BYTES: u64 = 16 << 20;
+
 /// The segment that is written, and what of it is not on disk for sure.
 ///
 /// ```text
@@ -24,6 +28,10 @@ pub(super) struct Current {
     file: Arc<dyn File>,
     builder: Builder,
     synced: u64,
+    /// So much of the beginning is not in the system's memory any more.
+    uncached: u64,
+    /// The segment before, while it is there.
+    before: Option<Arc<Segment>>,
     unsynced: Vec<u8>,
     /// How many of the unsynced bytes are written.
     written: usize,
@@ -41,6 +49,8 @@ impl Current {
             file,
             builder: Builder::new(&header.start.chain),
             synced: 0,
+            uncached: 0,
+            before: None,
             unsynced: header.encode().to_vec(),
             written: 0,
             next: header.start.next,
@@ -119,7 +129,23 @@ impl Current {
         self.synced += self.written as u64;
         self.unsynced.drain(..self.written);
         self.written = 0;
+        self.uncache();
         Ok(())
+    }
+
+    /// Gives memory back.
+    fn uncache(&mut self) {
+        let Some(end) = self.synced.checked_sub(CACHED_BYTES) else { return };
+        if let Some(before) = self.before.take() {
+            before.uncache(0..before.file_bytes());
+        }
+        self.segment.uncache(self.uncached..end);
+        self.uncached = end;
+    }
+
+    /// The next one.
+    pub fn follow(&mut self, before: Option<Arc<Segment>>) {
+        self.before = before;
     }
 
     /// Syncs the records, which are all written, and then the footer: where one is, all records are.

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! index, 72 bytes for each block             filters, from the next multiple of 64 on
-//!  0  8 where it begins in the file           of each block, one after the other (archive/filter.rs);
+//!  0  8 where it begins in the file           of each block, one after the other (events/filter.rs);
 //!  8  8 its first sequence number             keys are hashed with the first eight bytes of the chain
 //! 16  8 `at` of its first record, µs          before the segment as seed
 //! 24  8 log index of its first record
@@ -19,17 +19,15 @@ use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
 
+use super::filter::{self, Filter};
 use super::key::Key;
 use super::segment::{FOOTER_ALIGN, HEADER_BYTES, Trailer, array, word};
-use crate::archive::filter;
 use crate::protocol::event::EventRecord;
 
 /// A block is closed before it would have more bytes, unless one record has.
 pub(super) const BLOCK_BYTES: u64 = 64 << 10;
 /// Bytes for a block in the index.
 pub(super) const ENTRY_BYTES: usize = 72;
-/// Keys that came lately, so that most come only once into a filter: a cell that is in every event.
-const RECENT_KEYS: usize = 1 << 12;
 
 const FILTER_ALIGN: usize = FOOTER_ALIGN as usize;
 
@@ -188,9 +186,8 @@ pub(super) struct Builder {
     last: Option<Block>,
     /// Where the last block ends.
     end: u64,
-    /// Hashes of the last block's keys; `None`: some are not known.
-    keys: Option<Vec<u64>>,
-    recent: Vec<u64>,
+    /// Of the last block's keys; `None`: some are not known.
+    filter: Option<Filter>,
 }
 
 impl Builder {
@@ -201,8 +198,7 @@ impl Builder {
             closed: Arc::default(),
             last: None,
             end: HEADER_BYTES as u64,
-            keys: Some(Vec::new()),
-            recent: nothing_recent().collect(),
+            filter: None,
         }
     }
 
@@ -213,46 +209,37 @@ impl Builder {
         if self.end - begun + bytes > BLOCK_BYTES {
             self.close();
         }
-        let header = record.header();
-        self.last.get_or_insert(Block {
-            offset: self.end,
-            first: header.first,
-            at_us: header.at_us,
-            log_index: header.index,
-            chain: *chain_before,
-        });
+        if self.last.is_none() {
+            let header = record.header();
+            self.last = Some(Block {
+                offset: self.end,
+                first: header.first,
+                at_us: header.at_us,
+                log_index: header.index,
+                chain: *chain_before,
+            });
+            // A record that is larger has a block to itself.
+            self.filter = Some(Filter::for_bytes(bytes.max(BLOCK_BYTES) as usize));
+        }
         self.end += bytes;
         self.add_keys(record);
     }
 
     fn add_keys(&mut self, record: &EventRecord<'_>) {
         for event in record.events() {
-            let (Ok(event), Some(keys)) = (event, &mut self.keys) else {
+            let (Ok(event), Some(filter)) = (event, &mut self.filter) else {
                 // A kind of a later version: nobody knows what it is about.
-                self.keys = None;
+                self.filter = None;
                 return;
             };
-            for key in Key::all_of(&event) {
-                let hash = key.hash(self.seed);
-                let recent = &mut self.recent[hash as usize % RECENT_KEYS];
-                if *recent != hash {
-                    *recent = hash;
-                    keys.push(hash);
-                }
-            }
+            Key::all_of(&event).for_each(|key| filter.add(key.hash(self.seed)));
         }
     }
 
     fn close(&mut self) {
         let Some(block) = self.last.take() else { return };
-        let filter = self.keys.take().map_or_else(Vec::new, |keys| {
-            let mut filter = vec![0; filter::bytes_for(keys.len() as u64) as usize];
-            keys.iter().for_each(|hash| filter::add(&mut filter, *hash));
-            filter
-        });
+        let filter = self.filter.take().map_or_else(Vec::new, Filter::finish);
         Arc::make_mut(&mut self.closed).push(Arc::new(ClosedBlock { block, filter }));
-        self.keys = Some(Vec::new());
-        self.recent.iter_mut().zip(nothing_recent()).for_each(|(slot, nothing)| *slot = nothing);
     }
 
     /// As it is now.
@@ -280,11 +267,6 @@ impl Builder {
         self.closed.iter().for_each(|closed| out.extend_from_slice(&closed.filter));
         (out, self.closed.len() as u64)
     }
-}
-
-/// What is in the slots of recent keys before any came: nothing that a key would leave in that slot.
-fn nothing_recent() -> impl Iterator<Item = u64> {
-    (0..RECENT_KEYS as u64).map(|slot| !slot)
 }
 
 /// The seed of a segment's hashes.

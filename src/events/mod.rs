@@ -21,6 +21,7 @@
 mod current;
 mod dir;
 mod error;
+mod filter;
 mod index;
 mod key;
 mod open;

@@ -10,7 +10,7 @@
 //!
 //! header, 64 bytes                       trailer, the last 96 bytes of the file
 //!  0  8 magic "STKDEVTS"                  0  8 magic "STKDEVTE"
-//!  8  4 format = 1                        8  4 format = 1
+//!  8  4 format = 2                        8  4 format = 2
 //! 12  4 crc32 of bytes 16..64            12  4 crc32 of bytes 16..96
 //! 16  8 first sequence number            16  8 where the records end
 //! 24 32 chain before it                  24  8 blocks
@@ -43,7 +43,7 @@ use crate::protocol::ShardId;
 
 const MAGIC: &[u8; 8] = b"STKDEVTS";
 const MAGIC_END: &[u8; 8] = b"STKDEVTE";
-const FORMAT: u32 = 1;
+const FORMAT: u32 = 2;
 /// A disk writes so many bytes or none of them.
 const SECTOR_BYTES: u64 = 512;
 /// A flag of the header.
@@ -314,6 +314,11 @@ impl Segment {
     /// Readers may read so far.
     pub fn publish(&self, records_end: u64, next: u64, last_at_us: u64, index: Index) {
         *self.lock() = State { records_end, next, last_at_us, file_bytes: records_end, index };
+    }
+
+    /// Nobody will read so much of its beginning soon.
+    pub fn uncache(&self, bytes: Range<u64>) {
+        self.file.uncache(bytes);
     }
 
     /// It is on disk for good.

@@ -172,7 +172,8 @@ impl Writer {
             let file = storage.create(&name_of(self.position.next))?;
             storage.sync_dir()?;
             let path = storage.path(&name_of(self.position.next));
-            let current = Current::begin(header, path, file);
+            let mut current = Current::begin(header, path, file);
+            current.follow(self.log.segments().last().cloned());
             self.log.add_segment(current.segment.clone());
             (self.current, self.is_after_gap) = (Some(current), false);
         }

@@ -4,6 +4,7 @@
 //! segment and is tried again. So keeping them never costs a sale, and nobody else has to know of them.
 
 use std::io;
+use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -87,6 +88,10 @@ impl File for YieldingFile {
     /// Not repeated: the kernel would say yes to bytes that are nowhere.
     fn sync_data(&self) -> io::Result<()> {
         self.file.sync_data()
+    }
+
+    fn uncache(&self, bytes: Range<u64>) {
+        self.file.uncache(bytes);
     }
 
     fn truncate(&self, bytes: u64) -> io::Result<()> {

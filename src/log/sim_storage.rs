@@ -17,6 +17,7 @@
 
 use std::collections::BTreeMap;
 use std::io;
+use std::ops::Range;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -446,6 +447,8 @@ impl File for SimFile {
             }
         }
     }
+
+    fn uncache(&self, _: Range<u64>) {}
 
     fn bytes(&self) -> io::Result<u64> {
         let disk = lock(&self.disk);

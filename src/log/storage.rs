@@ -11,12 +11,15 @@
 
 use std::fs;
 use std::io;
+use std::num::NonZeroU64;
+use std::ops::Range;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use rustix::fs::{Advice, fadvise};
 
 use super::{Error, mmap};
 
@@ -126,6 +129,9 @@ pub trait File: Send + Sync {
     /// What the operating system says. Nobody knows then what is on disk; a second call may say yes
     /// without any reason, so do not make one.
     fn sync_data(&self) -> io::Result<()>;
+
+    /// Nobody will read these bytes soon, which are on disk: the system may have the memory in which it keeps them. A hint.
+    fn uncache(&self, bytes: Range<u64>);
 
     /// Shortens the file to so many bytes. Only for files that nobody has mapped: whoever reads what is
     /// gone from a mapping dies of it. Without a sync, what was cut off may be back after a power cut.
@@ -263,6 +269,14 @@ impl File for RealFile {
 
     fn sync_data(&self) -> io::Result<()> {
         self.0.sync_data()
+    }
+
+    fn uncache(&self, bytes: Range<u64>) {
+        let len = NonZeroU64::new(bytes.end.saturating_sub(bytes.start));
+        if len.is_some() {
+            // A system that does not take hints keeps the bytes.
+            let _ = fadvise(&self.0, bytes.start, len, Advice::DontNeed);
+        }
     }
 
     fn truncate(&self, bytes: u64) -> io::Result<()> {
