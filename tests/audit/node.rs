@@ -37,12 +37,18 @@ pub struct Life {
 pub fn life() -> &'static Life {
     static LIFE: OnceLock<Life> = OnceLock::new();
     LIFE.get_or_init(|| {
-        let files = live(true);
+        let files = live(true, None);
         let disk = disk_of(&files);
         let name = newest_checkpoint(&disk).unwrap().unwrap();
         let loaded = load_checkpoint(&disk, &name, &EngineConfig::default(), &mut |_, _| ());
         Life { files, next: loaded.unwrap().events.next }
     })
+}
+
+/// The files of a node that made a CHECKPOINT in every entry that it proposed.
+pub fn watched() -> &'static Files {
+    static WATCHED: OnceLock<Files> = OnceLock::new();
+    WATCHED.get_or_init(|| live(true, Some(Duration::ZERO)))
 }
 
 #[derive(Default)]
@@ -129,8 +135,8 @@ async fn trade(replica: &Replica, rounds: std::ops::Range<u16>) {
     assert!(replica.cells().details(CellHandle(2)).is_some());
 }
 
-/// Starts a node, and waits until it leads.
-async fn start(directory: &Path) -> Replica {
+/// Starts a node, and waits until it leads. `reconcile`: how often it makes a CHECKPOINT.
+async fn start(directory: &Path, reconcile: Option<Duration>) -> Replica {
     let address = || "127.0.0.1:0".to_owned();
     let events = EventOptions { segment_bytes: SEGMENT_BYTES, ..EventOptions::default() };
     let options = ReplicaOptions {
@@ -146,7 +152,7 @@ async fn start(directory: &Path) -> Replica {
         lease_reads: false,
         archive: None,
         events: Some(events),
-        reconcile: None,
+        reconcile,
         draining: Arc::default(),
         notice: Arc::new(|line| eprintln!("{line}")),
         observer: None,
@@ -170,11 +176,11 @@ async fn start(directory: &Path) -> Replica {
 }
 
 /// The files that a node leaves which was restarted once, and was looked at also while it ran.
-pub fn live(with_snapshot: bool) -> Files {
+pub fn live(with_snapshot: bool, reconcile: Option<Duration>) -> Files {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let directory = tempfile::tempdir().unwrap();
     runtime.block_on(async {
-        let replica = start(directory.path()).await;
+        let replica = start(directory.path(), reconcile).await;
         trade(&replica, 0..12).await;
         if with_snapshot {
             replica.snapshot().await.unwrap();
@@ -182,7 +188,7 @@ pub fn live(with_snapshot: bool) -> Files {
         trade(&replica, 12..18).await;
         replica.shutdown().await;
         drop(replica);
-        let replica = start(directory.path()).await;
+        let replica = start(directory.path(), reconcile).await;
         trade(&replica, 18..24).await;
         // Nobody waits for events to be written but who asks.
         replica.events().unwrap().mark().await.unwrap();
