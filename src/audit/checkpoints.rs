@@ -149,19 +149,16 @@ impl Checkpoints {
     }
 
     /// `false`: there is nothing to compare it with.
-    fn check_anchor(
-        &self,
-        sequence: u64,
-        anchor: &Anchor,
-        wrong: &mut dyn FnMut(String),
-    ) -> bool {
+    fn check_anchor(&self, sequence: u64, anchor: &Anchor, wrong: &mut dyn FnMut(String)) -> bool {
         let said = Position { next: anchor.next, chain: anchor.chain };
         if said.next == 0 || !said.has_chain() {
             return false;
         }
         if said.next > self.first {
             let next = said.next;
-            wrong(format!("event {sequence} says what the chain is before event {next}, a later one"));
+            wrong(format!(
+                "event {sequence} says what the chain is before event {next}, a later one"
+            ));
             return true;
         }
         match self.recent.before(said.next) {
@@ -220,5 +217,92 @@ impl Recent {
             true => Some(Ok(*before)),
             false => (next < *end).then_some(Err(before.next)),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::protocol::event::{Cause, CellChange, EventRecord, RecordWriter};
+    use crate::protocol::{CellHandle, Reader, ReservationId, ShardId};
+
+    const ID: ReservationId = ReservationId([7; 16]);
+
+    /// A cell with two units more, two of them damaged; and a CHECKPOINT that says it.
+    fn record(first: u64, totals: &Totals, anchor: &Anchor) -> Vec<u8> {
+        let mut writer = RecordWriter::begin(Vec::new(), ShardId(0), first, first, first);
+        let cell = CellHandle(3);
+        let delta = Counts { on_hand: 2, blocked: [2, 0, 0, 0], ..Counts::default() };
+        let nothing = Counts::default();
+        let made = CellChange { cell, after: nothing, delta: nothing };
+        writer.cell_event(&Cause::new(EventKind::CellDefined, ID), &made, false);
+        let returned = CellChange { cell, after: delta, delta };
+        writer.cell_event(&Cause::new(EventKind::Returned, ID), &returned, true);
+        let bytes = Checkpoint::encode(totals, anchor);
+        let body = EventBody::Checkpoint(Checkpoint::of(&bytes));
+        writer.event(&Cause { id: None, body, ..Cause::new(EventKind::Checkpoint, ID) });
+        writer.finish()
+    }
+
+    fn wrong_with(checkpoints: &mut Checkpoints, before: Position, record: &[u8]) -> Vec<String> {
+        let mut bytes = record.to_vec();
+        crate::protocol::event::seal(&mut bytes);
+        let record = EventRecord::take(&mut Reader::new(&bytes)).unwrap();
+        checkpoints.begin_record(before, record.header());
+        let mut wrong = Vec::new();
+        for event in record.events() {
+            checkpoints.add(&event.unwrap(), &mut |what| wrong.push(what));
+        }
+        wrong
+    }
+
+    #[test]
+    fn totals_are_what_the_deltas_add_up_to_right_where_it_stands() {
+        let mut totals = Totals { cells: 1, active: 9, ..Totals::default() };
+        (totals.sums[0], totals.sums[3]) = (2, 2);
+        let mut checkpoints = Checkpoints::new();
+        checkpoints.begin_at(&Position::START);
+        let nobody = Anchor::default();
+        let right = record(1, &totals, &nobody);
+        assert_eq!(wrong_with(&mut checkpoints, Position::START, &right), Vec::<String>::new());
+        // It is said again, though there is more by now. Then it is believed.
+        let text =
+            ["event 6 says that the number of cells is 1 in all; the events up to it add up to 2"];
+        let behind = Position { next: 4, chain: [4; 32] };
+        assert_eq!(wrong_with(&mut checkpoints, behind, &record(4, &totals, &nobody)), text);
+        let mut more = Totals { cells: 2, ..totals };
+        (more.sums[0], more.sums[3]) = (4, 3);
+        let text = ["event 9 says that damaged is 3 in all; the events up to it add up to 4"];
+        let behind = Position { next: 7, chain: [7; 32] };
+        assert_eq!(wrong_with(&mut checkpoints, behind, &record(7, &more, &nobody)), text);
+        assert_eq!(checkpoints.checked, Checked { seen: 3, compared: 3, totals: 3, chains: 0 });
+        checkpoints.forget();
+        let behind = Position { next: 10, chain: [9; 32] };
+        let unknown = record(10, &totals, &nobody);
+        assert_eq!(wrong_with(&mut checkpoints, behind, &unknown), Vec::<String>::new());
+        assert_eq!(checkpoints.checked, Checked { seen: 4, compared: 3, totals: 3, chains: 0 });
+    }
+
+    #[test]
+    fn a_position_is_known_as_long_as_an_anchor_may_be_back() {
+        let at = |next: u64| Position { next, chain: [next as u8; 32] };
+        let mut recent = Recent::default();
+        assert_eq!(recent.before(1), None);
+        // Records of two events, and 100 that are missing.
+        let firsts = |from: u64, count: usize| (from..).step_by(2).take(count);
+        let (first, last) = (101, 99 + 2 * RECENT_MAX as u64);
+        firsts(first, RECENT_MAX).for_each(|first| recent.push(at(first), first + 2));
+        assert_eq!(recent.before(first - 1), None);
+        assert_eq!(recent.before(first), Some(Ok(at(first))));
+        assert_eq!(recent.before(last), Some(Ok(at(last))));
+        assert_eq!(recent.before(last + 1), Some(Err(last)), "inside it");
+        firsts(last + 102, 2).for_each(|first| recent.push(at(first), first + 2));
+        assert_eq!(recent.records.len(), RECENT_MAX);
+        assert_eq!(recent.before(first + 2), None, "too far back");
+        assert_eq!(recent.before(first + 4), Some(Ok(at(first + 4))));
+        for missing in [last + 2, last + 50, last + 101] {
+            assert_eq!(recent.before(missing), None, "{missing}");
+        }
+        assert_eq!(recent.before(last + 102), Some(Ok(at(last + 102))));
     }
 }

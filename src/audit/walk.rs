@@ -157,7 +157,8 @@ impl<'a> Walk<'a> {
             && let Some(totals) = sums.checkpoints.totals()
             && let Some((name, found, expected)) = difference(&stock.totals(), totals)
         {
-            let what = format!("{name} is {found} in all; the events up to it add up to {expected}");
+            let what =
+                format!("{name} is {found} in all; the events up to it add up to {expected}");
             findings.about(state, what);
         }
     }

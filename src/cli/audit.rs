@@ -82,8 +82,8 @@ fn print(report: &Report) {
 
 /// What of CHECKPOINTs was compared.
 fn compared(checkpoints: &Checked) -> String {
-    let [seen, totals, chains] =
-        [checkpoints.seen, checkpoints.totals, checkpoints.chains].map(|count| grouped(count.into()));
+    let [seen, totals, chains] = [checkpoints.seen, checkpoints.totals, checkpoints.chains]
+        .map(|count| grouped(count.into()));
     format!("{seen} CHECKPOINTs; compared: of {totals} the totals, of {chains} the chain")
 }
 
