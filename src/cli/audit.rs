@@ -129,8 +129,8 @@ fn print_proof(proof: &Proof) {
     println!("digest     {}", hex(digest));
     println!(
         "It proves, if the last chain is that of the cluster: these are all events {first}..{last}, in their order \
-         and as they were; what each says was in its cell is what the one before has left there; and the names of \
-         the {} cells that are defined among them.",
+         and as they were; what each says was in its cell is what the one before has left there, and what CHECKPOINTs \
+         say fits as far as it was compared; and the names of the {} cells that are defined among them.",
         count(*defined)
     );
     println!(
