@@ -2,6 +2,9 @@
 //!
 //! ```text
 //!   events on disk  ──▶ checksums, numbers, chain ──▶ ledger: what is in each cell          (sums.rs)
+//!       │                    │                          │
+//!       ▼                    ▼ at an earlier event      ▼ over all cells
+//!   CHECKPOINTs ──────▶ the same chain?             the same totals?                        (checkpoints.rs)
 //!                            │                          │
 //!                            ▼ at its position          ▼ at its position
 //!   newest snapshot ──▶ the same chain?             the same counters?                      (walk.rs, counters.rs)
@@ -13,7 +16,7 @@
 //!                        reservations against counters: no unit is held twice or by nobody
 //! ```
 //!
-//! Four witnesses of the same history, each of which would have to be changed in the same way, and the chain makes
+//! Four witnesses of the same history, and the leaders of its time, whose CHECKPOINTs are in it, each of which would have to be changed in the same way, and the chain makes
 //! that a change of everything that comes later. What none of them can tell: a directory that was made anew as a
 //! whole. Somebody who has noted a chain elsewhere can (see [`evidence`]).
 //!
@@ -28,6 +31,7 @@
 //! Left out on purpose: the archive of old ids, which nothing is decided by; the tail of the log that is not known to
 //! be committed.
 
+mod checkpoints;
 mod counters;
 mod derived;
 pub mod evidence;
@@ -38,6 +42,7 @@ mod source;
 mod sums;
 mod walk;
 
+pub use checkpoints::Checked;
 pub use counters::{Difference, compare};
 pub use findings::{FINDINGS_MAX, Finding, Findings};
 pub use replay::{Replay, empty};
@@ -114,6 +119,7 @@ fn look(
     walk.finish();
     report.took = clock.monotonic().saturating_sub(began);
     (report.events, report.records) = (walk.sums.events, walk.sums.records);
+    report.checkpoints = walk.sums.checkpoints.checked;
     (report.first, report.end, report.compared) =
         (first.unwrap_or_default(), walk.end, walk.compared);
     let derived = walk.derived.take();
@@ -162,7 +168,7 @@ fn state_of(
             file: checkpoint.file.clone(),
             position: checkpoint.events,
             is_own: own.is_some_and(|record| record.term == checkpoint.term),
-            has_chain: checkpoint.events.chain != [0; 32] || checkpoint.events.next == 1,
+            has_chain: checkpoint.events.has_chain(),
         }
     });
     if mark.is_none() {

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use super::checkpoints::Checked;
 use super::findings::Findings;
 use crate::events::Position;
 
@@ -28,6 +29,8 @@ pub struct Report {
     pub end: Option<Position>,
     /// Events that are exactly what the log makes.
     pub derived: u64,
+    /// CHECKPOINTs among the events, and what of them could be compared.
+    pub checkpoints: Checked,
     /// Cells that were compared with what the events add up to.
     pub compared: u64,
     /// Cells of the state at the end.
@@ -51,12 +54,13 @@ impl Report {
         }
         let events = match self.end {
             Some(end) if self.events > 0 => format!(
-                "{} events {}..{}, {}, chain {}…",
+                "{} events {}..{}, {}, chain {}…, {}",
                 grouped(self.events.into()),
                 self.first,
                 end.next.saturating_sub(1),
                 counted(self.segments, "segment"),
                 end.chain[..4].iter().map(|byte| format!("{byte:02x}")).collect::<String>(),
+                counted(self.checkpoints.compared, "checkpoint"),
             ),
             _ => "no events".to_owned(),
         };

@@ -1,5 +1,6 @@
 //! Adding up all events, one after the other.
 
+use super::checkpoints::Checkpoints;
 use crate::events::Position;
 use crate::protocol::CellHandle;
 use crate::protocol::event::{Event, EventRecord, Ledger, LedgerFault};
@@ -7,6 +8,8 @@ use crate::protocol::event::{Event, EventRecord, Ledger, LedgerFault};
 /// A ledger over the events of a directory, which begins anew where events are missing.
 pub(super) struct Sums {
     ledger: Ledger,
+    /// What is in no cell.
+    pub checkpoints: Checkpoints,
     /// The event that comes next; `None`: whatever comes.
     next: Option<u64>,
     /// The ledger has every event since the first one.
@@ -24,6 +27,7 @@ impl Sums {
     pub fn new(cells: u64) -> Self {
         Self {
             ledger: Ledger::new(),
+            checkpoints: Checkpoints::new(),
             next: None,
             is_complete: false,
             entry: (0, 0),
@@ -44,6 +48,7 @@ impl Sums {
     /// What comes next follows nothing that is known.
     pub fn forget(&mut self) {
         (self.next, self.ledger, self.is_complete) = (None, Ledger::new(), false);
+        self.checkpoints.forget();
     }
 
     /// What comes next is here; gives the event that should be, if others are missing between.
@@ -56,12 +61,19 @@ impl Sums {
         self.ledger.expect(position.next);
         self.next = Some(position.next);
         self.is_complete = position == Position::START;
+        self.checkpoints.begin_at(&position);
         before
     }
 
-    /// Adds up the events of a record; gives everything that is wrong with them.
-    pub fn take(&mut self, record: &EventRecord<'_>, wrong: &mut dyn FnMut(String)) {
+    /// Adds up the events of a record, which begins there; gives everything that is wrong with them.
+    pub fn take(
+        &mut self,
+        before: Position,
+        record: &EventRecord<'_>,
+        wrong: &mut dyn FnMut(String),
+    ) {
         let header = record.header();
+        self.checkpoints.begin_record(before, header);
         self.records += 1;
         self.events += u64::from(header.count);
         self.cells_max += u64::from(header.count);
@@ -76,7 +88,10 @@ impl Sums {
         for event in record.events() {
             match event {
                 Ok(event) => self.add(&event, wrong),
-                Err(error) => wrong(error.to_string()),
+                Err(error) => {
+                    self.checkpoints.forget();
+                    wrong(error.to_string());
+                }
             }
         }
         self.next = Some(header.next());
@@ -85,6 +100,7 @@ impl Sums {
 
     #[inline]
     fn add(&mut self, event: &Event<'_>, wrong: &mut dyn FnMut(String)) {
+        self.checkpoints.add(event, wrong);
         let is_cell = |cell: CellHandle| u64::from(cell.0) < self.cells_max;
         if event.change.as_ref().is_some_and(|change| !is_cell(change.cell)) {
             return wrong(format!("event {} is about a cell that cannot be", event.sequence));

@@ -1,5 +1,6 @@
 //! All events on disk, once, from the oldest to the newest.
 
+use super::checkpoints::difference;
 use super::counters::compare;
 use super::derived::Derived;
 use super::findings::{Finding, Findings};
@@ -82,15 +83,15 @@ impl<'a> Walk<'a> {
                         self.notes.push(missing + ": a snapshot was installed in their place");
                     }
                     self.meet(found.before, (found.file, found.offset));
-                    let findings = &mut *self.findings;
-                    self.sums.take(&found.record, &mut |what| {
-                        findings.at(found.file, found.offset, what);
-                    });
                     if let Some(derived) = &mut self.derived
-                        && !derived.check(&found, findings)
+                        && !derived.check(&found, self.findings)
                     {
                         self.end_with_log(found.before);
                     }
+                    let findings = &mut *self.findings;
+                    self.sums.take(found.before, &found.record, &mut |what| {
+                        findings.at(found.file, found.offset, what);
+                    });
                 }
                 Err(error) => {
                     self.findings.add(Finding::of_events(error, &directory));
@@ -127,13 +128,8 @@ impl<'a> Walk<'a> {
             );
             self.findings.at(file, offset, what);
         }
-        let Some(derived) = &self.derived else { return };
-        let cells = derived.replay.stock().cells();
-        let (ledger, is_complete) = (self.sums.ledger(), self.sums.is_complete());
-        let findings = &mut *self.findings;
-        self.compared = compare(ledger, &cells, is_complete, &mut |difference| {
-            findings.about(&mark.file, difference.describe(&cells));
-        });
+        let state = mark.file.clone();
+        self.compare(&state);
     }
 
     /// The log has no more events, and those up to here were its own: the state is what they add up to.
@@ -143,14 +139,28 @@ impl<'a> Walk<'a> {
         if stock.next_event() != at.next || std::mem::replace(&mut self.has_ended, true) {
             return;
         }
-        let cells = stock.cells();
-        let (ledger, is_complete) = (self.sums.ledger(), self.sums.is_complete());
         let index = derived.replay.applied();
+        self.compare(&format!("the state after entry {index} of the log"));
+    }
+
+    /// The state is what the events up to here add up to. `state`: what it is called.
+    fn compare(&mut self, state: &str) {
+        let Some(derived) = &self.derived else { return };
+        let (stock, sums) = (derived.replay.stock(), &self.sums);
+        let (cells, before) = (stock.cells(), self.findings.count());
         let findings = &mut *self.findings;
-        self.compared = compare(ledger, &cells, is_complete, &mut |difference| {
-            let what = difference.describe(&cells);
-            findings.about(&format!("the state after entry {index} of the log"), what);
+        self.compared = compare(sums.ledger(), &cells, sums.is_complete(), &mut |difference| {
+            findings.about(state, difference.describe(&cells));
         });
+        // No event that is here may be about a cell that is another; a CHECKPOINT has counted it all the same.
+        if findings.count() == before
+            && let Some(totals) = sums.checkpoints.totals()
+            && let Some((name, found, expected)) = difference(&stock.totals(), totals)
+        {
+            let what =
+                format!("{name} is {found} in all; the events up to it add up to {expected}");
+            findings.about(state, what);
+        }
     }
 
     /// What is behind the last record is what the log makes next, or was never written.

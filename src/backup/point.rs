@@ -303,7 +303,7 @@ impl<'a> Walk<'a> {
         end: u64,
     ) -> Result<Self, Error> {
         let (begin, position) = (from.index, from.events);
-        let has_chain = position.chain != [0; 32] || position.next == 1;
+        let has_chain = position.has_chain();
         let behind = log.all().range(begin + 1..).take_while(|(index, _)| **index <= end);
         let bytes = behind.map(|(_, record)| record.payload.len() as u64).sum();
         let replay = Replay::until(from, log, SHARD, end.max(begin));

@@ -9,7 +9,7 @@ use clap::Args;
 use super::Done;
 use super::progress::Progress;
 use crate::audit::evidence::{Proof, verify};
-use crate::audit::{Report, audit, grouped};
+use crate::audit::{Checked, Report, audit, grouped};
 use crate::events::Position;
 use crate::log::{File, RealStorage, Storage};
 use crate::world::{Clock, RealClock};
@@ -66,6 +66,7 @@ fn print(report: &Report) {
     }
     println!("as logged  {} events are what the log makes", count(report.derived));
     println!("counters   {} cells have what the events add up to", count(report.compared));
+    println!("told       {}", compared(&report.checkpoints));
     for note in &report.notes {
         println!("note       {note}");
     }
@@ -77,6 +78,13 @@ fn print(report: &Report) {
         println!("WRONG      and {} more", count(more));
     }
     println!("{}", report.verdict());
+}
+
+/// What of CHECKPOINTs was compared.
+fn compared(checkpoints: &Checked) -> String {
+    let [seen, totals, chains] = [checkpoints.seen, checkpoints.totals, checkpoints.chains]
+        .map(|count| grouped(count.into()));
+    format!("{seen} CHECKPOINTs; compared: of {totals} the totals, of {chains} the chain")
 }
 
 fn look_at_evidence(path: &Path) -> Done {
@@ -104,7 +112,7 @@ fn look_at_evidence(path: &Path) -> Done {
 }
 
 fn print_proof(proof: &Proof) {
-    let Proof { head, events, records, defined, digest } = proof;
+    let Proof { head, events, records, defined, checkpoints, digest } = proof;
     let hex = |bytes: &[u8]| bytes.iter().map(|byte| format!("{byte:02x}")).collect::<String>();
     let count = |number: u64| grouped(number.into());
     let chain = |at: Position| format!("before event {}, chain {}", at.next, hex(&at.chain));
@@ -115,13 +123,14 @@ fn print_proof(proof: &Proof) {
     println!("rules      grace {grace} ms, retention {retention} ms, longest life {max_life} ms");
     println!("asked for  events {}..{}", head.from, head.to);
     println!("events     {} in {} whole records", count(*events), count(*records));
+    println!("told       {}", compared(checkpoints));
     println!("from       {}", chain(head.before));
     println!("to         {}", chain(head.after));
     println!("digest     {}", hex(digest));
     println!(
         "It proves, if the last chain is that of the cluster: these are all events {first}..{last}, in their order \
-         and as they were; what each says was in its cell is what the one before has left there; and the names of \
-         the {} cells that are defined among them.",
+         and as they were; what each says was in its cell is what the one before has left there, and what CHECKPOINTs \
+         say fits as far as it was compared; and the names of the {} cells that are defined among them.",
         count(*defined)
     );
     println!(

@@ -23,6 +23,12 @@ impl Position {
     /// Before the first event.
     pub const START: Self = Self { next: 1, chain: [0; 32] };
 
+    /// The chain is over all records before. It is zeros instead where a node kept no events: then nobody knows it here,
+    /// and one that begins there is compared with no other.
+    pub fn has_chain(&self) -> bool {
+        self.chain != [0; 32] || self.next == 1
+    }
+
     /// Goes past a sealed record, behind which `next` comes.
     pub fn pass(&mut self, record: &[u8], next: u64) {
         let mut hash = Sha256::new();

@@ -2,6 +2,7 @@
 //! found, in its file and at its place, and what a crash may leave is not taken for damage.
 #![expect(clippy::unwrap_used, reason = "a test panics where it fails")]
 
+mod checkpoints;
 mod damage;
 mod evidence;
 mod forge;

@@ -20,7 +20,7 @@ use stockd::replication::{
 use stockd::world::{Clock, RealClock, World};
 use tokio::sync::Notify;
 
-use super::{Files, disk_of};
+use super::{Files, HEAD_BYTES, disk_of};
 
 /// Most that any wait of a test may take before it fails.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -33,15 +33,29 @@ pub struct Life {
     pub next: u64,
 }
 
-/// One such life for all tests.
-pub fn life() -> &'static Life {
-    static LIFE: OnceLock<Life> = OnceLock::new();
-    LIFE.get_or_init(|| {
-        let files = live(true);
+impl Life {
+    fn of(files: Files) -> Self {
         let disk = disk_of(&files);
         let name = newest_checkpoint(&disk).unwrap().unwrap();
         let loaded = load_checkpoint(&disk, &name, &EngineConfig::default(), &mut |_, _| ());
-        Life { files, next: loaded.unwrap().events.next }
+        Self { files, next: loaded.unwrap().events.next }
+    }
+}
+
+/// One such life for all tests.
+pub fn life() -> &'static Life {
+    static LIFE: OnceLock<Life> = OnceLock::new();
+    LIFE.get_or_init(|| Life::of(live(true, None)))
+}
+
+/// The life of a node that made a CHECKPOINT in every entry that it proposed.
+pub fn watched() -> &'static Life {
+    static WATCHED: OnceLock<Life> = OnceLock::new();
+    WATCHED.get_or_init(|| {
+        let mut files = live(true, Some(Duration::ZERO));
+        // Its last entry may have made a segment that nothing was written into.
+        files.retain(|name, content| !name.starts_with("events-") || content.len() > HEAD_BYTES);
+        Life::of(files)
     })
 }
 
@@ -129,8 +143,8 @@ async fn trade(replica: &Replica, rounds: std::ops::Range<u16>) {
     assert!(replica.cells().details(CellHandle(2)).is_some());
 }
 
-/// Starts a node, and waits until it leads.
-async fn start(directory: &Path) -> Replica {
+/// Starts a node, and waits until it leads. `reconcile`: how often it makes a CHECKPOINT.
+async fn start(directory: &Path, reconcile: Option<Duration>) -> Replica {
     let address = || "127.0.0.1:0".to_owned();
     let events = EventOptions { segment_bytes: SEGMENT_BYTES, ..EventOptions::default() };
     let options = ReplicaOptions {
@@ -146,7 +160,7 @@ async fn start(directory: &Path) -> Replica {
         lease_reads: false,
         archive: None,
         events: Some(events),
-        reconcile: None,
+        reconcile,
         draining: Arc::default(),
         notice: Arc::new(|line| eprintln!("{line}")),
         observer: None,
@@ -170,11 +184,11 @@ async fn start(directory: &Path) -> Replica {
 }
 
 /// The files that a node leaves which was restarted once, and was looked at also while it ran.
-pub fn live(with_snapshot: bool) -> Files {
+pub fn live(with_snapshot: bool, reconcile: Option<Duration>) -> Files {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let directory = tempfile::tempdir().unwrap();
     runtime.block_on(async {
-        let replica = start(directory.path()).await;
+        let replica = start(directory.path(), reconcile).await;
         trade(&replica, 0..12).await;
         if with_snapshot {
             replica.snapshot().await.unwrap();
@@ -182,7 +196,7 @@ pub fn live(with_snapshot: bool) -> Files {
         trade(&replica, 12..18).await;
         replica.shutdown().await;
         drop(replica);
-        let replica = start(directory.path()).await;
+        let replica = start(directory.path(), reconcile).await;
         trade(&replica, 18..24).await;
         // Nobody waits for events to be written but who asks.
         replica.events().unwrap().mark().await.unwrap();

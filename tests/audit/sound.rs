@@ -28,7 +28,7 @@ fn a_life_is_in_order_and_the_verdict_says_what_it_was() {
 
 #[test]
 fn without_a_snapshot_the_log_is_applied_from_its_beginning() {
-    let files = live(false);
+    let files = live(false, None);
     assert!(!files.keys().any(|name| name.starts_with("snapshot-")));
     let report = sound(&files, "no snapshot");
     assert_eq!(report.derived, report.events);

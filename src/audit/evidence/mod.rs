@@ -25,7 +25,8 @@
 //! that an event is about, and not a cell, have their names in it.
 //!
 //! What it proves: that these are all events between both positions, in their order, as they were when the chain
-//! after was noted; and that the counters of every cell follow from one event to the next. What it does not prove:
+//! after was noted; that the counters of every cell follow from one event to the next; and that what CHECKPOINTs among
+//! them say of totals and of the chain is so, as far as it can be told from the events here. What it does not prove:
 //! that the chain after is that of the cluster. Everything here can be made up, chain and digest included; but not so
 //! that it ends with a chain that somebody has noted elsewhere, or another node shows. Neither does it prove the names
 //! of cells that were defined before, nor who is behind a principal.

@@ -7,6 +7,7 @@ use std::io::{self, Read};
 use sha2::{Digest, Sha256};
 
 use super::{DIGEST_BYTES, HEAD_BYTES, Head};
+use crate::audit::checkpoints::{Checked, Checkpoints};
 use crate::events::Position;
 use crate::protocol::CellHandle;
 use crate::protocol::Reader;
@@ -43,6 +44,8 @@ pub struct Proof {
     pub records: u64,
     /// Cells whose definition is among the events: their names are proven, too.
     pub defined: u64,
+    /// CHECKPOINTs among the events, and what of them could be compared.
+    pub checkpoints: Checked,
     /// SHA-256 of the file without its last 32 bytes.
     pub digest: [u8; DIGEST_BYTES],
 }
@@ -89,7 +92,8 @@ pub fn verify(input: &mut dyn Read, progress: &mut dyn FnMut(u64)) -> Result<Pro
         return Err(fault(end + DIGEST_BYTES as u64, "something follows the end"));
     }
     let Reading { events, records, defined, .. } = reading;
-    Ok(Proof { head, events, records, defined, digest })
+    let checkpoints = reading.checkpoints.checked;
+    Ok(Proof { head, events, records, defined, checkpoints, digest })
 }
 
 fn fault(offset: u64, what: impl Into<String>) -> Fault {
@@ -165,6 +169,7 @@ struct Reading {
     position: Position,
     /// Its cells are those of the file, by their places: it has no more entries than the file has names.
     ledger: Ledger,
+    checkpoints: Checkpoints,
     events: u64,
     records: u64,
     defined: u64,
@@ -176,8 +181,19 @@ impl Reading {
     fn new(head: Head, cells: Cells) -> Self {
         let mut ledger = Ledger::new();
         ledger.expect(head.before.next);
-        let position = head.before;
-        Self { head, cells, position, ledger, events: 0, records: 0, defined: 0, last_first: 0 }
+        let mut checkpoints = Checkpoints::new();
+        checkpoints.begin_at(&head.before);
+        Self {
+            position: head.before,
+            head,
+            cells,
+            ledger,
+            checkpoints,
+            events: 0,
+            records: 0,
+            defined: 0,
+            last_first: 0,
+        }
     }
 
     /// `Err`: what is wrong.
@@ -196,6 +212,7 @@ impl Reading {
         if is_first && header.next() <= self.head.from {
             return Err("the record is before the range".to_owned());
         }
+        self.checkpoints.begin_record(self.position, header);
         for event in record.events() {
             self.add(&event.map_err(|error| error.to_string())?)?;
         }
@@ -207,6 +224,9 @@ impl Reading {
     }
 
     fn add(&mut self, event: &Event<'_>) -> Result<(), String> {
+        let mut wrong = None;
+        self.checkpoints.add(event, &mut |what| wrong = wrong.take().or(Some(what)));
+        wrong.map_or(Ok(()), Err)?;
         let mut event = *event;
         if let Some(change) = &mut event.change {
             let cell = change.cell;

@@ -42,6 +42,8 @@ fn print(verdict: &Verdict) {
     );
     if let Some(report) = &verdict.audit {
         println!("counters   {} cells have what the events add up to", count(report.compared));
+        let checkpoints = count(report.checkpoints.compared);
+        println!("told       {checkpoints} CHECKPOINTs were compared with the events");
         report.notes.iter().for_each(|note| println!("note       {note}"));
     }
     verdict.notes.iter().for_each(|note| println!("note       {note}"));
