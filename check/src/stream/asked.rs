@@ -1,0 +1,349 @@
+//! Each event that the log makes is there for a reason, and everything that was done has its events.
+//!
+//! ```text
+//! entry: RESERVE a 3, CONFIRM b, EXPIRE        asked for       RESERVED a 3 │ CONFIRMED b
+//!    └─▶ events: RESERVED a +3                 found           RESERVED a 3 │ CONFIRMED b │ EXPIRED c
+//!                CONFIRMED b −2 +2                                               └─ has run out, says the model
+//!                EXPIRED c −1
+//! ```
+//!
+//! The operations of an entry are those of the history, which the witness sees to. For each that took effect the tables
+//! here say which kinds of events it has, under which id, and how many units they move where the request says so. An
+//! event must be one of these, by who asked, with the reference that was given; or be of those that happen by
+//! themselves. After each entry
+//!
+//! - of each reservation that it was about, all its events added up are the units that the model has in it;
+//! - of each cell that it was about, all its events added up are what is in it.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use stockd::engine::CellReader;
+use stockd::engine::batch::Command;
+use stockd_protocol::event::{
+    Counts, Event, EventBody, EventKind, EventRecord, Ledger, RecordHeader,
+};
+use stockd_protocol::{
+    CellHandle, Code, LineMode, Op, Reader, ReservationState, Terms, take_op_and_terms,
+};
+
+use crate::model::{Entry as Known, Model};
+use crate::replay::Logged;
+use crate::report::{Report, Rule};
+
+type Id = [u8; 16];
+
+/// What has been told so far.
+#[derive(Default)]
+pub(crate) struct Causes {
+    ledger: Ledger,
+    /// Reserved and committed units of each reservation that has any, by cell.
+    holds: BTreeMap<Id, BTreeMap<u32, [i64; 2]>>,
+}
+
+/// The server's own operations of an entry that have events.
+#[derive(Clone, Copy, Default)]
+pub(crate) struct Own {
+    pub checkpoint: bool,
+    pub diverged: bool,
+    pub leader_start: bool,
+}
+
+impl Own {
+    /// This is among them.
+    pub fn note(&mut self, command: &Command<'_>) {
+        match command {
+            Command::Checkpoint(_) => self.checkpoint = true,
+            Command::Diverged(_) => self.diverged = true,
+            Command::LeaderStart => self.leader_start = true,
+            _ => {}
+        }
+    }
+}
+
+/// An entry that was applied.
+pub(crate) struct Occasion<'a> {
+    pub index: u64,
+    /// The clients' operations.
+    pub logged: &'a [Logged],
+    pub own: Own,
+    /// As it is after the entry.
+    pub model: &'a Model,
+    /// As they are after it.
+    pub cells: CellReader,
+}
+
+/// Who asked, and the reason and reference that was given.
+type By<'a> = (&'a [u8], Option<(u16, &'a [u8])>);
+
+/// What operations that took effect have asked for, under one id and of one kind.
+#[derive(Default)]
+struct Asked<'a> {
+    /// At least so many events.
+    events_min: u64,
+    /// So many units; `None`: the requests do not say.
+    units: Option<i64>,
+    by: BTreeSet<By<'a>>,
+}
+
+/// What was told, under one id and of one kind.
+#[derive(Default)]
+struct Found {
+    events: u64,
+    units: i64,
+}
+
+type Groups<T> = BTreeMap<(Id, EventKind), T>;
+
+impl Causes {
+    /// Takes the records of an entry, each with its checksum.
+    pub fn take(&mut self, records: &[Vec<u8>], occasion: &Occasion<'_>, report: &mut Report) {
+        let mut wrong = Vec::new();
+        let asked = asked_for(occasion.logged);
+        let (mut found, mut cells) = (Groups::<Found>::new(), BTreeSet::new());
+        let mut ids: BTreeSet<Id> = asked.keys().map(|(id, _)| *id).collect();
+        for record in records {
+            let Ok(record) = EventRecord::take(&mut Reader::new(record)) else {
+                wrong.push("the log makes what is no record of events".to_owned());
+                continue;
+            };
+            wrong.extend(check_header(record.header(), occasion).err());
+            for event in record.events() {
+                let event = match event {
+                    Ok(event) => event,
+                    Err(error) => {
+                        wrong.push(error.to_string());
+                        break;
+                    }
+                };
+                report.add("events made by the log", 1);
+                wrong.extend(self.ledger.take(&event).err().map(|fault| fault.to_string()));
+                wrong.extend(check_cause(&event, &asked, occasion).err());
+                self.count(&event, &mut found);
+                cells.extend(event.change.map(|change| change.cell));
+                ids.extend(event.id.filter(|_| event.kind.is_of_hold()).map(|id| id.0));
+            }
+        }
+        wrong.extend(asked.iter().filter_map(|(key, asked)| lacking(key, asked, &found)));
+        wrong.extend(ids.iter().filter_map(|id| self.compare_hold(id, occasion.model)));
+        wrong.extend(cells.iter().filter_map(|cell| self.compare_cell(*cell, &occasion.cells)));
+        for text in wrong {
+            report.break_rule(Rule::Stream, occasion.index, &[], text);
+        }
+    }
+
+    fn count(&mut self, event: &Event<'_>, found: &mut Groups<Found>) {
+        let Some(id) = event.id else { return };
+        let group = found.entry((id.0, event.kind)).or_default();
+        group.events += 1;
+        let Some(change) = event.change else { return };
+        group.units += units_of(event.kind, &change.delta, &change.after);
+        if event.kind.is_of_hold() {
+            let lines = self.holds.entry(id.0).or_default();
+            let [reserved, committed] = lines.entry(change.cell.0).or_default();
+            *reserved += change.delta.reserved;
+            *committed += change.delta.committed;
+            lines.retain(|_, units| *units != [0, 0]);
+            if lines.is_empty() {
+                self.holds.remove(&id.0);
+            }
+        }
+    }
+
+    /// A reservation has the units that its events have moved. What has run out may not have been noticed.
+    fn compare_hold(&self, id: &Id, model: &Model) -> Option<String> {
+        let mut wanted: BTreeMap<u32, [i64; 3]> = BTreeMap::new();
+        if let Some(Known::Hold(hold)) = model.entries().get(id) {
+            for ((cell, _), units) in hold.lines.iter().zip(&hold.units) {
+                let sums = wanted.entry(*cell).or_default();
+                let units = [units.reserved, units.committed, units.expired];
+                sums.iter_mut().zip(units).for_each(|(sum, units)| *sum += i64::from(units));
+            }
+        }
+        let none = BTreeMap::new();
+        let told = self.holds.get(id).unwrap_or(&none);
+        let mut cells = told.keys().chain(wanted.keys());
+        let other = cells.find(|cell| {
+            let [reserved, committed] = told.get(cell).copied().unwrap_or_default();
+            let [held, promised, expired] = wanted.get(cell).copied().unwrap_or_default();
+            committed != promised || !(held..=held + expired).contains(&reserved)
+        })?;
+        let (told, wanted) = (told.get(other), wanted.get(other));
+        Some(format!(
+            "reservation {}: in cell {other} its events make {told:?} reserved and committed, the model has {wanted:?}, \
+             the last of which have run out",
+            stockd_protocol::ReservationId(*id)
+        ))
+    }
+
+    fn compare_cell(&self, cell: CellHandle, cells: &CellReader) -> Option<String> {
+        let told = self.ledger.counts(cell);
+        let found = cells.details(cell).map(|details| Counts::from(&details));
+        (told != found).then(|| format!("cell {}: events make {told:?}, it is {found:?}", cell.0))
+    }
+}
+
+fn check_header(header: &RecordHeader, occasion: &Occasion<'_>) -> Result<(), String> {
+    let (index, now) = (occasion.index, occasion.model.now_micros());
+    match (header.index, header.at_us) == (index, now) {
+        true => Ok(()),
+        false => Err(format!("its events are of entry {} at {} µs", header.index, header.at_us)),
+    }
+}
+
+/// Somebody has asked for it, or it happens by itself.
+fn check_cause(
+    event: &Event<'_>,
+    asked: &Groups<Asked<'_>>,
+    occasion: &Occasion<'_>,
+) -> Result<(), String> {
+    let own = occasion.own;
+    let is_known = match event.kind {
+        EventKind::OutageGivenBack => own.leader_start,
+        EventKind::Checkpoint => own.checkpoint,
+        EventKind::Diverged => own.diverged,
+        // What is in these moves no units; that the cells, their names and the crossings are right, the model says.
+        EventKind::CellDefined => occasion.logged.iter().any(Logged::is_effect),
+        EventKind::CrossedDown | EventKind::CrossedUp => true,
+        // Whether it has, is seen in its reservation.
+        EventKind::Expired | EventKind::Reclaimed => event.id.is_some() && event.note.is_none(),
+        EventKind::Refused => is_refused(event, occasion.logged),
+        _ => {
+            let key = event.id.map(|id| (id.0, event.kind));
+            let Some(asked) = key.and_then(|key| asked.get(&key)) else {
+                return Err(format!("nobody has asked for event {event}"));
+            };
+            let note = event.note.map(|note| (note.reason, note.reference));
+            if !asked.by.contains(&(event.principal, note)) {
+                return Err(format!("event {event} was asked for by {:?}", asked.by));
+            }
+            true
+        }
+    };
+    match is_known {
+        true => Ok(()),
+        false => Err(format!("nothing in the entry explains event {event}")),
+    }
+}
+
+fn is_refused(event: &Event<'_>, logged: &[Logged]) -> bool {
+    let EventBody::Refused { opcode, code, .. } = event.body else { return false };
+    logged.iter().any(|one| {
+        let (op, _) = op_of(one);
+        (op.opcode(), one.code) == (opcode, code)
+            && op.key() == event.id.map(|id| id.0)
+            && !code.is_ok()
+    })
+}
+
+/// What was asked for is told, in full.
+fn lacking(
+    (id, kind): &(Id, EventKind),
+    asked: &Asked<'_>,
+    found: &Groups<Found>,
+) -> Option<String> {
+    let none = Found::default();
+    let found = found.get(&(*id, *kind)).unwrap_or(&none);
+    let is_whole =
+        found.events >= asked.events_min && asked.units.is_none_or(|units| units == found.units);
+    let (id, kind) = (stockd_protocol::ReservationId(*id), kind.name());
+    (!is_whole).then(|| {
+        let wanted = asked.units.map_or("some".to_owned(), |units| units.to_string());
+        let Found { events, units } = found;
+        format!(
+            "{kind} {id} of {wanted} units was asked for; {events} events tell of {units} units"
+        )
+    })
+}
+
+/// By the tables.
+fn asked_for(logged: &[Logged]) -> Groups<Asked<'_>> {
+    let mut groups = Groups::<Asked<'_>>::new();
+    for one in logged.iter().filter(|one| one.is_effect()) {
+        let (op, terms) = op_of(one);
+        let Some((id, kind, events_min, units)) = events_of(&op, one) else { continue };
+        let is_new = !groups.contains_key(&(id, kind));
+        let group = groups.entry((id, kind)).or_default();
+        group.events_min += events_min;
+        group.units = match is_new {
+            true => units,
+            false => group.units.zip(units).map(|(sum, units)| sum + units),
+        };
+        let note = terms.note.map(|note| (note.reason, note.reference));
+        group.by.insert((&one.principal, note));
+    }
+    groups
+}
+
+/// Which events an operation that took effect has: under which id, of which kind, at least how many, and how many
+/// units they move.
+fn events_of(op: &Op<'_>, done: &Logged) -> Option<(Id, EventKind, u64, Option<i64>)> {
+    use EventKind as K;
+    let some = |units: u32| Some(i64::from(units));
+    let again = done.code == Code::OK_REACQUIRED;
+    let (kind, events_min, units) = match *op {
+        Op::Receive { quantity, .. } => (K::Received, 1, some(quantity)),
+        Op::Adjust { delta, .. } => (K::Adjusted, 1, Some(delta)),
+        Op::Set { on_hand, .. } => (K::Set, 1, Some(on_hand)),
+        Op::CountBegin { .. } => (K::CountBegun, 1, Some(0)),
+        Op::CountCommit { .. } => (K::Counted, 1, None),
+        Op::Move { quantity, .. } => (K::Moved, 1, some(quantity)),
+        Op::Announce { delta, .. } => (K::Announced, 1, Some(delta)),
+        Op::Arrive { quantity, .. } => (K::Arrived, 1, some(quantity)),
+        Op::Return { quantity, .. } => (K::Returned, 1, some(quantity)),
+        Op::SetPolicy { .. } => (K::PolicySet, 1, Some(0)),
+        // Of the cell that they leave, and of the one that they are for.
+        Op::TransferShip { quantity, .. } => (K::TransferShipped, 2, some(quantity)),
+        Op::TransferReceive { transfer, good, damaged, .. } => {
+            let units = i64::from(good) + i64::from(damaged);
+            return Some((transfer.0, K::TransferReceived, 1, Some(units)));
+        }
+        Op::TransferClose { .. } => (K::TransferClosed, 1, None),
+        Op::TransferCancel { .. } => (K::TransferCancelled, 2, None),
+        Op::Reserve { lines, .. } => {
+            (K::Reserved, 1, Some(lines.iter().map(|line| i64::from(line.quantity)).sum()))
+        }
+        Op::ReserveFrom { wishes, .. } => {
+            let is_whole = wishes.rules().mode == LineMode::All;
+            let units = wishes.iter().map(|wish| i64::from(wish.quantity)).sum();
+            (K::Reserved, 1, is_whole.then_some(units))
+        }
+        Op::Confirm { .. } if again => (K::Reacquired, 1, None),
+        Op::Fulfil { .. } if again => (K::Reacquired, 1, None),
+        Op::Confirm { .. } => (K::Confirmed, 1, None),
+        Op::Fulfil { .. } => (K::Fulfilled, 1, None),
+        Op::Cancel { .. } => (K::Cancelled, 1, None),
+        Op::Release { .. } if done.detail == ReservationState::Fenced as u16 => {
+            (K::Fenced, 1, None)
+        }
+        // What has run out is released without a word.
+        Op::Release { .. } => (K::Released, 0, None),
+        // A deadline that is later already stays.
+        Op::Extend { .. } => (K::Extended, 0, None),
+        Op::Pin { .. } => (K::Pinned, 1, None),
+        Op::Amend { .. } => (K::Amended, 1, None),
+        Op::SetOwnerLimits { .. } => (K::OwnerLimitsSet, 1, None),
+        Op::DescribeSku { .. } => (K::SkuDescribed, 1, None),
+        Op::NameSku { .. } => (K::SkuNamed, 1, None),
+        Op::SetReorder { .. } => (K::ReorderSet, 1, None),
+        // It says what a cell is called, if it is new.
+        Op::Define { .. } => return None,
+        _ => return None,
+    };
+    Some((op.key()?, kind, events_min, units))
+}
+
+/// The units that an event moves, as a request for it counts them.
+fn units_of(kind: EventKind, delta: &Counts, after: &Counts) -> i64 {
+    match kind {
+        EventKind::Announced => delta.incoming,
+        EventKind::Moved => delta.blocked.iter().map(|units| units.abs()).max().unwrap_or(0),
+        EventKind::Reserved => delta.reserved + delta.committed,
+        EventKind::Set => after.on_hand,
+        EventKind::TransferShipped => delta.in_transit,
+        _ => delta.on_hand,
+    }
+}
+
+fn op_of(one: &Logged) -> (Op<'_>, Terms<'_>) {
+    take_op_and_terms(&mut Reader::new(&one.key)).expect("it was decoded when it was applied")
+}
