@@ -1,4 +1,4 @@
-//! Checks a kept history against the logs of stopped nodes: see `stockd-check --help`.
+//! Checks a kept history against the logs and the events of stopped nodes: see `stockd-check --help`.
 #![forbid(unsafe_code)]
 
 use std::fs::File;
@@ -13,7 +13,8 @@ use stockd_check::{Options, committed, file, witness};
 /// The check could not be made.
 const EXIT_USAGE: u8 = 2;
 
-/// Checks that what clients were told is what the committed log says.
+/// Checks that what clients were told is what the committed log says, and that the nodes' events tell of that and of
+/// nothing else.
 #[derive(Parser)]
 #[command(after_help = "\
 Exit status: 0 all is well, 1 a rule is broken, 2 it cannot be told.
@@ -72,7 +73,8 @@ fn run(args: &Args) -> Result<bool, (u8, String)> {
     };
     let ticks_per_ms = args.nanoseconds.then_some(1_000_000);
     let options = Options { engine, complete: !args.partial, ticks_per_ms, ..Options::default() };
-    let report = witness::check(&log, &history, &options);
+    let (mut report, mut stream) = witness::check_with_stream(&log, &history, &options);
+    stream.judge(&args.data, &mut report);
     print!("{report}");
     Ok(report.is_ok())
 }

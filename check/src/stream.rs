@@ -28,6 +28,7 @@ use stockd::log::RealStorage;
 use stockd_protocol::event::{Counts, EventRecord, Ledger, RecordHeader};
 use stockd_protocol::{CellHandle, Reader};
 
+use crate::report::{Report, Rule};
 pub(crate) use asked::{Causes, Occasion, Own};
 
 /// See the module.
@@ -89,6 +90,20 @@ impl Stream {
             teller.take(&found.record)?;
         }
         Ok(teller.events())
+    }
+
+    /// Holds the events in these data directories against the log, which is the history's: the first thing that is
+    /// wrong in each is a broken rule.
+    pub fn judge(&mut self, directories: &[impl AsRef<Path>], report: &mut Report) {
+        let before = self.told;
+        for directory in directories {
+            match self.read(directory.as_ref()) {
+                Ok(0) => {}
+                Ok(_) => report.add("nodes that tell events", 1),
+                Err(what) => report.break_rule(Rule::Stream, 0, &[], what),
+            }
+        }
+        report.add("events held against the history", self.told - before);
     }
 
     /// Events that were told, each time that one was.

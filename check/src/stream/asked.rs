@@ -23,7 +23,7 @@ use stockd_protocol::event::{
     Counts, Event, EventBody, EventKind, EventRecord, Ledger, RecordHeader,
 };
 use stockd_protocol::{
-    CellHandle, Code, LineMode, Op, Reader, ReservationState, Terms, take_op_and_terms,
+    CellHandle, CellRef, Code, LineMode, Op, Reader, ReservationState, Terms, take_op_and_terms,
 };
 
 use crate::model::{Entry as Known, Model};
@@ -201,8 +201,8 @@ fn check_cause(
         EventKind::OutageGivenBack => own.leader_start,
         EventKind::Checkpoint => own.checkpoint,
         EventKind::Diverged => own.diverged,
-        // What is in these moves no units; that the cells, their names and the crossings are right, the model says.
-        EventKind::CellDefined => occasion.logged.iter().any(Logged::is_effect),
+        EventKind::CellDefined => is_defined(event, occasion),
+        // It moves no units; READ_CROSSINGS is held against the model.
         EventKind::CrossedDown | EventKind::CrossedUp => true,
         // Whether it has, is seen in its reservation.
         EventKind::Expired | EventKind::Reclaimed => event.id.is_some() && event.note.is_none(),
@@ -223,6 +223,21 @@ fn check_cause(
         true => Ok(()),
         false => Err(format!("nothing in the entry explains event {event}")),
     }
+}
+
+/// A write names it, be it refused for another reason: a cell that was made stays.
+fn is_defined(event: &Event<'_>, occasion: &Occasion<'_>) -> bool {
+    let (EventBody::Names { warehouse, sku }, Some(change)) = (event.body, &event.change) else {
+        return false;
+    };
+    let names = occasion.model.names().get(change.cell.0 as usize);
+    let is_named = names.is_some_and(|names| (&names.0[..], &names.1[..]) == (warehouse, sku));
+    // The SKU may be called by another name there.
+    let names_it = |one: &Logged| match op_of(one).0.written_cell() {
+        Some(CellRef::Name { warehouse: named, .. }) => named == warehouse,
+        _ => false,
+    };
+    is_named && occasion.logged.iter().any(names_it)
 }
 
 fn is_refused(event: &Event<'_>, logged: &[Logged]) -> bool {
