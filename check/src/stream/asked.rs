@@ -362,3 +362,136 @@ fn units_of(kind: EventKind, delta: &Counts, after: &Counts) -> i64 {
 fn op_of(one: &Logged) -> (Op<'_>, Terms<'_>) {
     take_op_and_terms(&mut Reader::new(&one.key)).expect("it was decoded when it was applied")
 }
+
+#[cfg(test)]
+mod tests {
+    use bytes::BytesMut;
+    use stockd::engine::EngineConfig;
+    use stockd::engine::batch::{self, BatchBuilder, PrincipalRuns};
+    use stockd::world::UnixMicros;
+    use stockd_protocol::event::{RecordWriter, seal};
+    use stockd_protocol::{Line, Note, OpFlags, OpId, ReservationId, ShardId};
+
+    use super::super::Stream;
+    use super::*;
+    use crate::replay::{Entry, Replay};
+
+    const START_MS: u64 = 1_700_000_000_000;
+    const CELL: CellRef<'_> = CellRef::Name { warehouse: b"w", sku: b"s" };
+
+    fn id(number: u8) -> ReservationId {
+        ReservationId::from_parts(START_MS, [number; 10])
+    }
+
+    fn entry(index: u64, after_ms: u64, principal: &[u8], ops: &[u8], count: u32) -> Entry {
+        let (mut entry, mut principals) = (BytesMut::new(), PrincipalRuns::default());
+        if !principal.is_empty() {
+            principals.add(principal, count);
+        }
+        let batch = BatchBuilder::begin_named(&mut entry, &principals);
+        entry.extend_from_slice(ops);
+        batch.finish(&mut entry, UnixMicros((START_MS + after_ms) * 1_000), count);
+        Entry { index, batch: entry.freeze() }
+    }
+
+    /// Units come in; two holds, of which one is confirmed and one runs out; units are written off for a reason.
+    fn log() -> Vec<Entry> {
+        let (mut stock, mut holds, mut rest) = (BytesMut::new(), BytesMut::new(), BytesMut::new());
+        let none = OpFlags::default();
+        Op::encode_receive(&mut stock, OpFlags::DEFINE, None, OpId(id(1).0), CELL, 10);
+        let line = |quantity| [Line { cell: CELL, quantity }];
+        Op::encode_reserve(&mut holds, none, None, id(2), 1_000, &line(3));
+        Op::encode_reserve(&mut holds, none, None, id(3), 1_000, &line(2));
+        Op::encode_confirm(&mut holds, none, None, id(2));
+        let adjust = Op::Adjust { op_id: OpId(id(4).0), delta: -1, cell: CELL };
+        let note = Some(Note { reason: 7, reference: b"broken" });
+        adjust.encode(&mut rest, &Terms { note, ..Terms::default() });
+        let mut sweep = BytesMut::new();
+        batch::encode_expire(&mut sweep, 10);
+        vec![
+            entry(1, 0, b"", &stock, 1),
+            entry(2, 1, b"shop", &holds, 3),
+            entry(3, 2, b"floor", &rest, 1),
+            entry(4, 60_000, b"", &sweep, 1),
+        ]
+    }
+
+    /// What is said when the engine makes other events than it does.
+    fn said(spoil: &dyn Fn(Event<'_>, &mut RecordWriter)) -> Option<String> {
+        let config = EngineConfig::default();
+        let mut replay = Replay::new(config, Some(Stream::of_log()));
+        let (mut causes, mut report) = (Causes::default(), Report::default());
+        for entry in log() {
+            let logged = replay.apply(&entry, &mut report);
+            assert!(report.is_ok(), "what the engine makes is right: {report}");
+            let kept = replay.stream.as_ref().expect("it was given one").records.iter();
+            let made = kept.filter(|(_, kept)| kept.index == entry.index);
+            let made = made.map(|(_, kept)| {
+                let record = EventRecord::take(&mut Reader::new(&kept.bytes)).expect("it is one");
+                let &RecordHeader { first, index, at_us, .. } = record.header();
+                let mut writer = RecordWriter::begin(Vec::new(), ShardId(0), first, index, at_us);
+                record.events().for_each(|event| spoil(event.expect("it is one"), &mut writer));
+                let mut record = writer.finish();
+                seal(&mut record);
+                record
+            });
+            let (model, cells) = (&replay.model, replay.engine.cells());
+            let (index, own) = (entry.index, Own::default());
+            let occasion = Occasion { index, logged: &logged, own, model, cells };
+            let mut said = Report::default();
+            causes.take(&made.collect::<Vec<_>>(), &occasion, &mut said);
+            if !said.is_ok() {
+                return Some(said.to_string());
+            }
+        }
+        None
+    }
+
+    #[test]
+    fn what_the_engine_makes_is_right() {
+        assert_eq!(said(&|event, writer| writer.copy(&event)), None);
+    }
+
+    #[test]
+    fn each_kind_of_wrong_event_is_noticed() {
+        let cases: [(&str, EventKind, &dyn Fn(Event<'_>) -> Option<Event<'_>>); 8] = [
+            ("of 10 units was asked for", EventKind::Received, &|_| None),
+            ("of 3 units was asked for", EventKind::Reserved, &|event| less(event)),
+            ("in cell 0 its events make", EventKind::Confirmed, &|_| None),
+            ("in cell 0 its events make", EventKind::Confirmed, &|event| less(event)),
+            ("nobody has asked for", EventKind::Confirmed, &|event| {
+                Some(Event { id: Some(id(9)), ..event })
+            }),
+            ("was asked for by", EventKind::Confirmed, &|event| {
+                Some(Event { principal: b"thief", ..event })
+            }),
+            ("was asked for by", EventKind::Adjusted, &|event| Some(Event { note: None, ..event })),
+            ("in cell 0 its events make", EventKind::Expired, &|event| {
+                Some(Event { id: Some(id(2)), ..event })
+            }),
+        ];
+        for (words, kind, change) in cases {
+            let spoil = |event: Event<'_>, writer: &mut RecordWriter| {
+                let told = if event.kind == kind { change(event) } else { Some(event) };
+                if let Some(event) = told {
+                    writer.copy(&event);
+                }
+            };
+            let said = said(&spoil).unwrap_or_default();
+            assert!(said.contains(words), "{kind:?}, {words}: {said:?}");
+        }
+    }
+
+    /// The same of one unit less, and the cell as it would be then.
+    fn less(event: Event<'_>) -> Option<Event<'_>> {
+        let mut change = event.change?;
+        let by = change.delta.reserved.signum();
+        change.delta.reserved -= by;
+        change.after.reserved -= by;
+        if change.delta.committed != 0 {
+            change.delta.committed -= 1;
+            change.after.committed -= 1;
+        }
+        Some(Event { change: Some(change), ..event })
+    }
+}
