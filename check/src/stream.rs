@@ -111,6 +111,13 @@ impl Stream {
         self.told
     }
 
+    /// All records, in order: those that the log makes, or those that somebody has told.
+    pub fn records(&self) -> impl Iterator<Item = EventRecord<'_>> {
+        let records =
+            self.records.values().map(|kept| EventRecord::take(&mut Reader::new(&kept.bytes)));
+        records.filter_map(Result::ok)
+    }
+
     /// How many events nobody has told, of those that come after the first that somebody told, up to a log entry that
     /// is known to be committed.
     pub fn untold_until(&self, index: u64) -> u64 {
