@@ -106,6 +106,7 @@ impl Causes {
                 wrong.push("the log makes what is no record of events".to_owned());
                 continue;
             };
+            report.add("events made by the log", record.header().count.into());
             wrong.extend(check_header(record.header(), occasion).err());
             for event in record.events() {
                 let event = match event {
@@ -115,7 +116,6 @@ impl Causes {
                         break;
                     }
                 };
-                report.add("events made by the log", 1);
                 wrong.extend(self.ledger.take(&event).err().map(|fault| fault.to_string()));
                 wrong.extend(check_cause(&event, &asked, occasion).err());
                 self.count(&event, &mut found);
@@ -139,10 +139,12 @@ impl Causes {
         group.units += units_of(event.kind, &change.delta, &change.after);
         if event.kind.is_of_hold() {
             let lines = self.holds.entry(id.0).or_default();
-            let [reserved, committed] = lines.entry(change.cell.0).or_default();
-            *reserved += change.delta.reserved;
-            *committed += change.delta.committed;
-            lines.retain(|_, units| *units != [0, 0]);
+            let units = lines.entry(change.cell.0).or_default();
+            units[0] += change.delta.reserved;
+            units[1] += change.delta.committed;
+            if *units == [0, 0] {
+                lines.remove(&change.cell.0);
+            }
             if lines.is_empty() {
                 self.holds.remove(&id.0);
             }
