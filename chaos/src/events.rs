@@ -30,8 +30,7 @@ pub fn judge(
         0 => {}
         untold => cluster.report(format!("no node tells of {untold} events that the log makes")),
     }
-    let mut all = stream.records().flat_map(|record| record.events().filter_map(Result::ok));
-    if let Some(event) = all.find(|event| event.kind == EventKind::Diverged) {
+    if let Some(event) = diverged(stream) {
         cluster.report(format!("a node has found that a state is not its log's: {event}"));
     }
     for directory in directories {
@@ -47,6 +46,11 @@ pub fn judge(
         }
     }
     lines
+}
+
+fn diverged(stream: &Stream) -> Option<String> {
+    let mut events = stream.records().flat_map(|record| record.events().filter_map(Result::ok));
+    events.find(|event| event.kind == EventKind::Diverged).map(|event| event.to_string())
 }
 
 /// The last log entry of which somebody was told.

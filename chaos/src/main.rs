@@ -201,9 +201,8 @@ async fn attack(arguments: &Arguments, sandbox: Sandbox) -> Result<ExitCode, Str
     }
     println!("what the nodes said is in {}/n*.txt; to check again:", work.display());
     println!(
-        "  stockd-check {0}/evidence/history {0}/evidence/n*-log* --nanoseconds --retention-ms {1}",
+        "  stockd-check {0}/evidence/history {0}/evidence/n*-log* --nanoseconds",
         work.display(),
-        cluster::RETENTION.as_millis()
     );
     Ok(ExitCode::from(EXIT_WRONG))
 }

@@ -178,10 +178,9 @@ async fn settle(
     let begun = Instant::now();
     match committed::read(&logs) {
         Ok(log) => {
-            let engine = EngineConfig {
-                retention_ms: RETENTION.as_millis() as u64,
-                ..EngineConfig::default()
-            };
+            let (directories, known) = (cluster.directories().await, events::known(history));
+            let rules = committed::rules(&directories).unwrap_or_default();
+            let engine = EngineConfig { retention_ms: RETENTION.as_millis() as u64, ..rules };
             // A node measures the age of what it has by its own clock.
             let slowest = if kinds.contains(&Kind::SlowClock) { SLOW_TENTHS } else { 10 };
             let ticks_per_ms = Some(10_000_000_u64.div_ceil(u64::from(slowest)));
@@ -193,7 +192,6 @@ async fn settle(
                 ..Default::default()
             };
             let (mut report, mut stream) = witness::check_with_stream(&log, history, &options);
-            let (directories, known) = (cluster.directories().await, events::known(history));
             let judged = (&mut stream, &mut report);
             settled.events = events::judge(cluster, &directories, followed.as_ref(), judged, known);
             settled.checked = Some((report, begun.elapsed()));

@@ -27,15 +27,15 @@ struct Args {
     /// The data directories of the nodes, which must have stopped: all of them, or a majority.
     #[arg(required = true)]
     data: Vec<PathBuf>,
-    /// The nodes' --grace-ms.
-    #[arg(long, default_value_t = EngineConfig::default().grace_ms)]
-    grace_ms: u64,
-    /// The nodes' retention, in ms.
-    #[arg(long, default_value_t = EngineConfig::default().retention_ms)]
-    retention_ms: u64,
-    /// The nodes' --sample-refusals.
-    #[arg(long, default_value_t = EngineConfig::default().sample_refusals)]
-    sample_refusals: u32,
+    /// The nodes' --grace-ms, if it is not what the directories say.
+    #[arg(long)]
+    grace_ms: Option<u64>,
+    /// The nodes' retention in ms, if it is not what the directories say.
+    #[arg(long)]
+    retention_ms: Option<u64>,
+    /// The nodes' --sample-refusals, if it is not what the directories say.
+    #[arg(long)]
+    sample_refusals: Option<u32>,
     /// Others wrote to the cluster too, who are not in the history.
     #[arg(long)]
     partial: bool,
@@ -65,11 +65,12 @@ fn run(args: &Args) -> Result<bool, (u8, String)> {
         committed::Error::Diverged(_) => (1, error.to_string()),
         error => (EXIT_USAGE, error.to_string()),
     })?;
+    let rules = committed::rules(&args.data).unwrap_or_default();
     let engine = EngineConfig {
-        grace_ms: args.grace_ms,
-        retention_ms: args.retention_ms,
-        sample_refusals: args.sample_refusals,
-        ..EngineConfig::default()
+        grace_ms: args.grace_ms.unwrap_or(rules.grace_ms),
+        retention_ms: args.retention_ms.unwrap_or(rules.retention_ms),
+        sample_refusals: args.sample_refusals.unwrap_or(rules.sample_refusals),
+        ..rules
     };
     let ticks_per_ms = args.nanoseconds.then_some(1_000_000);
     let options = Options { engine, complete: !args.partial, ticks_per_ms, ..Options::default() };

@@ -135,7 +135,7 @@ impl Cluster {
         for node in &self.nodes {
             node.assert_sound();
         }
-        let running: Vec<_> = running.iter().map(|node| node.data.clone()).collect();
+        let running: Vec<_> = running.iter().map(|node| node.data_here.clone()).collect();
         let told = book.verify_events(&running).await;
         println!("{}, {told} events told", book.summary());
     }

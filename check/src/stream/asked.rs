@@ -418,6 +418,9 @@ mod tests {
         ]
     }
 
+    /// What is told in the place of an event; `None`: nothing.
+    type Change<'a> = &'a dyn Fn(Event<'_>) -> Option<Event<'_>>;
+
     /// What is said when the engine makes other events than it does.
     fn said(spoil: &dyn Fn(Event<'_>, &mut RecordWriter)) -> Option<String> {
         let config = EngineConfig::default();
@@ -456,7 +459,7 @@ mod tests {
 
     #[test]
     fn each_kind_of_wrong_event_is_noticed() {
-        let cases: [(&str, EventKind, &dyn Fn(Event<'_>) -> Option<Event<'_>>); 8] = [
+        let cases: [(&str, EventKind, Change<'_>); 8] = [
             ("of 10 units was asked for", EventKind::Received, &|_| None),
             ("of 3 units was asked for", EventKind::Reserved, &|event| less(event)),
             ("in cell 0 its events make", EventKind::Confirmed, &|_| None),
