@@ -20,6 +20,8 @@ pub const VOTERS: [u64; 3] = [1, 2, 3];
 pub const HEAL_LIMIT: Duration = Duration::from_secs(90);
 /// How long ended reservations are remembered: short, so that a run forgets some.
 pub const RETENTION: Duration = Duration::from_secs(120);
+/// How often a node compares its state with what its log makes: often, so that it does in each round.
+const RECONCILE: Duration = Duration::from_secs(2);
 /// So that segments come and go in a short run.
 const SEGMENT_BYTES: u64 = 2 << 20;
 /// Node 1 keeps its whole log; the others take snapshots often.
@@ -252,6 +254,34 @@ impl Cluster {
         }
     }
 
+    /// Asks the voters whether their states are what their logs make; returns how often they have looked since they were
+    /// started.
+    ///
+    /// # Errors
+    /// One has found that its state is another, or says nothing.
+    pub async fn reconciled(&self) -> Result<u64, String> {
+        let mut rounds = 0;
+        for id in VOTERS {
+            let answer = self.node(id).ask("reconcile", HEAL_LIMIT).await;
+            let answer = answer.map_err(|error| format!("node {id}: reconcile: {error}"))?;
+            match answer["diverged"].as_bool() {
+                Some(false) => rounds += answer["rounds"].as_u64().unwrap_or(0),
+                _ => return Err(format!("the state of node {id} is not its log's: {answer}")),
+            }
+        }
+        Ok(rounds)
+    }
+
+    /// The directories of nodes, as far as they have any.
+    pub async fn directories(&self) -> Vec<PathBuf> {
+        let mut directories = Vec::new();
+        for node in &self.nodes {
+            directories.push(node.machine().await.disk.data());
+        }
+        directories.retain(|directory| directory.join("identity").exists());
+        directories
+    }
+
     /// Ends all nodes in order, and reports those that do not leave so; returns the directories with
     /// their logs.
     pub async fn stop(&self) -> Vec<PathBuf> {
@@ -286,6 +316,7 @@ fn setup(id: u64, options: &Options<'_>, abilities: &Abilities, holder: Option<&
         format!("--segment-bytes={SEGMENT_BYTES}"),
         format!("--snapshot-log-bytes={snapshot_log_bytes}"),
         format!("--retention={}ms", RETENTION.as_millis()),
+        format!("--reconcile={}ms", RECONCILE.as_millis()),
     ];
     arguments.extend_from_slice(options.arguments);
     Setup {

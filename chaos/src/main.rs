@@ -7,6 +7,7 @@
 //! node       a process                     cluster   three of them and one that comes and goes
 //! faults     what is done to them          schedule  several at a time, from a seed
 //! load       applications that write down what they were told
+//! follower   a subscriber that does so, too                   events    the verdict on events
 //! run        all of it, and the verdict    report    printed
 //! ```
 //!
@@ -15,7 +16,9 @@
 mod cluster;
 mod dice;
 mod disk;
+mod events;
 mod faults;
+mod follower;
 mod host;
 mod kernel;
 mod load;
@@ -198,9 +201,8 @@ async fn attack(arguments: &Arguments, sandbox: Sandbox) -> Result<ExitCode, Str
     }
     println!("what the nodes said is in {}/n*.txt; to check again:", work.display());
     println!(
-        "  stockd-check {0}/evidence/history {0}/evidence/n*-log* --nanoseconds --retention-ms {1}",
+        "  stockd-check {0}/evidence/history {0}/evidence/n*-log* --nanoseconds",
         work.display(),
-        cluster::RETENTION.as_millis()
     );
     Ok(ExitCode::from(EXIT_WRONG))
 }

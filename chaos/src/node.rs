@@ -36,6 +36,8 @@ pub struct Status {
     pub last_index: u64,
     pub applied_index: u64,
     pub snapshot_index: u64,
+    /// The number of the event that it makes next.
+    pub next_event: u64,
     /// Its log has no space left for what clients write.
     pub disk_full: bool,
     /// Reservations that hold units.
@@ -56,6 +58,7 @@ impl Status {
             last_index: number("log", "last_index")?,
             applied_index: number("log", "applied_index")?,
             snapshot_index: number("log", "snapshot_index")?,
+            next_event: number("events", "event_next")?,
             disk_full: json["log"]["disk_full"].as_bool()?,
             active: number("stock", "reservations_active")?,
             voters: rows.iter().filter(votes).filter_map(id).collect(),

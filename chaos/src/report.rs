@@ -43,6 +43,8 @@ pub struct Summary {
     pub sums: Option<String>,
     /// What the checker says, and how long it took.
     pub checked: Option<(Report, Duration)>,
+    /// What was found of the events, of each node and of the subscriber.
+    pub events: Vec<String>,
     pub wrong: Vec<String>,
 }
 
@@ -121,6 +123,9 @@ impl fmt::Display for Summary {
         if let Some((report, took)) = &self.checked {
             writeln!(f, "\nchecked in {:.1} s", took.as_secs_f64())?;
             write!(f, "{report}")?;
+        }
+        for line in &self.events {
+            writeln!(f, "events: {line}")?;
         }
         if let Some(sums) = &self.sums {
             writeln!(f, "sums: {sums}")?;

@@ -11,8 +11,10 @@ use stockd_check::{Operation, Report, committed, file, witness};
 use stockd_client::{CellCounters, CellRef, Client, Consistency, Options as ClientOptions};
 use tokio::time::{Instant, interval};
 
-use crate::cluster::{self, Cluster, HEAL_LIMIT, RETENTION};
+use crate::cluster::{self, Cluster, HEAL_LIMIT, RETENTION, VOTERS};
+use crate::events;
 use crate::faults::{Attack, Kind, SLOW_TENTHS};
+use crate::follower::{Followed, Follower};
 use crate::host::Abilities;
 use crate::load::{Ledger, Load, Market, check_sums, client_name};
 use crate::report::Summary;
@@ -54,15 +56,16 @@ pub async fn run(plan: &Plan) -> Result<Summary, String> {
         return Err(format!("{what}; node 1 said:\n    {words}"));
     }
     let (market, ledger) = (Arc::new(Market::default()), Arc::new(Ledger::default()));
+    let follower = Follower::start(&plan.work, &cluster.clients(), plan.seed)?;
     let attack = Attack::new(Arc::clone(&cluster), Arc::clone(&ledger));
     let begun = Instant::now();
     let mut rounds = 0;
-    if let Err(what) = fight(plan, &attack, &market, &ledger, &mut rounds).await {
+    if let Err(what) = fight(plan, &attack, &market, &ledger, &follower, &mut rounds).await {
         cluster.report(what);
     }
     let attacked = begun.elapsed();
     let history = ledger.take();
-    let (sums, checked) = settle(&cluster, &market, &history, &plan.kinds).await;
+    let settled = settle(&cluster, &market, &history, follower, &plan.kinds).await;
     let mut summary = Summary {
         seed: plan.seed,
         attacked,
@@ -75,8 +78,9 @@ pub async fn run(plan: &Plan) -> Result<Summary, String> {
         packets: cluster.packets.clone(),
         operations: history.len(),
         missing: plan.abilities.missing.clone(),
-        sums,
-        checked,
+        sums: settled.sums,
+        checked: settled.checked,
+        events: settled.events,
         wrong: cluster.wrong(),
     };
     if !summary.judge()
@@ -93,6 +97,7 @@ async fn fight(
     attack: &Attack,
     market: &Arc<Market>,
     ledger: &Arc<Ledger>,
+    follower: &Follower,
     rounds: &mut u64,
 ) -> Result<(), String> {
     let cluster = &attack.cluster;
@@ -123,9 +128,13 @@ async fn fight(
         load.stop().await?;
         ledger.rest();
         let index = cluster.compare_digests().await?;
+        let reconciled = cluster.reconciled().await?;
+        if let Some(what) = follower.wrong() {
+            return Err(format!("the subscriber: {what}"));
+        }
         attack.say(&format!(
             "round {rounds}: whole {:.1} s after the last fault, equal digests at index {index}, \
-             {} operations so far",
+             reconciled {reconciled} times since the last starts, {} operations so far",
             whole.as_secs_f64(),
             ledger.len()
         ));
@@ -134,18 +143,33 @@ async fn fight(
     Ok(())
 }
 
+/// What was found at the end of a run.
+#[derive(Default)]
+struct Settled {
+    sums: Option<String>,
+    checked: Option<(Report, Duration)>,
+    events: Vec<String>,
+}
+
 /// After the last fault: nothing is held for ever, the sums are right, the nodes leave in order, and
-/// every answer is what the log says. Each step is tried only when those before went well.
+/// every answer and every event is what the log says. Each step is tried only when those before went well.
 async fn settle(
     cluster: &Cluster,
     market: &Market,
     history: &[Operation],
+    follower: Follower,
     kinds: &[Kind],
-) -> (Option<String>, Option<(Report, Duration)>) {
-    let mut sums = None;
+) -> Settled {
+    let (mut settled, mut followed) = (Settled::default(), None);
     if cluster.wrong().is_empty() {
         match nothing_held(cluster, market, history).await {
-            Ok(what) => sums = Some(what),
+            Ok(what) => settled.sums = Some(what),
+            Err(what) => cluster.report(what),
+        }
+    }
+    if cluster.wrong().is_empty() {
+        match followed_to_the_end(cluster, follower).await {
+            Ok(what) => followed = Some(what),
             Err(what) => cluster.report(what),
         }
     }
@@ -154,10 +178,9 @@ async fn settle(
     let begun = Instant::now();
     match committed::read(&logs) {
         Ok(log) => {
-            let engine = EngineConfig {
-                retention_ms: RETENTION.as_millis() as u64,
-                ..EngineConfig::default()
-            };
+            let (directories, known) = (cluster.directories().await, events::known(history));
+            let rules = committed::rules(&directories).unwrap_or_default();
+            let engine = EngineConfig { retention_ms: RETENTION.as_millis() as u64, ..rules };
             // A node measures the age of what it has by its own clock.
             let slowest = if kinds.contains(&Kind::SlowClock) { SLOW_TENTHS } else { 10 };
             let ticks_per_ms = Some(10_000_000_u64.div_ceil(u64::from(slowest)));
@@ -168,14 +191,25 @@ async fn settle(
                 client_name: Some(client_name),
                 ..Default::default()
             };
-            let report = witness::check(&log, history, &options);
-            (sums, Some((report, begun.elapsed())))
+            let (mut report, mut stream) = witness::check_with_stream(&log, history, &options);
+            let judged = (&mut stream, &mut report);
+            settled.events = events::judge(cluster, &directories, followed.as_ref(), judged, known);
+            settled.checked = Some((report, begun.elapsed()));
         }
-        Err(what) => {
-            cluster.report(format!("reading the logs: {what}"));
-            (sums, None)
-        }
+        Err(what) => cluster.report(format!("reading the logs: {what}")),
     }
+    settled
+}
+
+/// Waits until the subscriber knows all that the nodes know by now.
+async fn followed_to_the_end(cluster: &Cluster, follower: Follower) -> Result<Followed, String> {
+    cluster.reconciled().await?;
+    let mut next = 0;
+    for id in VOTERS {
+        let status = cluster.node(id).status().await;
+        next = next.max(status.map_or(0, |status| status.next_event));
+    }
+    follower.end(next, HEAL_LIMIT).await
 }
 
 /// Waits until every hold has ended and compares the sums.
@@ -214,14 +248,28 @@ fn keep_evidence(work: &Path, cluster: &Cluster, history: &[Operation]) -> Resul
     file::save(history, &mut BufWriter::new(out)).map_err(say)?;
     for node in &cluster.nodes {
         let Some(machine) = node.machine_if_idle() else { continue };
-        for (number, log) in machine.disk.logs().iter().enumerate() {
+        let logs = machine.disk.logs();
+        for (number, log) in logs.iter().enumerate() {
             let to = evidence.join(format!("n{}-log{number}", node.setup.id));
             fs::create_dir_all(&to).map_err(say)?;
-            let Ok(entries) = fs::read_dir(log) else { continue };
-            for entry in entries {
-                let entry = entry.map_err(say)?;
-                fs::copy(entry.path(), to.join(entry.file_name())).map_err(say)?;
+            copy(log, &to, "").map_err(say)?;
+            if number + 1 == logs.len() {
+                for begin in ["events-", "identity", "snapshot-"] {
+                    copy(&machine.disk.data(), &to, begin).map_err(say)?;
+                }
             }
+        }
+    }
+    Ok(())
+}
+
+/// Copies the files whose names begin so; a directory that cannot be read has none.
+fn copy(from: &Path, to: &Path, begin: &str) -> std::io::Result<()> {
+    let Ok(entries) = fs::read_dir(from) else { return Ok(()) };
+    for entry in entries {
+        let entry = entry?;
+        if entry.file_name().to_string_lossy().starts_with(begin) {
+            fs::copy(entry.path(), to.join(entry.file_name()))?;
         }
     }
     Ok(())

@@ -11,8 +11,9 @@
 use std::fmt;
 use std::path::{Path, PathBuf};
 
+use stockd::engine::EngineConfig;
 use stockd::log::{Logged, RealStorage, Records};
-use stockd::replication::batch_of;
+use stockd::replication::{batch_of, owner_of};
 use stockd_protocol::ShardId;
 
 use crate::replay::Entry;
@@ -71,6 +72,14 @@ pub fn merge(logs: &[Records]) -> Result<Vec<Entry>, Error> {
         Some(Entry { index, batch: batch_of(kept.kind, kept.payload)? })
     };
     Ok(merged.into_iter().filter_map(batch).collect())
+}
+
+/// The rules under which everything in these directories was decided; `None`: none says.
+pub fn rules(directories: &[impl AsRef<Path>]) -> Option<EngineConfig> {
+    directories.iter().find_map(|directory| {
+        let storage = RealStorage::open_read_only(directory.as_ref()).ok()?;
+        Some(owner_of(&storage).ok()??.engine)
+    })
 }
 
 /// Reads the data directories of stopped nodes of one cluster: all of them, or at least a majority.

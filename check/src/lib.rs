@@ -6,6 +6,9 @@
 //! nodes ──▶ committed log ────┘    replay     engine and model at every prefix of the log
 //!                  │
 //!                  └─────────────▶ blackbox   an order that explains every answer; reads no index
+//!
+//! committed log ──▶ the events it makes ──┐
+//! nodes ──────────▶ the events they tell ─┴─▶ stream      the same, for everything that was asked for, and nothing else
 //! ```
 //!
 //! A history is what applications asked and were told; the committed log is what the cluster did. The
@@ -23,9 +26,11 @@ mod replay;
 mod report;
 mod search;
 mod sku;
+pub mod stream;
 pub mod witness;
 
 pub use history::{Answer, Cell, Operation, Request, Sent, Verdict};
 pub use replay::Entry;
 pub use report::{Report, Rule, Violation};
-pub use witness::{Options, check};
+pub use stream::Stream;
+pub use witness::{Options, check, check_with_stream};

@@ -1,4 +1,4 @@
-//! Checks a kept history against the logs of stopped nodes: see `stockd-check --help`.
+//! Checks a kept history against the logs and the events of stopped nodes: see `stockd-check --help`.
 #![forbid(unsafe_code)]
 
 use std::fs::File;
@@ -13,7 +13,8 @@ use stockd_check::{Options, committed, file, witness};
 /// The check could not be made.
 const EXIT_USAGE: u8 = 2;
 
-/// Checks that what clients were told is what the committed log says.
+/// Checks that what clients were told is what the committed log says, and that the nodes' events tell of that and of
+/// nothing else.
 #[derive(Parser)]
 #[command(after_help = "\
 Exit status: 0 all is well, 1 a rule is broken, 2 it cannot be told.
@@ -26,15 +27,15 @@ struct Args {
     /// The data directories of the nodes, which must have stopped: all of them, or a majority.
     #[arg(required = true)]
     data: Vec<PathBuf>,
-    /// The nodes' --grace-ms.
-    #[arg(long, default_value_t = EngineConfig::default().grace_ms)]
-    grace_ms: u64,
-    /// The nodes' retention, in ms.
-    #[arg(long, default_value_t = EngineConfig::default().retention_ms)]
-    retention_ms: u64,
-    /// The nodes' --sample-refusals.
-    #[arg(long, default_value_t = EngineConfig::default().sample_refusals)]
-    sample_refusals: u32,
+    /// The nodes' --grace-ms, if it is not what the directories say.
+    #[arg(long)]
+    grace_ms: Option<u64>,
+    /// The nodes' retention in ms, if it is not what the directories say.
+    #[arg(long)]
+    retention_ms: Option<u64>,
+    /// The nodes' --sample-refusals, if it is not what the directories say.
+    #[arg(long)]
+    sample_refusals: Option<u32>,
     /// Others wrote to the cluster too, who are not in the history.
     #[arg(long)]
     partial: bool,
@@ -64,15 +65,17 @@ fn run(args: &Args) -> Result<bool, (u8, String)> {
         committed::Error::Diverged(_) => (1, error.to_string()),
         error => (EXIT_USAGE, error.to_string()),
     })?;
+    let rules = committed::rules(&args.data).unwrap_or_default();
     let engine = EngineConfig {
-        grace_ms: args.grace_ms,
-        retention_ms: args.retention_ms,
-        sample_refusals: args.sample_refusals,
-        ..EngineConfig::default()
+        grace_ms: args.grace_ms.unwrap_or(rules.grace_ms),
+        retention_ms: args.retention_ms.unwrap_or(rules.retention_ms),
+        sample_refusals: args.sample_refusals.unwrap_or(rules.sample_refusals),
+        ..rules
     };
     let ticks_per_ms = args.nanoseconds.then_some(1_000_000);
     let options = Options { engine, complete: !args.partial, ticks_per_ms, ..Options::default() };
-    let report = witness::check(&log, &history, &options);
+    let (mut report, mut stream) = witness::check_with_stream(&log, &history, &options);
+    stream.judge(&args.data, &mut report);
     print!("{report}");
     Ok(report.is_ok())
 }

@@ -15,14 +15,16 @@ use bytes::BytesMut;
 use stockd::engine::batch::{self, Batch, BatchBuilder, Command};
 use stockd::engine::{EngineConfig, StockState};
 use stockd::world::UnixMicros;
+use stockd_protocol::event::{RecordHeader, seal};
 use stockd_protocol::{
-    CellCounters, CellDetails, CellHandle, Code, Op, OpFlags, Reader, UnixMillis, take_op,
+    CellCounters, CellDetails, CellHandle, Code, Op, OpFlags, Reader, ShardId, UnixMillis, take_op,
     take_outcome,
 };
 
 use crate::history::{Answer, Request};
 use crate::model::{Body, Expected, Model};
 use crate::report::{Report, Rule};
+use crate::stream::{Causes, Occasion, Own, Stream};
 
 /// So many cells are all compared after each entry; of more, those that the model has changed.
 const FEW_CELLS: u32 = 64;
@@ -74,15 +76,22 @@ impl Logged {
 pub(crate) struct Replay {
     pub engine: StockState,
     pub model: Model,
+    /// The events that the engine makes, if somebody wants them.
+    pub stream: Option<Stream>,
+    causes: Causes,
     out: BytesMut,
     effective: BTreeSet<[u8; 16]>,
 }
 
 impl Replay {
-    pub fn new(config: EngineConfig) -> Self {
+    pub fn new(config: EngineConfig, stream: Option<Stream>) -> Self {
+        let mut engine = StockState::new(config);
+        engine.keep_events(ShardId(0));
         Self {
-            engine: StockState::new(config),
+            engine,
             model: Model::new(config),
+            stream,
+            causes: Causes::default(),
             out: BytesMut::new(),
             effective: BTreeSet::new(),
         }
@@ -99,7 +108,7 @@ impl Replay {
         let mut batch = Batch::decode(&entry.batch);
         let mut principals = batch.principals;
         let outage_ms = self.model.advance(batch.now.0);
-        let mut chain = Vec::new();
+        let (mut chain, mut own) = (Vec::new(), Own::default());
         for position in 0..batch.op_count {
             let bytes = batch.ops.rest();
             let command = batch.take();
@@ -113,6 +122,7 @@ impl Replay {
                 report.break_rule(Rule::Form, entry.index, &[], "an operation has no outcome");
                 break;
             };
+            own.note(&command);
             match command {
                 Command::LeaderStart if position == 0 => self.model.give_back(outage_ms, held),
                 Command::Client(..) => {
@@ -148,6 +158,7 @@ impl Replay {
         }
         self.judge(chain, entry.index, &mut logged, report);
         self.model.settle();
+        self.tell(entry.index, &logged, own, report);
         self.out = out;
         let touched = self.model.take_touched();
         match self.model.names().len() as u32 {
@@ -156,6 +167,21 @@ impl Replay {
             _ => self.compare(touched, entry.index, report),
         }
         logged
+    }
+
+    /// Looks at the events of an entry.
+    fn tell(&mut self, index: u64, logged: &[Logged], own: Own, report: &mut Report) {
+        let mut records = self.engine.take_events();
+        records.iter_mut().for_each(|record| seal(record));
+        let (model, cells) = (&self.model, self.engine.cells());
+        let occasion = Occasion { index, logged, own, model, cells };
+        self.causes.take(&records, &occasion, report);
+        let Some(stream) = &mut self.stream else { return };
+        for record in &records {
+            if let Ok(header) = RecordHeader::peek(record) {
+                stream.make(&header, record);
+            }
+        }
     }
 
     /// What the model says of operations that are linked, or of one.

@@ -29,6 +29,8 @@ pub enum Rule {
     Oversell,
     /// The log says of each operation who asked for it, and that one did.
     Principal,
+    /// Nodes tell of all that has happened, and of nothing else.
+    Stream,
     /// Answers are what the log says at the index that they name.
     Truth,
     /// What the client calls not executed never takes effect.

@@ -18,7 +18,8 @@
 //!
 //! Of all others, and of the log: what is in it was sent by somebody, by whom it says, and not before it was sent; what
 //! the client calls not executed is not in it; what is unknown is looked up and counted. The state itself
-//! is checked at every prefix, see `replay.rs`.
+//! is checked at every prefix, see `replay.rs`; and each event that the log makes is there because somebody asked
+//! for it, or because something has run out, see `stream/asked.rs`.
 //!
 //! Together this is linearizability with the log as the witness: the operations in the order of the log,
 //! reads between the entries, give these answers, and the order agrees with real time. A server that
@@ -36,6 +37,7 @@ use crate::order::Order;
 use crate::replay::{Entry, Logged, Replay, key_of};
 use crate::report::{Report, Rule};
 use crate::sku;
+use crate::stream::Stream;
 
 /// What a check must know besides log and history.
 #[derive(Clone, Copy, Debug)]
@@ -64,12 +66,31 @@ impl Default for Options {
 
 /// Checks a history against the committed log, which must begin at the cluster's first entry.
 pub fn check(log: &[Entry], history: &[Operation], options: &Options) -> Report {
+    run(log, history, options, None).0
+}
+
+/// As [`check`]; gives the events that the log makes, to hold those against them that nodes tell. They are in memory.
+pub fn check_with_stream(
+    log: &[Entry],
+    history: &[Operation],
+    options: &Options,
+) -> (Report, Stream) {
+    let (report, stream) = run(log, history, options, Some(Stream::of_log()));
+    (report, stream.unwrap_or_default())
+}
+
+fn run(
+    log: &[Entry],
+    history: &[Operation],
+    options: &Options,
+    stream: Option<Stream>,
+) -> (Report, Option<Stream>) {
     let mut report = Report::default();
     report.count_history(history);
     if !check_form(log, history, &mut report) {
-        return report;
+        return (report, stream);
     }
-    let mut check = Check::new(history, options, report);
+    let mut check = Check::new(history, options, report, stream);
     for entry in log {
         check.answers_before(entry.index);
         check.entry(entry);
@@ -126,7 +147,12 @@ struct Check<'a> {
 }
 
 impl<'a> Check<'a> {
-    fn new(history: &'a [Operation], options: &'a Options, report: Report) -> Self {
+    fn new(
+        history: &'a [Operation],
+        options: &'a Options,
+        report: Report,
+        stream: Option<Stream>,
+    ) -> Self {
         let mut answers: Vec<_> = history
             .iter()
             .enumerate()
@@ -158,7 +184,7 @@ impl<'a> Check<'a> {
             senders,
             answers,
             next: 0,
-            replay: Replay::new(options.engine),
+            replay: Replay::new(options.engine, stream),
             entries: 0,
             report,
         }
@@ -384,7 +410,7 @@ impl<'a> Check<'a> {
         }
     }
 
-    fn finish(mut self, log: &[Entry]) -> Report {
+    fn finish(mut self, log: &[Entry]) -> (Report, Option<Stream>) {
         self.answers_before(u64::MAX);
         let last = log.last().map_or(0, |last| last.index);
         let Self { mut replay, mut report, history, senders, keys, .. } = self;
@@ -406,7 +432,7 @@ impl<'a> Check<'a> {
         let stats = replay.engine.stats();
         report.add("reservations active at the end", stats.active);
         report.add("reservations confirmed", stats.confirmed);
-        report
+        (report, replay.stream)
     }
 }
 

@@ -11,6 +11,7 @@ use crate::machine::Machine;
 use crate::node::{self, Exit, Handle};
 use crate::oracle::Oracle;
 use crate::plan::Plan;
+use crate::stream::Told;
 
 /// The hosts of applications.
 pub const APP_HOSTS: [Host; 2] = [101, 102];
@@ -53,8 +54,8 @@ pub struct Cluster {
     pub dice: Dice,
     /// What was done, by kind.
     pub faults: BTreeMap<&'static str, u64>,
-    /// Events that were read in the end, of all nodes.
-    pub events_read: u64,
+    /// What the nodes tell in the end.
+    pub told: Vec<Told>,
     founded: bool,
 }
 
@@ -81,9 +82,8 @@ impl Cluster {
         let nodes: Vec<Node> = (1..=plan.nodes + 1).map(node).collect();
         let apps = APP_HOSTS.map(|host| Machine::new(host, dice.split())).into();
         let (oracle, faults) = (Oracle::new(plan.plain_names()), BTreeMap::new());
-        let (now_ms, events_read, founded) = (0, 0, false);
-        let mut cluster =
-            Self { plan, now_ms, nodes, apps, oracle, dice, faults, events_read, founded };
+        let (now_ms, told, founded) = (0, Vec::new(), false);
+        let mut cluster = Self { plan, now_ms, nodes, apps, oracle, dice, faults, told, founded };
         cluster.set_links(&|_, _, _| ());
         cluster
     }

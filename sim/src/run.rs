@@ -15,7 +15,7 @@ use crate::faults::Faults;
 use crate::node;
 use crate::plan::Plan;
 use crate::shop::{EVENT_BITS, History, Shop, client_name};
-use crate::stream::{self, Stream};
+use crate::stream::{self, Told};
 
 /// How long a cluster may take to come up, and to be whole again after the last fault.
 const COME_UP_MS: u64 = 15_000;
@@ -80,7 +80,7 @@ fn live(cluster: &mut Cluster, history: &History, closed: &Arc<AtomicBool>) -> R
     become_whole(cluster)?;
     serve_again(cluster, history)?;
     run_out(cluster)?;
-    cluster.events_read = read_stream(cluster, history)?;
+    cluster.told = read_stream(cluster)?;
     Ok(())
 }
 
@@ -196,8 +196,8 @@ fn run_out(cluster: &mut Cluster) -> Result<(), String> {
     }
 }
 
-/// What subscribers would be told is the same everywhere, and what has happened.
-fn read_stream(cluster: &mut Cluster, history: &History) -> Result<u64, String> {
+/// What subscribers would be told.
+fn read_stream(cluster: &mut Cluster) -> Result<Vec<Told>, String> {
     let nodes = 0..cluster.nodes.len();
     let readable = cluster.step_until(STREAM_MS, |cluster| {
         nodes.clone().filter_map(|at| cluster.replica(at)).all(|node| stream::is_readable(&node))
@@ -205,16 +205,8 @@ fn read_stream(cluster: &mut Cluster, history: &History) -> Result<u64, String> 
     if !readable {
         return Err("events that were applied cannot be read".into());
     }
-    let mut stream = Stream::default();
-    for at in nodes {
-        if let Some(replica) = cluster.replica(at) {
-            stream.read(at + 1, &replica)?;
-        }
-    }
-    match stream.check(&history.operations()).as_slice() {
-        [] => Ok(stream.events),
-        wrong => Err(wrong.join("\n")),
-    }
+    let replicas = nodes.filter_map(|at| Some((at, cluster.replica(at)?)));
+    replicas.map(|(at, replica)| Told::read(format!("node {}", at + 1), &replica)).collect()
 }
 
 /// What was marked as a retry is never refused without the log, where an earlier attempt may be.
@@ -318,7 +310,8 @@ fn judge(cluster: &Cluster, history: &History) -> Outcome {
         client_name: Some(client_name),
         ..stockd_check::Options::default()
     };
-    let report = stockd_check::check(&log, &history.operations(), &options);
+    let (report, mut stream) =
+        stockd_check::check_with_stream(&log, &history.operations(), &options);
     let mut violations = cluster.oracle.seen().violations.clone();
     let operations = history.operations();
     for violation in &report.violations {
@@ -328,6 +321,11 @@ fn judge(cluster: &Cluster, history: &History) -> Outcome {
         }
     }
     drop(operations);
+    violations.extend(cluster.told.iter().filter_map(|told| told.judge(&mut stream).err()));
+    let untold = stream.untold_until(u64::MAX);
+    if untold > 0 && !cluster.told.is_empty() {
+        violations.push(format!("no node tells of {untold} events that the log makes"));
+    }
     let black_box = explain(cluster, &history.operations());
     violations.extend(black_box.0);
     violations.extend(check_retries(&log, history));
@@ -346,7 +344,7 @@ fn judge(cluster: &Cluster, history: &History) -> Outcome {
         ("operations", history.operations().len() as u64),
         ("log entries", log.len() as u64),
         ("entries applied", seen.applied),
-        ("events read", cluster.events_read),
+        ("events held against the log", stream.told()),
         ("snapshots installed", seen.installed),
         ("snapshots restored", seen.restored),
         ("connections", net.connections),

@@ -81,7 +81,8 @@ impl SmallDisk {
         };
         let enter = [vec!["nsenter", "--target", &pid, "--mount"], user, vec!["--"]].concat();
         node.launcher = enter.into_iter().map(str::to_owned).collect();
-        node.data = PathBuf::from(MOUNT).join(format!("n{}", node.id));
+        let name = format!("n{}", node.id);
+        (node.data, node.data_here) = (PathBuf::from(MOUNT).join(&name), self.path(&name));
     }
 }
 

@@ -135,7 +135,9 @@ impl Cluster {
         for node in &self.nodes {
             node.assert_sound();
         }
-        println!("{}", book.summary());
+        let running: Vec<_> = running.iter().map(|node| node.data_here.clone()).collect();
+        let told = book.verify_events(&running).await;
+        println!("{}, {told} events told", book.summary());
     }
 
     /// Hands leadership to `id`, however often that takes.

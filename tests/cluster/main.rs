@@ -5,7 +5,7 @@
 //! buyers ──stockd-client──▶ node 1 ═ node 2 ═ node 3      killed, stopped, cut off, wiped, …
 //!    └─▶ Book: id ─▶ what was acknowledged     └─ each a child process of this test
 //!                        │
-//!            afterwards  └─▶ verify: every id as acknowledged, every cell adds up, on each replica
+//!            afterwards  └─▶ verify: every id as acknowledged, every cell adds up, on each replica; and in its events
 //! ```
 //!
 //! One binary of many tests, so that as many run at a time as there are cores. Waits are for

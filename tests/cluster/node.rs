@@ -101,6 +101,8 @@ pub struct Node {
     /// Peer addresses to join; empty for the first node.
     pub join: Vec<String>,
     pub data: PathBuf,
+    /// The same directory, as this process finds it.
+    pub data_here: PathBuf,
     /// More arguments of `serve`.
     pub arguments: Vec<String>,
     /// What starts the program, if it is not started directly.
@@ -119,6 +121,7 @@ impl Node {
             peer: free_address(),
             join: join.to_vec(),
             data: directory.join(format!("n{id}")),
+            data_here: directory.join(format!("n{id}")),
             arguments: arguments.iter().map(|&argument| argument.to_owned()).collect(),
             launcher: Vec::new(),
             output: directory.join(format!("n{id}.txt")),

@@ -1,8 +1,11 @@
-//! The count afterwards: is what was acknowledged there, and nothing else?
+//! The count afterwards: is what was acknowledged there, and nothing else? And do the events say so?
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
 use std::time::Duration;
 
+use stockd_check::Stream;
+use stockd_client::events::{Event, EventKind};
 use stockd_client::{
     Batch, Cell, CellRef, Client, Code, Consistency, Options, Outcome, Read, ReservationId,
 };
@@ -38,6 +41,85 @@ impl Book {
             }
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
+    }
+
+    /// Reads the events of nodes that run, which are the same on all of them; returns how many that is.
+    ///
+    /// # Panics
+    /// They differ, are not in order, do not tell of something acknowledged, or tell of what nobody asked for.
+    pub async fn verify_events(&self, directories: &[PathBuf]) -> u64 {
+        let deadline = Instant::now() + CATCH_UP;
+        loop {
+            let mut stream = Stream::new();
+            for directory in directories {
+                stream.read(directory).unwrap();
+            }
+            // What was applied just now may not be in the file yet.
+            match self.is_told(&stream) {
+                Ok(()) => return stream.told(),
+                Err(message) => assert!(Instant::now() < deadline, "{message}"),
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    }
+
+    /// Compares the carts and what was received with the events. What later events may mend is an `Err`.
+    fn is_told(&self, stream: &Stream) -> Result<(), String> {
+        let (mut told, mut received) = (BTreeSet::new(), vec![0; self.handles.len()]);
+        let mut next = 1;
+        for record in stream.records() {
+            if record.header().first != next {
+                // Each of these nodes was given a snapshot at some time: what was before, none can tell.
+                return Ok(());
+            }
+            next = record.header().next();
+            for event in record.events().map(Result::unwrap) {
+                let change = event.change.as_ref();
+                let cell = change.and_then(|change| {
+                    self.handles.iter().position(|handle| *handle == change.cell)
+                });
+                let Some((cell, id)) = cell.zip(event.id) else { continue };
+                if event.kind == EventKind::Received {
+                    received[cell] += change.map_or(0, |change| change.delta.on_hand);
+                } else {
+                    self.check_told(cell, id, &event);
+                    told.insert((id, event.kind));
+                }
+            }
+        }
+        for (id, cart) in &self.carts {
+            let last = match cart.may_be[..] {
+                [Seen::Confirmed] => EventKind::Confirmed,
+                [Seen::Released] => EventKind::Released,
+                _ => EventKind::Reserved,
+            };
+            let is_granted =
+                !cart.may_be.contains(&Seen::Absent) && !cart.may_be.contains(&Seen::Fenced);
+            if is_granted
+                && ![EventKind::Reserved, last].iter().all(|kind| told.contains(&(*id, *kind)))
+            {
+                return Err(format!("no event tells of {id}: {cart:?}"));
+            }
+        }
+        for (cell, (told, received)) in received.iter().zip(&self.received).enumerate() {
+            let most = received.acknowledged + received.in_doubt;
+            assert!(*told <= most, "cell {cell}: events tell of {told} units, of {received:?}");
+            if *told < received.acknowledged {
+                return Err(format!("cell {cell}: events tell of {told} units, of {received:?}"));
+            }
+        }
+        Ok(())
+    }
+
+    /// What is told of a cart was asked for.
+    fn check_told(&self, cell: usize, id: ReservationId, event: &Event<'_>) {
+        let cart = self.carts.get(&id);
+        let moves = |cart: &Cart| {
+            let delta = event.change.map(|change| change.delta);
+            let units = delta.map(|delta| delta.reserved.abs().max(delta.committed.abs()));
+            cart.cell == cell && units == Some(i64::from(cart.quantity))
+        };
+        assert!(cart.is_some_and(moves), "{event} tells of {cart:?}");
     }
 
     /// What has become of each cart; all of it must be something that may be.

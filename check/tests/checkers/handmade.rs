@@ -17,27 +17,27 @@ use crate::server::{CONFIG, client_name};
 const START_MS: u64 = 1_700_000_000_000;
 
 /// One cell with ten units, and calls one after the other. Tests change what comes out.
-struct Script {
+pub struct Script {
     state: StockState,
     now_ms: u64,
     /// Who asks, as the log has it.
     principal: String,
-    log: Vec<Entry>,
-    history: Vec<Operation>,
+    pub log: Vec<Entry>,
+    pub history: Vec<Operation>,
 }
 
 /// Who asks, as the history has it.
 const CLIENT: u32 = 1;
 
-fn id(number: u8) -> ReservationId {
+pub fn id(number: u8) -> ReservationId {
     ReservationId::from_parts(START_MS, [number; 10])
 }
 
-fn cell() -> Cell {
+pub fn cell() -> Cell {
     Cell::name("w", "s")
 }
 
-fn reserve(number: u8, quantity: u32) -> Request {
+pub fn reserve(number: u8, quantity: u32) -> Request {
     Request::Reserve { id: id(number), ttl_ms: 1_000, lines: vec![(cell(), quantity)] }
 }
 
@@ -46,7 +46,7 @@ fn read() -> Request {
 }
 
 impl Script {
-    fn new() -> Self {
+    pub fn new() -> Self {
         let mut script = Self {
             state: StockState::new(CONFIG),
             now_ms: START_MS,
@@ -61,7 +61,7 @@ impl Script {
     }
 
     /// Executes a call and gives its place; each begins when the one before has returned.
-    fn call(&mut self, request: Request) -> usize {
+    pub fn call(&mut self, request: Request) -> usize {
         let (mut ops, mut out) = (BytesMut::new(), BytesMut::new());
         request.encode(&mut ops, None);
         if request.is_write() {
@@ -108,7 +108,7 @@ impl Script {
     }
 
     /// Moves on by so many ms.
-    fn wait(&mut self, ms: u64) {
+    pub fn wait(&mut self, ms: u64) {
         self.now_ms += ms;
     }
 

@@ -4,3 +4,4 @@
 mod handmade;
 mod mutated;
 mod server;
+mod stream;
