@@ -232,7 +232,7 @@ impl Builder {
                 self.filter = None;
                 return;
             };
-            Key::all_of(&event).for_each(|key| filter.add(key.hash(self.seed)));
+            Key::each_of(&event, |key| filter.add(key.hash(self.seed)));
         }
     }
 

@@ -26,12 +26,18 @@ impl Key {
         }
     }
 
-    /// The keys of an event.
-    pub(super) fn all_of(event: &Event<'_>) -> impl Iterator<Item = Self> {
-        let cell = event.change.map(|change| change.cell);
-        let rules = cell.filter(|_| event.kind == EventKind::PolicySet);
-        let cell = cell.into_iter().map(Self::Cell);
-        cell.chain(event.id.map(Self::Id)).chain(rules.map(Self::Rules))
+    /// Shows the keys of an event.
+    #[inline]
+    pub(super) fn each_of(event: &Event<'_>, mut show: impl FnMut(Self)) {
+        if let Some(id) = event.id {
+            show(Self::Id(id));
+        }
+        if let Some(change) = &event.change {
+            show(Self::Cell(change.cell));
+            if event.kind == EventKind::PolicySet {
+                show(Self::Rules(change.cell));
+            }
+        }
     }
 
     /// For filters. Clients choose ids, so the seed must not be known before.
