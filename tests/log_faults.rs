@@ -12,7 +12,7 @@ use stockd::log::{
     Space, Storage, Survival, View, inspect, yielding,
 };
 use stockd::protocol::ShardId;
-use stockd::world::{RealClock, RealRandom, TaskThreads, World};
+use stockd::world::{EnoughMemory, RealClock, RealRandom, TaskThreads, World};
 use tokio::sync::oneshot;
 
 fn world() -> World {
@@ -20,6 +20,7 @@ fn world() -> World {
         clock: Arc::new(RealClock::new()),
         random: Arc::new(RealRandom::new()),
         threads: Arc::new(TaskThreads),
+        memory: Arc::new(EnoughMemory),
     }
 }
 

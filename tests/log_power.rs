@@ -15,7 +15,7 @@ use stockd::log::{
     Survival, View, inspect,
 };
 use stockd::protocol::ShardId;
-use stockd::world::{Random, RealClock, TaskThreads, World};
+use stockd::world::{EnoughMemory, Random, RealClock, TaskThreads, World};
 
 /// The log's id is all that is drawn.
 struct Seven;
@@ -31,6 +31,7 @@ fn world() -> World {
         clock: Arc::new(RealClock::new()),
         random: Arc::new(Seven),
         threads: Arc::new(TaskThreads),
+        memory: Arc::new(EnoughMemory),
     }
 }
 

@@ -9,7 +9,7 @@ use stockd::log::{
     Error, Fault, Log, LogOptions, Record, RecordId, ShardLog, SimStorage, Storage, Survival,
     inspect,
 };
-use stockd::world::{Random, RealClock, TaskThreads, World};
+use stockd::world::{EnoughMemory, Random, RealClock, TaskThreads, World};
 use stockd_protocol::ShardId;
 
 use crate::input::{Input, put_block, u32_at};
@@ -33,6 +33,7 @@ fn world() -> World {
         clock: Arc::new(RealClock::new()),
         random: Arc::new(Seven),
         threads: Arc::new(TaskThreads),
+        memory: Arc::new(EnoughMemory),
     }
 }
 

@@ -165,9 +165,9 @@ impl Cluster {
         node.disk.set_sync_delay(std::time::Duration::from_millis(self.plan.sync_ms));
         let world = world(&node.machine.clock, &self.dice);
         node.handle = Handle::default();
-        let observer = self.oracle.observer(node.id, node.handle.clone());
-        let options = node::options(&self.plan, node.id, bootstrap, &world, observer);
         let (disk, handle) = (node.disk.clone(), node.handle.clone());
+        let oracle = &self.oracle;
+        let options = node::options(&self.plan, node.id, bootstrap, &world, oracle, handle.clone());
         node.machine.start(node::run(options, disk, world, handle));
         self.note(&format!("node {} starts", at + 1));
     }

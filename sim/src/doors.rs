@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::time::Duration;
 
-use stockd::world::{Clock, Random, TaskThreads, UnixMicros, World};
+use stockd::world::{Clock, EnoughMemory, Random, TaskThreads, UnixMicros, World};
 use stockd_client::IdSource;
 
 /// When a simulation begins, in microseconds since 1970: a day in June 2025.
@@ -120,7 +120,12 @@ impl Clock for ProcessClock {
 /// The world as a process sees it that is started now.
 pub fn world(machine: &Arc<MachineClock>, dice: &Dice) -> World {
     let clock = ProcessClock { machine: machine.clone(), born: machine.monotonic() };
-    World { clock: Arc::new(clock), random: Arc::new(dice.split()), threads: Arc::new(TaskThreads) }
+    World {
+        clock: Arc::new(clock),
+        random: Arc::new(dice.split()),
+        threads: Arc::new(TaskThreads),
+        memory: Arc::new(EnoughMemory),
+    }
 }
 
 /// A client's ids, by its machine's clock.

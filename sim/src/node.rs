@@ -2,6 +2,7 @@
 
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use stockd::archive::ArchiveOptions;
 use stockd::engine::EngineConfig;
@@ -14,6 +15,7 @@ use stockd::server::{Limits, Listeners};
 use stockd::world::World;
 use tokio::sync::Notify;
 
+use crate::oracle::Oracle;
 use crate::plan::Plan;
 
 /// How a node's process ended.
@@ -66,8 +68,11 @@ pub fn options(
     id: u64,
     bootstrap: Bootstrap,
     world: &World,
-    observer: Arc<dyn Observer>,
+    oracle: &Oracle,
+    handle: Handle,
 ) -> ReplicaOptions {
+    let observer = oracle.observer(id, handle);
+    let oracle = oracle.clone();
     let info = info(id);
     let noisy = std::env::var_os("STOCKD_SIM_NOTICES").is_some();
     ReplicaOptions {
@@ -88,9 +93,13 @@ pub fn options(
         lease_reads: plan.lease_reads,
         archive: Some(ArchiveOptions::default()),
         events: Some(EventOptions::default()),
-        reconcile: None,
+        reconcile: Some(Duration::from_millis(plan.reconcile_ms)),
         draining: Arc::new(AtomicBool::new(false)),
         notice: Arc::new(move |line| {
+            // Nothing plants a fault in memory.
+            if line.starts_with("ALARM") {
+                oracle.violation(format!("node {id}: {line}"));
+            }
             if noisy {
                 eprintln!("  node {id}: {line}");
             }

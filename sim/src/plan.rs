@@ -39,6 +39,8 @@ pub struct Plan {
     pub retention_ms: u64,
     /// Of so many refused requests one is told as an event; 0: none.
     pub sample_refusals: u32,
+    /// How often states are compared.
+    pub reconcile_ms: u64,
 }
 
 impl Plan {
@@ -64,6 +66,7 @@ impl Plan {
             grace_ms: dice.between(0, 1_000),
             retention_ms: dice.between(4_000, 60_000),
             sample_refusals: *dice.pick(&[0, 1, 3, 50]),
+            reconcile_ms: dice.between(200, 3_000),
         }
     }
 

@@ -337,6 +337,10 @@ fn judge(cluster: &Cluster, history: &History) -> Outcome {
     }
     let mut counters = BTreeMap::new();
     let mut count = |name: &str, value: u64| *counters.entry(name.to_owned()).or_default() += value;
+    let replicas = (0..cluster.nodes.len()).filter_map(|at| cluster.replica(at));
+    let found: Vec<_> = replicas.map(|replica| replica.status().reconcile).collect();
+    let compared = found.iter().map(|found| found.rounds + found.snapshots.0).sum();
+    let agreed = found.iter().filter(|found| found.agreed_index > 0).count() as u64;
     let net = stockd_simnet::stats();
     let seen = cluster.oracle.seen();
     for (name, value) in [
@@ -345,6 +349,8 @@ fn judge(cluster: &Cluster, history: &History) -> Outcome {
         ("log entries", log.len() as u64),
         ("entries applied", seen.applied),
         ("events held against the log", stream.told()),
+        ("states compared with the log", compared),
+        ("states that a majority agreed with", agreed),
         ("snapshots installed", seen.installed),
         ("snapshots restored", seen.restored),
         ("connections", net.connections),

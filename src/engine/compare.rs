@@ -144,9 +144,29 @@ fn part_of(kind: u8) -> (&'static str, usize) {
     }
 }
 
+/// The words of a row of details, in their order.
+const DETAIL_NAMES: [&str; 12] = [
+    "damaged",
+    "quality",
+    "safety",
+    "other",
+    "incoming",
+    "in_transit",
+    "feed_sequence",
+    "epoch",
+    "oversell_limit",
+    "buffer",
+    "reorder_point_and_1",
+    "owner_max_and_bits",
+];
+
 fn about(kind: u8, number: u32, entry: &[u8]) -> (Option<CellHandle>, Option<ReservationId>) {
     if kind == Kind::Cells as u8 {
         return (Some(CellHandle(number)), None);
+    }
+    if kind == Kind::Details as u8 && entry.len() == ROW_BYTES {
+        let cell = entry.first_chunk().map(|cell| CellHandle(u32::from_le_bytes(*cell)));
+        return (cell, None);
     }
     if kind == Kind::Records as u8 && entry.len() == Record::BYTES {
         let record = Record::take(entry);
@@ -178,6 +198,11 @@ fn show(kind: u8, entry: &[u8]) -> String {
             ),
             Some(other) => format!("{other:?} cell={} quantity={}", record.cell, record.quantity),
         };
+    }
+    if kind == Kind::Details as u8 && entry.len() == ROW_BYTES {
+        let word = |at: usize| i64::from_le_bytes(eight(entry, 4 + 8 * at));
+        let named = |(at, name)| format!("{name}={}", word(at));
+        return DETAIL_NAMES.into_iter().enumerate().map(named).collect::<Vec<_>>().join(" ");
     }
     // The heads of long ones: what differs is told by its part and number already.
     entry.iter().take(64).map(|byte| format!("{byte:02x}")).collect()

@@ -2,7 +2,7 @@
 
 use bytes::BytesMut;
 
-use crate::protocol::event::{Anchor, Checkpoint, EventBody, EventKind, Totals};
+use crate::protocol::event::{Anchor, Checkpoint, Divergence, EventBody, EventKind, Totals};
 use crate::protocol::{
     CellRef, Code, Lines, Op, OpFlags, Opcode, Reader, ReservationId, ReservationState, ShardId,
     TransferState, UnixMillis,
@@ -46,6 +46,8 @@ pub struct StockState {
     pub(super) scratch: Scratch,
     /// The entry that is applied has a CHECKPOINT.
     checkpoint: Option<Anchor>,
+    /// What it tells of states that are wrong.
+    divergences: Vec<Divergence>,
     pub(super) cut: Option<super::snapshot::Cut>,
     pub(super) cuts: u64,
     /// An empty ledger, for archived records.
@@ -53,7 +55,7 @@ pub struct StockState {
 }
 
 /// What one log entry did.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Applied {
     /// The moment at which its operations happened: not before that of any earlier entry.
     pub now: UnixMicros,
@@ -63,6 +65,8 @@ pub struct Applied {
     pub too_old: bool,
     /// One of them was a CHECKPOINT.
     pub checkpoint: Option<Anchor>,
+    /// What DIVERGED among them tell.
+    pub divergences: Vec<Divergence>,
 }
 
 /// How much there is of what.
@@ -108,6 +112,7 @@ impl StockState {
             crossings: Crossings::default(),
             scratch: Scratch::default(),
             checkpoint: None,
+            divergences: Vec::new(),
             cut: None,
             cuts: 0,
             ledger: None,
@@ -271,7 +276,8 @@ impl StockState {
         self.cells.publish(&self.clock, self.holds.wheel.front());
         let too_old = outcomes.too_old();
         let checkpoint = self.checkpoint.take();
-        Applied { now: self.clock.now, op_count: batch.op_count, too_old, checkpoint }
+        let divergences = std::mem::take(&mut self.divergences);
+        Applied { now: self.clock.now, op_count: batch.op_count, too_old, checkpoint, divergences }
     }
 
     /// Takes the place of a running state: readers of this one see `newer`, a later state of the
@@ -416,6 +422,7 @@ impl StockState {
                 return out.plain(Code::OK, 0);
             }
             Command::Diverged(divergence) => {
+                self.divergences.push(*divergence);
                 let body = EventBody::Diverged(*divergence);
                 self.cells.events.tell(&events::unnamed(EventKind::Diverged, body));
                 return out.plain(Code::OK, 0);

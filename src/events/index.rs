@@ -375,8 +375,8 @@ mod tests {
                 asked += 1;
             }
         }
-        // About one in a hundred.
-        assert!((asked / 200..asked / 70).contains(&passed), "{passed} of {asked}");
+        // At most about one in a hundred.
+        assert!((asked / 2_000..asked / 70).contains(&passed), "{passed} of {asked}");
         assert!((0..open.len()).all(|at| may_have(&sealed, at, Key::Cell(CellHandle(0)))));
     }
 

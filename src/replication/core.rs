@@ -178,10 +178,11 @@ impl Core {
         self.offsets.lock().expect("no holder panics").skew(self.world.clock.as_ref())
     }
 
-    /// Tells the whole cluster, if this node leads.
+    /// Tells the whole cluster, if this node leads. It may be forgotten with the office: whoever found it says it again.
     pub fn alarm(&self, divergence: Divergence) {
-        if self.is_leader() {
-            self.alarms.lock().expect("no holder panics").push(divergence);
+        let mut alarms = self.alarms.lock().expect("no holder panics");
+        if self.is_leader() && !alarms.contains(&divergence) {
+            alarms.push(divergence);
             self.ingress.poke();
         }
     }
@@ -192,9 +193,11 @@ impl Core {
             && self.alarms.lock().expect("no holder panics").is_empty()
     }
 
-    /// What is to be told.
-    pub fn take_alarms(&self) -> Vec<Divergence> {
-        std::mem::take(&mut self.alarms.lock().expect("no holder panics"))
+    /// What is to be told, at most so much.
+    pub fn take_alarms(&self, count_max: usize) -> Vec<Divergence> {
+        let mut alarms = self.alarms.lock().expect("no holder panics");
+        let count = alarms.len().min(count_max);
+        alarms.drain(..count).collect()
     }
 
     /// Says something to the operator.
@@ -261,6 +264,7 @@ impl Core {
     pub fn leave_office(&self, refusal: Refusal) {
         let mut tenure = self.tenure.lock().expect("no holder panics");
         *tenure = None;
+        self.alarms.lock().expect("no holder panics").clear();
         self.ingress.set_gate(Gate::Shut(refusal));
     }
 

@@ -10,7 +10,7 @@
 //! snapshot begin    bytes u64
 //! snapshot chunk    offset u64 · bytes
 //! snapshot end      bytes u64 · vote · snapshot meta       reply: vote
-//! compared          see reconcile/replicas.rs                              reply: judgement u8
+//! compared          see reconcile/replicas.rs                              reply: agrees u8
 //! join              relayed u8 · rules · node                                  reply: cluster id u64
 //! ```
 

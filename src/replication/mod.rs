@@ -240,7 +240,7 @@ impl Replica {
             notice: options.notice.clone(),
         });
         let reconciler = options.reconcile.map_or_else(Reconciler::default, |_| {
-            Reconciler::of(log.clone(), options.snapshot_log_bytes)
+            Reconciler::of(options.node.id, log.clone(), options.snapshot_log_bytes)
         });
         let (machine, shared) = StateMachine::open(
             storage.clone(),
@@ -259,9 +259,9 @@ impl Replica {
         let old_ids = OldIds::start(&world, &shared).map_err(Error::Archive)?;
         let core =
             Core::new(world, storage, options, log.clone(), (shared, old_ids), identity, joining);
-        start_raft(&core, machine, empty).await?;
         let compare = Box::pin(reconcile::serve(core.clone()));
         core.world.threads.spawn("reconcile", compare).map_err(Error::Archive)?;
+        start_raft(&core, machine, empty).await?;
         core.start_tasks(listener, failed);
         Ok(Self { core })
     }
@@ -525,7 +525,7 @@ impl Replica {
                 return Err(AdminError::Failed(why.to_owned()));
             }
             if tokio::time::Instant::now() > deadline {
-                return Err(AdminError::Timeout("the snapshot"));
+                return Err(AdminError::Timeout("the snapshot, or its comparison with the log,"));
             }
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
@@ -609,6 +609,7 @@ impl Core {
         tokio::spawn(steward::look_after(self.clone()));
         tokio::spawn(steward::do_chores(self.clone()));
         tokio::spawn(leader_loss::watch(self.clone()));
+        tokio::spawn(reconcile::serve_words(self.clone()));
         if let Bootstrap::Join(peers) = &self.options.bootstrap {
             tokio::spawn(steward::join(self.clone(), peers.clone()));
         }
@@ -634,7 +635,7 @@ mod tests {
     use crate::log::{SimStorage, Survival};
     use crate::protocol::event::{Anchor, Divergence, EventBody, EventKind, EventRecord, Finding};
     use crate::protocol::{CellHandle, CellRef, Line, OpFlags, OpId};
-    use crate::world::TaskThreads;
+    use crate::world::{Memory, TaskThreads};
 
     /// Most that a wait may take before its test fails.
     const PATIENCE: Duration = Duration::from_secs(30);
@@ -654,13 +655,34 @@ mod tests {
         World { threads: Arc::new(TaskThreads), ..World::real() }
     }
 
+    /// A machine without memory to spare.
+    struct NoMemory;
+
+    impl Memory for NoMemory {
+        fn available(&self) -> Option<u64> {
+            Some(0)
+        }
+    }
+
     /// Node 1, which founds a cluster if there is none, with elections after [`ELECTION`] at most.
     async fn start(storage: &SimStorage) -> Replica {
         let address = "127.0.0.1:0".to_owned();
-        start_as(storage, (1, address), Bootstrap::Single, Some(Duration::from_millis(20))).await
+        let often = Some(Duration::from_millis(20));
+        start_in(world(), storage, (1, address), Bootstrap::Single, often).await
     }
 
     async fn start_as(
+        storage: &SimStorage,
+        (id, address): (u64, String),
+        bootstrap: Bootstrap,
+        reconcile: Option<Duration>,
+    ) -> Replica {
+        // As in a process: threads that have no sockets.
+        start_in(World::real(), storage, (id, address), bootstrap, reconcile).await
+    }
+
+    async fn start_in(
+        world: World,
         storage: &SimStorage,
         (id, address): (u64, String),
         bootstrap: Bootstrap,
@@ -690,7 +712,7 @@ mod tests {
             observer: None,
         };
         let storage = Arc::new(storage.clone());
-        Replica::start(options, storage, world(), &mut |_, _, _| ()).await.expect("it starts")
+        Replica::start(options, storage, world, &mut |_, _, _| ()).await.expect("it starts")
     }
 
     async fn leads(replica: &Replica, within: Duration) -> bool {
@@ -856,6 +878,20 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn without_memory_for_a_second_state_a_snapshot_is_published_all_the_same() {
+        let address = "127.0.0.1:0".to_owned();
+        let world = World { memory: Arc::new(NoMemory), ..World::real() };
+        let storage = SimStorage::new();
+        let replica = start_in(world, &storage, (1, address), Bootstrap::Single, NEVER).await;
+        assert!(leads(&replica, PATIENCE).await, "alone it founds the cluster");
+        write_a_cell(&replica).await;
+        replica.snapshot().await.expect("nothing is known to be wrong");
+        let status = replica.status().reconcile;
+        assert_eq!((status.snapshots, status.alarm), ((0, 1), None));
+        replica.shutdown().await;
+    }
+
+    #[tokio::test]
     async fn a_state_that_is_not_the_others_is_found_even_if_it_is_what_its_own_snapshot_makes() {
         let mut nodes = start_three().await;
         write_a_cell(&nodes[0].2).await;
@@ -880,8 +916,17 @@ mod tests {
             assert_eq!(told, [(3, Finding::Replica)]);
             until("agreement", || right.status().reconcile.agreed_index > 0).await;
             assert_eq!(right.status().reconcile.alarm, None);
+            assert!(!right.core.shared.reconciler.is_right(3), "it is not to lead");
         }
-        for node in [third, second.clone(), first.clone()] {
+        // What a start replays was told before, and is of what was in memory then.
+        let (address, storage) = (nodes[1].1.clone(), nodes[1].0.clone());
+        nodes[1].2.shutdown().await;
+        let join = Bootstrap::Join(Vec::new());
+        let again = start_as(&storage.restart(Survival::Kept), (2, address), join, NEVER).await;
+        until("the second", || again.core.applied_index() >= first.core.applied_index()).await;
+        assert_eq!(again.status().reconcile.alarm, None);
+        assert_eq!(again.status().reconcile.digest, (0, 0), "old CHECKPOINTs are not looked at");
+        for node in [third, again, first.clone()] {
             node.shutdown().await;
         }
     }

@@ -352,7 +352,7 @@ fn compared(core: &Core, peer: u64, body: &[u8]) -> Result<BytesMut, String> {
     let word = Word::decode(body).map_err(|_| "the message is cut short".to_owned())?;
     let word = word.ok_or("this version does not know what is told")?;
     let mut out = BytesMut::new();
-    out.put_u8(reconcile::hear(core, peer, word) as u8);
+    out.put_u8(u8::from(reconcile::hear(core, peer, word)));
     Ok(out)
 }
 

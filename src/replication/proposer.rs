@@ -24,14 +24,16 @@ use crate::engine::batch::{self, BatchBuilder, PrincipalRuns};
 use crate::events::Position;
 use crate::log::{SEGMENT_BYTES_MIN_REAL, record_bytes_max};
 use crate::protocol::Code;
-use crate::protocol::event::Anchor;
+use crate::protocol::event::{ANCHOR_BYTES, Anchor, Divergence};
 use crate::world::UnixMicros;
 
 /// Entries in flight. With one, the disk waits for the network and the other way round; more than
 /// a few only make smaller batches.
 const WINDOW: usize = 4;
-/// An EXPIRE, a CHECKPOINT and an alarm; alarms are one to a node's life.
-const OWN_BYTES_MAX: usize = 256;
+/// Alarms in an entry: there are seldom any.
+const ALARMS_MAX: usize = 4;
+/// An EXPIRE, a CHECKPOINT and alarms, each with a header of 8 bytes.
+const OWN_BYTES_MAX: usize = (8 + 4) + (8 + ANCHOR_BYTES) + ALARMS_MAX * (8 + Divergence::BYTES);
 /// The largest entry is a record in the smallest segment; an operation of the leader's own is short.
 const _: () = assert!(
     batch::head_bytes(PRINCIPALS_BYTES_MAX) + ENTRY_BYTES_MAX + OWN_BYTES_MAX
@@ -164,7 +166,7 @@ impl Proposer {
 
     /// What a leader has to say about the state itself; how many operations that is.
     fn put_words(&mut self, monotonic: Duration, own: &mut BytesMut) -> u32 {
-        let alarms = self.core.take_alarms();
+        let alarms = self.core.take_alarms(ALARMS_MAX);
         alarms.iter().for_each(|divergence| batch::encode_diverged(own, divergence));
         let mut count = alarms.len() as u32;
         let since = monotonic.saturating_sub(self.last_checkpoint);

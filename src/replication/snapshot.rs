@@ -133,7 +133,7 @@ pub fn write(
     let body = async move {
         let result = write_all(storage.as_ref(), &meta, events, &mut incoming).await;
         if result.is_err() {
-            discard_built(storage.as_ref());
+            discard(storage.as_ref());
         }
         // The builder may have been cancelled with its node.
         let _ = done.send(result);
@@ -191,8 +191,17 @@ pub async fn publish_built(
 }
 
 /// Gives the space of what [`write`] has written back. What cannot be removed now is removed by the next start.
-pub fn discard_built(storage: &dyn Storage) {
+fn discard(storage: &dyn Storage) {
     let _ = storage.remove(BUILDING);
+}
+
+/// [`discard`] on a thread of its own: a large file takes a while.
+pub async fn discard_aside(world: &World, storage: Arc<dyn Storage>) -> io::Result<()> {
+    let deed = move || {
+        discard(storage.as_ref());
+        Ok(())
+    };
+    aside(world, "snapshot-discard", deed).await
 }
 
 fn put_header(out: &mut BytesMut, meta: &SnapshotMeta, events: Position) {

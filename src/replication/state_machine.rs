@@ -118,13 +118,13 @@ impl Shared {
                     done.too_old.then(|| batch.0.slice_ref(Batch::decode(&batch.0).ops.rest()));
                 match done.checkpoint {
                     None => (),
-                    Some(_) if applied.is_cut => self.reconciler.pass_over(),
+                    Some(_) if applied.is_cut => self.reconciler.pass_over(entry.log_id.index),
                     Some(anchor) => {
-                        let generation = applied.generation;
-                        let begun = self.reconciler.begin(&mut applied.stock, generation, anchor);
-                        applied.is_cut = begun;
+                        let at = (entry.log_id.index, applied.generation);
+                        applied.is_cut = self.reconciler.begin(&mut applied.stock, at, anchor);
                     }
                 }
+                done.divergences.iter().for_each(|found| self.reconciler.heard(found));
                 if let Some(archive) = &self.archive {
                     archive.tell_time(applied.stock.now().as_millis());
                 }
@@ -303,6 +303,8 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
             let mut applied = self.shared.lock();
             applied.stock.replace_from(loaded.stock);
             applied.generation += 1;
+            let index = meta.last_log_id.map_or(0, |id| id.index);
+            self.shared.reconciler.replaced(index, applied.stock.next_event());
             applied.last = meta.last_log_id;
             applied.membership = meta.last_membership.clone();
         }
@@ -329,8 +331,9 @@ impl RaftSnapshotBuilder<TypeConfig> for SnapshotBuilder {
     /// A full disk is waited out: the node serves on with the log it has.
     async fn build_snapshot(&mut self) -> io::Result<Snapshot> {
         loop {
-            if self.shared.reconciler.is_diverged() {
-                // It would make the wrong state the one that everything is made of.
+            let reconciler = &self.shared.reconciler;
+            if reconciler.is_diverged() || reconciler.is_closed() {
+                // It would make a wrong state the one that everything is made of; or the node stops.
                 tokio::time::sleep(SPACE_RETRY).await;
                 continue;
             }
@@ -368,13 +371,14 @@ impl SnapshotBuilder {
             let cut = applied.stock.begin_snapshot();
             (cut, meta, events, next_event, applied.generation)
         };
-        let index = meta.last_log_id.map_or(0, |id| id.index);
+        let (index, log_bytes) =
+            (meta.last_log_id.map_or(0, |id| id.index), self.shared.reconciler.log_bytes());
         let result = self.write_cut(&mut cut, &meta, events, generation).await;
         self.end_cut(cut, generation);
         let (bytes, print) = result?;
-        let proof = Proof { index, next_event, print };
-        if self.shared.reconciler.prove(proof).await == Verdict::Refuse {
-            snapshot::discard_built(self.storage.as_ref());
+        let proof = Proof { index, next_event, generation, print };
+        if self.shared.reconciler.prove(proof, log_bytes).await == Verdict::Refuse {
+            snapshot::discard_aside(&self.world, self.storage.clone()).await?;
             return Err(io::ErrorKind::Interrupted.into());
         }
         let (storage, id) = (self.storage.clone(), meta.last_log_id);

@@ -31,6 +31,8 @@ const LOOK_INTERVAL: Duration = Duration::from_millis(10);
 const CHORE_INTERVAL: Duration = Duration::from_millis(200);
 /// Between two attempts of a new leader to take office.
 const OFFICE_RETRY: Duration = Duration::from_millis(20);
+/// Between two attempts of a leader to let another lead.
+const STEP_ASIDE_INTERVAL: Duration = Duration::from_secs(60);
 /// So many chores after a change of the members began, whoever drove it is taken to be gone.
 const CHANGE_CHORES: u32 = 5;
 /// A learner this close to the end of the log is made a voter.
@@ -194,7 +196,7 @@ pub async fn do_chores(core: Arc<Core>) {
     let mut snapshot_log_bytes = 0;
     let (mut skewed, mut full) = (false, false);
     let mut unfinished = Unfinished::default();
-    let mut has_stepped_aside = false;
+    let mut stepped_aside = None;
     loop {
         tokio::select! {
             _ = chores.tick() => (),
@@ -204,9 +206,7 @@ pub async fn do_chores(core: Arc<Core>) {
             finish_change(&core, &mut unfinished).await;
             promote_learners(&core).await;
             announce(&core).await;
-            if core.shared.reconciler.is_diverged() && core.has_told() && !has_stepped_aside {
-                has_stepped_aside = step_aside(&core).await;
-            }
+            step_aside(&core, &mut stepped_aside).await;
         }
         snapshot_if_grown(&core, &mut snapshot_log_bytes).await;
         if core.is_full() != full {
@@ -230,16 +230,21 @@ pub async fn do_chores(core: Arc<Core>) {
     }
 }
 
-/// A leader whose state is wrong lets another lead, whose state is right as far as is known. `true`: it has tried all
-/// it can.
-async fn step_aside(core: &Arc<Core>) -> bool {
+/// A leader whose state is wrong lets another lead, whose state is right as far as is known. A hand-over that fails stops
+/// writes for a while, so there is not one after the other.
+async fn step_aside(core: &Arc<Core>, last: &mut Option<Duration>) {
+    let now = core.world.clock.monotonic();
+    let is_soon = last.is_some_and(|last| now.saturating_sub(last) < STEP_ASIDE_INTERVAL);
+    if is_soon || !core.shared.reconciler.is_diverged() || !core.has_told() {
+        return;
+    }
+    *last = Some(now);
     match (Replica { core: core.clone() }).transfer_leader(None).await {
         Ok(id) => core.note(format_args!("node {id} leads: the state of this one is wrong")),
-        Err(AdminError::LastVoter) => (),
-        // Nobody is ready, or in reach.
-        Err(_) => return false,
+        Err(error) => {
+            core.note(format_args!("this node leads on, though its state is wrong: {error}"))
+        }
     }
-    true
 }
 
 /// Tells the members where a leader is that has been started with other addresses than they know, or was restored.

@@ -9,7 +9,7 @@ use super::answer::Value;
 use super::commands::done;
 use super::past::Told;
 use super::shared::Shared;
-use super::status::progress;
+use super::status::{named, progress};
 use super::words::escape;
 use crate::engine::Difference;
 use crate::protocol::CellHandle;
@@ -37,10 +37,11 @@ pub(super) async fn found(shared: &Arc<Shared>) -> Result<Value, String> {
     Ok(Value::Object(fields))
 }
 
-fn so_far(status: &ReconcileStatus) -> [(&'static str, Value); 10] {
+fn so_far(status: &ReconcileStatus) -> [(&'static str, Value); 11] {
     let (digest, digest_index) = status.digest;
     let (compared, not_compared) = status.snapshots;
     [
+        ("found_wrong", named(&status.named).into()),
         ("rounds", status.rounds.into()),
         ("given_up", status.given_up.into()),
         ("index", status.index.into()),

@@ -9,6 +9,7 @@ use super::outbox::Outbox;
 use super::shared::{Phase, Shared};
 use super::words::escape;
 use crate::events::EventStats;
+use crate::protocol::event::Divergence;
 use crate::replication::{Member, NodeInfo, ReconcileStatus, Status};
 
 type Fields = Vec<(&'static str, Value)>;
@@ -113,6 +114,7 @@ fn reconcile(reconcile: &ReconcileStatus) -> Value {
     Value::Object(vec![
         ("diverged", reconcile.alarm.is_some().into()),
         ("chain_differs", reconcile.chain_differs_at.is_some().into()),
+        ("found_wrong", named(&reconcile.named).into()),
         ("reconciled", reconcile.rounds.into()),
         ("reconciled_index", reconcile.index.into()),
         ("reconcile_given_up", reconcile.given_up.into()),
@@ -121,6 +123,16 @@ fn reconcile(reconcile: &ReconcileStatus) -> Value {
         ("snapshots_not_compared", reconcile.snapshots.1.into()),
         ("reconciling", running.into()),
     ])
+}
+
+/// Whom the log names, and why.
+pub(super) fn named(named: &[Divergence]) -> Option<String> {
+    let one = |Divergence { node, index, finding, .. }: &Divergence| match node {
+        0 => format!("some node, {} after entry {index}", finding.name()),
+        node => format!("node {node}, {} after entry {index}", finding.name()),
+    };
+    let all: Vec<_> = named.iter().map(one).collect();
+    (!all.is_empty()).then(|| all.join("; "))
 }
 
 /// What is being done, how much of it, of how much.

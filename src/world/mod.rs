@@ -1,4 +1,4 @@
-//! The doors to everything that is not a function of the log: clock, randomness, threads, network.
+//! The doors to everything that is not a function of the log: clock, randomness, threads, memory, network.
 //!
 //! The daemon opens each door once, at the top ([`World::real`]), and hands the [`World`] down. A
 //! simulation hands down another world and runs a whole cluster of this very code in one thread, on
@@ -20,6 +20,7 @@ mod threads;
 use std::sync::Arc;
 
 pub use clock::{Clock, RealClock, UnixMicros};
+pub use memory::{EnoughMemory, Memory, RealMemory};
 pub use pace::Pace;
 pub use random::{Random, RealRandom};
 pub use threads::{RealThreads, TaskThreads, Threads};
@@ -33,6 +34,8 @@ pub struct World {
     pub random: Arc<dyn Random>,
     /// Places to run futures that may block.
     pub threads: Arc<dyn Threads>,
+    /// How much memory is left.
+    pub memory: Arc<dyn Memory>,
 }
 
 impl World {
@@ -42,12 +45,7 @@ impl World {
             clock: Arc::new(RealClock::new()),
             random: Arc::new(RealRandom::new()),
             threads: Arc::new(RealThreads),
+            memory: Arc::new(RealMemory),
         }
-    }
-
-    /// Bytes of memory that can be taken before somebody has to give way; `None`: nobody tells. No decision about
-    /// stock may depend on it.
-    pub fn memory_available(&self) -> Option<u64> {
-        memory::available()
     }
 }

@@ -1,28 +1,33 @@
 //! Is what is in memory what the log makes of it, on every node?
 //!
 //! ```text
-//!  leader ─▶ CHECKPOINT in the log ─▶ apply: a cut of the state, right there ─▶ fingerprint of its blocks ┬─▶ leader:
-//!                                                                                                        same?  as others?
-//!  newest snapshot ─▶ second state ─▶ the log up to the CHECKPOINT ─▶ fingerprint of its blocks ──────────┘
-//!                                                                       no: another cut, whose bytes are compared
+//!  leader ─▶ CHECKPOINT in the log ─▶ apply: a cut of the state, right there
+//!                                       └─▶ look: fingerprint of its blocks ─▶ digest ─▶ leader: as those of others?
+//!                                             └─▶ check: the same?                         (replicas.rs)
+//!  newest snapshot ─▶ second state ─▶ the log up to the CHECKPOINT ─▶ fingerprint ┘
+//!                                       no: another cut, whose bytes are compared
 //! ```
 //!
 //! The bytes of a snapshot are a function of the log alone, so every counter, every reservation and all that is
-//! kept about them is compared. It costs a second state for as long as it takes, and at most a quarter of a processor.
+//! kept about them is compared. A look and a check each take at most a quarter of a processor, and a check a second
+//! state for as long as it takes.
 //!
-//! A snapshot is compared in the same way before it is published, with what the one before and the log make: else a
+//! A snapshot is checked in the same way before it is published, with what the one before and the log make: else a
 //! fault would be taken over by it, and be part of what is compared with from then on. Where the log grows faster
 //! than it can be applied beside, or memory is short, it is published all the same, and the node says so. What the
-//! nodes tell the leader (`replicas.rs`) finds a fault that came in that way.
+//! nodes tell the leader finds a fault that came in that way.
 //!
 //! Found to differ, a node says so (notice, `status`, `reconcile`, DIVERGED in the log of the cluster), compares no more,
 //! publishes no snapshot any more, and does not go on leading if another can. It goes on serving: an operator decides.
-//! The snapshot and the log that it has make the right state; a restart loads that.
+//! The snapshot and the log that it has make the right state; a restart loads that, and so does a snapshot that another
+//! node sends.
+//!
+//! Threads: looks and checks run on a thread that has no sockets; what is told is told by a task of the node.
 
 mod replicas;
 mod round;
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::ops::Range;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -36,9 +41,10 @@ pub(super) use round::{GaveUp, Round};
 use super::core::Core;
 use crate::engine::{Difference, Fingerprint, SnapshotCut, StockState};
 use crate::log::Log;
+use crate::protocol::ShardId;
 use crate::protocol::event::{Anchor, Divergence, Finding};
 use crate::world::UnixMicros;
-use replicas::{Digests, Judgement, Words};
+use replicas::{CHECKPOINTS_MAX, Digests, NOBODY, Words};
 use round::Outcome;
 
 /// Between two tries to tell the leader.
@@ -47,9 +53,9 @@ const TELL_RETRY: Duration = Duration::from_secs(1);
 /// What is known of the comparisons so far.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct ReconcileStatus {
-    /// Rounds that found everything as it should be.
+    /// Checks after a CHECKPOINT that found everything as it should be.
     pub rounds: u64,
-    /// Rounds that were not begun, because another was not finished, or could not be finished.
+    /// CHECKPOINTs that were not looked at, because something else was, and checks that could not be finished.
     pub given_up: u64,
     /// The last log entry after which everything was as it should be; 0: none yet.
     pub index: u64,
@@ -67,12 +73,14 @@ pub struct ReconcileStatus {
     pub alarm: Option<Alarm>,
     /// After this entry the events were found not to be those of the leader.
     pub chain_differs_at: Option<u64>,
+    /// What the log tells of nodes, and was not seen to be over since; node 0: nobody knows which.
+    pub named: Vec<Divergence>,
 }
 
 /// What is wrong with a state.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Alarm {
-    /// Who found it.
+    /// How that was found.
     pub finding: Finding,
     /// After this entry.
     pub index: u64,
@@ -85,50 +93,70 @@ pub struct Alarm {
 /// What apply, the snapshot builder, the thread, peers and those who ask share.
 #[derive(Default)]
 pub struct Reconciler {
-    budget: Option<Budget>,
+    scope: Option<Scope>,
     diverged: AtomicBool,
-    wake: Notify,
+    look: Notify,
+    check: Notify,
+    tell: Notify,
     inner: Mutex<Inner>,
 }
 
-/// How long a snapshot may wait until it is published.
-struct Budget {
+/// Of a node that compares.
+struct Scope {
+    me: u64,
     log: Log,
     snapshot_log_bytes: u64,
+    /// The last entry of the log when the node was started: what comes up to there was looked at before.
+    started_at: u64,
 }
 
 #[derive(Default)]
 struct Inner {
-    jobs: VecDeque<Job>,
-    /// One is being done.
-    is_busy: bool,
+    look: Option<Offer>,
+    checks: VecDeque<Check>,
+    is_checking: bool,
+    /// The thread is gone.
+    is_closed: bool,
     /// A snapshot waits, and is published all the same when the log has so many bytes.
     log_bytes_limit: Option<u64>,
-    /// No difference before this event.
+    /// What is in memory has been applied here since this entry.
+    state_since: u64,
+    /// No difference before this event, as far as this node can tell, and as a majority says.
     right_until: u64,
+    agreed_until: u64,
+    /// The latest CHECKPOINTs.
+    checkpoints: VecDeque<u64>,
     digests: Digests,
     words: Words,
+    /// By node and finding.
+    named: BTreeMap<(u64, Finding), Divergence>,
+    /// What the log has told, for operators.
+    news: Vec<Divergence>,
+    /// A majority has found this node wrong, after this entry.
+    judged: Option<u64>,
     status: ReconcileStatus,
-}
-
-enum Job {
-    Compare(Offer),
-    Prove(Proof, oneshot::Sender<Verdict>),
 }
 
 /// A cut that was made at a CHECKPOINT.
 struct Offer {
     cut: SnapshotCut,
     generation: u64,
+    index: u64,
     at: UnixMicros,
     next_event: u64,
     anchor: Anchor,
+}
+
+enum Check {
+    Compare(Proof, UnixMicros),
+    Prove(Proof, oneshot::Sender<Verdict>),
 }
 
 /// What was in memory after an entry.
 pub(super) struct Proof {
     pub index: u64,
     pub next_event: u64,
+    pub generation: u64,
     pub print: Fingerprint,
 }
 
@@ -142,10 +170,13 @@ pub(super) enum Verdict {
 }
 
 impl Reconciler {
-    /// Compares the state with what `log` makes. A snapshot, which is made when the log has grown by
-    /// `snapshot_log_bytes`, is compared at most until the next one is due.
-    pub fn of(log: Log, snapshot_log_bytes: u64) -> Self {
-        Self { budget: Some(Budget { log, snapshot_log_bytes }), ..Self::default() }
+    /// Compares the state of node `me` with what `log` makes. A snapshot, which is made when the log has grown by
+    /// `snapshot_log_bytes`, waits for that at most until it is nearly time for the next one.
+    pub fn of(me: u64, log: Log, snapshot_log_bytes: u64) -> Self {
+        let started_at = log.shard(ShardId(0)).state().last.map_or(0, |last| last.index);
+        let inner = Inner { state_since: started_at, ..Inner::default() };
+        let scope = Scope { me, log, snapshot_log_bytes, started_at };
+        Self { scope: Some(scope), inner: Mutex::new(inner), ..Self::default() }
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {
@@ -153,12 +184,13 @@ impl Reconciler {
     }
 
     pub fn status(&self) -> ReconcileStatus {
-        self.lock().status.clone()
+        let inner = self.lock();
+        ReconcileStatus { named: inner.named.values().copied().collect(), ..inner.status.clone() }
     }
 
     /// States are compared on this node.
     pub fn is_on(&self) -> bool {
-        self.budget.is_some()
+        self.scope.is_some()
     }
 
     /// The state was found to be wrong: it must not become a snapshot.
@@ -166,52 +198,108 @@ impl Reconciler {
         self.diverged.load(Ordering::Relaxed)
     }
 
-    /// Nothing is wrong that the leader was not told.
+    /// Nobody compares any more: the node stops.
+    pub fn is_closed(&self) -> bool {
+        self.lock().is_closed
+    }
+
+    /// All that was found here is in the log.
     pub fn has_told(&self) -> bool {
         !self.lock().words.has_alarm()
     }
 
-    /// As far as this leader knows, a node's state is right.
+    /// Nothing is known to be wrong with a node.
     pub fn is_right(&self, node: u64) -> bool {
-        !self.lock().digests.is_named(node)
+        !self.lock().named.keys().any(|(named, _)| *named == node)
     }
 
     /// A CHECKPOINT was applied. A state that is known to be wrong is not looked at again. `true`: the state was cut,
-    /// and nobody else may until the round has read it.
-    pub fn begin(&self, stock: &mut StockState, generation: u64, anchor: Anchor) -> bool {
-        if !self.is_on() || self.is_diverged() {
-            return false;
-        }
-        let mut inner = self.lock();
-        if inner.is_busy || !inner.jobs.is_empty() {
-            inner.status.given_up += 1;
+    /// and nobody else may until it has been read.
+    pub fn begin(
+        &self,
+        stock: &mut StockState,
+        (index, generation): (u64, u64),
+        anchor: Anchor,
+    ) -> bool {
+        if !self.note_checkpoint(index) || self.is_diverged() {
             return false;
         }
         let (cut, at, next_event) = (stock.begin_snapshot(), stock.now(), stock.next_event());
-        inner.jobs.push_back(Job::Compare(Offer { cut, generation, at, next_event, anchor }));
-        self.wake.notify_one();
+        self.lock().look = Some(Offer { cut, generation, index, at, next_event, anchor });
+        self.look.notify_one();
         true
     }
 
     /// A CHECKPOINT was applied while somebody else read the state's cut.
-    pub fn pass_over(&self) {
-        self.lock().status.given_up += u64::from(self.is_on());
+    pub fn pass_over(&self, index: u64) {
+        if self.note_checkpoint(index) {
+            self.lock().status.given_up += 1;
+        }
     }
 
-    /// Asks what becomes of a snapshot.
-    pub async fn prove(&self, proof: Proof) -> Verdict {
-        let Some(Budget { log, snapshot_log_bytes }) = &self.budget else {
-            return Verdict::Publish;
-        };
+    /// `true`: it is one to be looked at.
+    fn note_checkpoint(&self, index: u64) -> bool {
+        if self.scope.as_ref().is_none_or(|scope| index <= scope.started_at) {
+            return false;
+        }
+        let checkpoints = &mut self.lock().checkpoints;
+        checkpoints.push_back(index);
+        while checkpoints.len() > CHECKPOINTS_MAX {
+            checkpoints.pop_front();
+        }
+        true
+    }
+
+    /// A DIVERGED was applied.
+    pub fn heard(&self, divergence: &Divergence) {
+        let Divergence { node, index, finding, .. } = *divergence;
+        let mut inner = self.lock();
+        inner.named.insert((node, finding), *divergence);
+        inner.words.is_told(divergence);
+        let is_mine = self.scope.as_ref().is_some_and(|scope| scope.me == node);
+        // Not of what was in memory before a restart, or before a snapshot was installed.
+        if is_mine && finding == Finding::Replica && index > inner.state_since {
+            inner.judged = Some(index);
+        }
+        // What a start replays was told before.
+        if self.scope.as_ref().is_none_or(|scope| index > scope.started_at) {
+            inner.news.push(*divergence);
+        }
+        self.tell.notify_one();
+    }
+
+    /// The state is another's now, after this entry, whose next event is this.
+    pub fn replaced(&self, index: u64, next_event: u64) {
+        let mut inner = self.lock();
+        inner.state_since = inner.state_since.max(index);
+        inner.words.forget_digest();
+        (inner.right_until, inner.agreed_until) = (next_event, next_event);
+        (inner.judged, inner.status.alarm) = (None, None);
+        inner.status.digest = (0, 0);
+        self.diverged.store(false, Ordering::Relaxed);
+    }
+
+    /// Bytes that the log has ever had.
+    pub fn log_bytes(&self) -> u64 {
+        self.scope.as_ref().map_or(0, |scope| scope.log.stats().bytes_written)
+    }
+
+    /// Asks what becomes of a snapshot, which was cut when the log had so many bytes.
+    pub async fn prove(&self, proof: Proof, log_bytes: u64) -> Verdict {
+        let Some(scope) = &self.scope else { return Verdict::Publish };
         let (answer, verdict) = oneshot::channel();
         {
-            let enough = (*snapshot_log_bytes).max(2 * proof.print.bytes());
             let mut inner = self.lock();
-            inner.log_bytes_limit = Some(log.stats().bytes_written + enough);
-            inner.jobs.push_back(Job::Prove(proof, answer));
+            if inner.is_closed {
+                return Verdict::Refuse;
+            }
+            // As the steward counts; and what is left is for writing the next one.
+            let enough = scope.snapshot_log_bytes.max(2 * proof.print.bytes());
+            inner.log_bytes_limit = Some(log_bytes + enough / 4 * 3);
+            inner.checks.push_back(Check::Prove(proof, answer));
         }
-        self.wake.notify_one();
-        // The thread is gone: the node stops.
+        self.check.notify_one();
+        // None comes when the node stops.
         verdict.await.unwrap_or(Verdict::Refuse)
     }
 
@@ -223,61 +311,101 @@ impl Reconciler {
         self.lock().status.running = running;
     }
 
-    fn next_job(&self) -> Option<Job> {
+    /// What was looked at is to be checked, unless that is under way for something else.
+    fn compare(&self, proof: Proof, at: UnixMicros) {
         let mut inner = self.lock();
-        let job = inner.jobs.pop_front();
-        inner.is_busy = job.is_some();
+        if inner.is_checking || !inner.checks.is_empty() {
+            inner.status.given_up += 1;
+            return;
+        }
+        inner.checks.push_back(Check::Compare(proof, at));
+        self.check.notify_one();
+    }
+
+    fn next_check(&self) -> Option<Check> {
+        let mut inner = self.lock();
+        let check = inner.checks.pop_front();
+        inner.is_checking = check.is_some();
         inner.status.running = None;
-        job
+        check
+    }
+
+    fn close(&self) {
+        let mut inner = self.lock();
+        inner.is_closed = true;
+        inner.checks.clear();
     }
 }
 
-/// Compares whenever a CHECKPOINT has been applied or a snapshot was made, on a thread of its own, until the node stops.
+/// Looks at the state at each CHECKPOINT, and checks it and snapshots, on a thread of its own, until the node stops.
 pub async fn serve(core: Arc<Core>) {
+    futures_util::future::join(serve_looks(&core), serve_checks(&core)).await;
+    core.shared.reconciler.close();
+}
+
+async fn serve_looks(core: &Arc<Core>) {
     let reconciler = &core.shared.reconciler;
     loop {
-        let is_silent = reconciler.lock().words.is_empty();
         tokio::select! {
-            () = reconciler.wake.notified() => {}
-            () = tokio::time::sleep(TELL_RETRY), if !is_silent => {}
+            () = reconciler.look.notified() => {}
             () = core.stopping() => return,
         }
-        while let Some(job) = reconciler.next_job() {
-            match job {
-                Job::Compare(offer) => compare(&core, offer).await,
-                Job::Prove(proof, answer) => {
-                    let verdict = prove(&core, &proof).await;
+        let offer = reconciler.lock().look.take();
+        if let Some(offer) = offer {
+            look(core, offer).await;
+        }
+    }
+}
+
+async fn serve_checks(core: &Arc<Core>) {
+    let reconciler = &core.shared.reconciler;
+    loop {
+        tokio::select! {
+            () = reconciler.check.notified() => {}
+            () = core.stopping() => return,
+        }
+        while let Some(check) = reconciler.next_check() {
+            match check {
+                Check::Compare(proof, at) => compare(core, &proof, at).await,
+                Check::Prove(proof, answer) => {
+                    let verdict = prove(core, &proof).await;
                     reconciler.lock().log_bytes_limit = None;
                     // Whoever asked may have been stopped with the node.
                     let _ = answer.send(verdict);
                 }
             }
         }
-        tell(&core).await;
     }
 }
 
-async fn tell(core: &Core) {
+/// Tells the leader what there is to tell, and hears what the log says of this node, until the node stops.
+pub async fn serve_words(core: Arc<Core>) {
     let reconciler = &core.shared.reconciler;
-    let mut words = std::mem::take(&mut reconciler.lock().words);
-    let judgement = replicas::tell(core, &mut words).await;
-    reconciler.lock().words = words;
-    match judgement {
-        Some((index, Judgement::Same)) => reconciler.lock().status.agreed_index = index,
-        Some((index, Judgement::Other)) => {
-            let next_event = core.shared.lock().stock.next_event();
-            diverge(core, Finding::Replica, index, Vec::new(), next_event, 0);
+    loop {
+        let is_silent = reconciler.lock().words.is_empty();
+        tokio::select! {
+            () = reconciler.tell.notified() => {}
+            () = tokio::time::sleep(TELL_RETRY), if !is_silent => {}
+            () = core.stopping() => return,
         }
-        Some((_, Judgement::Open)) | None => (),
+        let (judged, news) = {
+            let mut inner = reconciler.lock();
+            (inner.judged.take(), std::mem::take(&mut inner.news))
+        };
+        news.iter().for_each(|divergence| core.note(format_args!("{}", notice_of(divergence))));
+        if let Some(index) = judged {
+            let next_event = core.shared.lock().stock.next_event();
+            diverge(&core, Finding::Replica, index, Vec::new(), next_event);
+        }
+        replicas::tell(&core).await;
     }
 }
 
-async fn compare(core: &Arc<Core>, offer: Offer) {
+async fn look(core: &Arc<Core>, offer: Offer) {
     let reconciler = &core.shared.reconciler;
-    let Offer { at, next_event, anchor, .. } = offer;
-    let index = offer.cut.index();
+    let Offer { cut, generation, index, at, next_event, anchor } = offer;
     let mut round = Round::new(core);
-    let print = match round.look(offer).await {
+    let print = match round.look(cut, generation).await {
         Ok(print) => print,
         Err(why) => return give_up(core, index, &why),
     };
@@ -285,55 +413,73 @@ async fn compare(core: &Arc<Core>, offer: Offer) {
         let mut inner = reconciler.lock();
         let digest = print.digest();
         inner.status.digest = (digest, index);
-        inner.words.digest(index, digest);
+        inner.words.digest((index, digest), next_event);
     }
-    // The others need not wait for what comes next.
-    tell(core).await;
+    reconciler.tell.notify_one();
     match round.has_chain(&anchor) {
         Ok(true) => (),
         Ok(false) => say_chain_differs(core, index, &anchor),
         Err(error) => {
-            core.note(format_args!("the events before {} cannot be read: {error}", anchor.next))
+            core.note(format_args!("the events before {} cannot be read: {error}", anchor.next));
         }
     }
-    match round.check(&Proof { index, next_event, print }).await {
-        Ok(Outcome::Same) => {
-            let mut inner = reconciler.lock();
-            inner.right_until = inner.right_until.max(next_event);
-            let status = &mut inner.status;
-            (status.index, status.at) = (index, at);
+    reconciler.compare(Proof { index, next_event, generation, print }, at);
+}
+
+async fn compare(core: &Arc<Core>, proof: &Proof, at: UnixMicros) {
+    match check(core, proof).await {
+        Ok(true) => {
+            let status = &mut core.shared.reconciler.lock().status;
+            (status.index, status.at) = (proof.index, at);
             status.rounds += 1;
         }
-        Ok(Outcome::Differs { blocks, found, since }) => {
-            say_where(core, index, blocks);
-            diverge(core, Finding::Replay, index, found, next_event, since);
-        }
-        Err(why) => give_up(core, index, &why),
+        Ok(false) => (),
+        Err(why) => give_up(core, proof.index, &why),
     }
 }
 
 async fn prove(core: &Arc<Core>, proof: &Proof) -> Verdict {
-    let reconciler = &core.shared.reconciler;
-    let Proof { index, next_event, .. } = *proof;
-    match Round::new(core).check(proof).await {
-        Ok(Outcome::Same) => {
-            let mut inner = reconciler.lock();
-            inner.right_until = inner.right_until.max(next_event);
-            inner.status.snapshots.0 += 1;
+    match check(core, proof).await {
+        Ok(true) => {
+            core.shared.reconciler.lock().status.snapshots.0 += 1;
             Verdict::Publish
         }
-        Ok(Outcome::Differs { blocks, found, since }) => {
-            say_where(core, index, blocks);
-            diverge(core, Finding::Replay, index, found, next_event, since);
-            Verdict::Refuse
-        }
-        Err(GaveUp::Stopping) => Verdict::Refuse,
+        Ok(false) | Err(GaveUp::Stopping) => Verdict::Refuse,
         Err(why) => {
-            reconciler.lock().status.snapshots.1 += 1;
+            core.shared.reconciler.lock().status.snapshots.1 += 1;
             core.note(format_args!(
-                "the snapshot of entry {index} is published without a comparison: {why}"
+                "the snapshot of entry {} is published without a comparison: {why}",
+                proof.index
             ));
             Verdict::Publish
+        }
+    }
+}
+
+/// Is it what the log makes? If not, that is told.
+async fn check(core: &Arc<Core>, proof: &Proof) -> Result<bool, GaveUp> {
+    let outcome = Round::new(core).check(proof).await?;
+    let reconciler = &core.shared.reconciler;
+    if core.shared.lock().generation() != proof.generation {
+        return Err(GaveUp::Replaced);
+    }
+    match outcome {
+        Outcome::Same => {
+            let mut inner = reconciler.lock();
+            inner.right_until = inner.right_until.max(proof.next_event);
+            Ok(true)
+        }
+        Outcome::Differs { blocks, found, since } => {
+            let index = proof.index;
+            core.note(format_args!(
+                "ALARM: the state after entry {index} is not what the log makes of it, in {blocks} blocks"
+            ));
+            {
+                let mut inner = reconciler.lock();
+                inner.right_until = inner.right_until.max(since);
+            }
+            diverge(core, Finding::Replay, index, found, proof.next_event);
+            Ok(false)
         }
     }
 }
@@ -345,12 +491,6 @@ fn give_up(core: &Core, index: u64, why: &GaveUp) {
     }
 }
 
-fn say_where(core: &Core, index: u64, blocks: usize) {
-    core.note(format_args!(
-        "ALARM: the state after entry {index} is not what the log makes of it, in {blocks} blocks"
-    ));
-}
-
 fn say_chain_differs(core: &Core, index: u64, anchor: &Anchor) {
     let reconciler = &core.shared.reconciler;
     let mut inner = reconciler.lock();
@@ -358,21 +498,22 @@ fn say_chain_differs(core: &Core, index: u64, anchor: &Anchor) {
         let finding = Finding::Chain;
         inner.words.alarm(Divergence { node: core.me(), index, finding, cell: None });
         drop(inner);
+        reconciler.tell.notify_one();
         core.note(format_args!(
-            "ALARM: this node's events before {} are not those of the leader: stockd audit tells whether the files were changed",
+            "ALARM: this node's events before {} are not those of the leader: stockd audit tells whether the files were \
+             changed; it is no fault if one of the two kept no events for a while (--events 0s)",
             anchor.next
         ));
     }
 }
 
-/// The state is wrong. Once in a life.
+/// The state is wrong.
 fn diverge(
     core: &Core,
     finding: Finding,
     index: u64,
     differences: Vec<Difference>,
     next_event: u64,
-    since: u64,
 ) {
     let reconciler = &core.shared.reconciler;
     if reconciler.diverged.swap(true, Ordering::Relaxed) {
@@ -380,17 +521,38 @@ fn diverge(
     }
     let mut inner = reconciler.lock();
     let cell = differences.iter().find_map(|difference| difference.cell);
-    // Its own finding is told by it, that of a majority by the leader.
-    if finding != Finding::Replica {
-        inner.words.alarm(Divergence { node: core.me(), index, finding, cell });
-    }
-    let events = inner.right_until.max(since).max(1)..next_event;
+    let since = match finding {
+        // Its own snapshots have the fault, perhaps.
+        Finding::Replica => inner.agreed_until,
+        _ => {
+            inner.words.alarm(Divergence { node: core.me(), index, finding, cell });
+            inner.right_until
+        }
+    };
+    let events = since.max(1)..next_event;
     inner.status.alarm = Some(Alarm { finding, index, differences, events });
     drop(inner);
+    reconciler.tell.notify_one();
     core.note(format_args!(
-        "ALARM: this node's state is wrong ({}, after entry {index}): it publishes no snapshot any more, and hands leadership \
-         over if it can; see the admin command reconcile, then restart it; if that does not help, its snapshot is wrong: \
-         empty its --data and let it join again",
+        "ALARM: this node's state is wrong ({}, after entry {index}): it publishes no snapshot any more, and hands \
+         leadership over if it can; see the admin command reconcile, then restart it; if that does not help, its snapshot \
+         is wrong: empty its --data and let it join again",
         finding.name()
     ));
+}
+
+/// For operators of all nodes.
+fn notice_of(divergence: &Divergence) -> String {
+    let Divergence { node, index, finding, .. } = divergence;
+    match (*node, finding) {
+        (NOBODY, _) => format!(
+            "ALARM: the nodes' states after entry {index} are not the same, and no majority agrees on one"
+        ),
+        (_, Finding::Replica) => format!(
+            "ALARM: the state of node {node} after entry {index} is not the one that a majority has"
+        ),
+        _ => format!(
+            "ALARM: node {node} has found its state or its events wrong after entry {index}; see reconcile there"
+        ),
+    }
 }

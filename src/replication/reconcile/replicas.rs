@@ -1,104 +1,77 @@
 //! Are the states of the nodes the same after the same entry?
 //!
 //! ```text
-//!  every node: digest after a CHECKPOINT ─▶ leader: what do more than half of the voters say? ─▶ who says otherwise
-//!              its judgement           ◀──                                                       DIVERGED, by name
+//!  every node: digest after a CHECKPOINT ─▶ leader: what do more than half of the voters say? who says otherwise?
+//!              it has found itself wrong ─▶         └─▶ DIVERGED, in the log ─▶ every node knows who is wrong
 //! ```
 //!
 //! It finds what a node cannot find alone: a fault that was in memory before the snapshot which it compares with.
 //! Without a majority of one opinion something is wrong and nobody knows where: DIVERGED names nobody.
+//!
+//! Whatever a node has to say it says again until it is in the log, so a leader may forget it.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::time::Duration;
 
 use bytes::{BufMut, Bytes, BytesMut};
 
+use super::Inner;
 use crate::protocol::event::{Divergence, Finding};
 use crate::protocol::{Reader, Truncated};
 use crate::replication::core::Core;
 use crate::replication::link::Link;
 use crate::replication::peer_frame::Kind;
 
-/// CHECKPOINTs whose digests a leader remembers: who is further behind is not judged.
-const INDEXES_MAX: usize = 4;
-/// A leader is asked so many times for its judgement; by then the others have told theirs, or are gone.
+/// CHECKPOINTs whose digests are remembered: who is further behind is not judged.
+pub(super) const CHECKPOINTS_MAX: usize = 4;
+/// So often a leader is asked whether others agree; by then they have told theirs, or are gone.
 const ASKED_MAX: u32 = 30;
 /// In the place of a node: nobody knows which.
-const NOBODY: u64 = 0;
+pub(super) const NOBODY: u64 = 0;
 
-/// What a leader thinks of a digest.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-#[repr(u8)]
-pub(in crate::replication) enum Judgement {
-    /// Not enough nodes have told theirs.
-    Open = 0,
-    /// More than half of the voters have the same.
-    Same = 1,
-    /// More than half of the voters have another.
-    Other = 2,
-}
-
-/// What the nodes have told a leader.
+/// What the nodes have told a leader, by entry and node.
 #[derive(Default)]
-pub(super) struct Digests {
-    /// By entry and node.
-    told: BTreeMap<u64, BTreeMap<u64, u64>>,
-    /// Who was found wrong, and how, until it agrees again.
-    named: BTreeSet<(u64, Finding)>,
+pub(super) struct Digests(BTreeMap<u64, BTreeMap<u64, u64>>);
+
+/// What follows from a digest.
+#[derive(PartialEq, Eq, Debug, Default)]
+pub(super) struct Judgement {
+    /// Who has what a majority of the voters has.
+    pub right: BTreeSet<u64>,
+    /// Who is wrong, and after which entry.
+    pub wrong: Vec<(u64, u64)>,
 }
 
 impl Digests {
-    /// Takes what a node has after an entry; gives who is to be named because of it.
+    /// Takes what a node has after an entry.
     pub fn take(
         &mut self,
         node: u64,
         (index, digest): (u64, u64),
         voters: &BTreeSet<u64>,
-    ) -> Vec<Divergence> {
-        self.told.entry(index).or_default().insert(node, digest);
-        let mut nodes = self.judge_all(index, voters);
-        if self.told.len() > INDEXES_MAX
-            && let Some((_, told)) = self.told.pop_first()
+    ) -> Judgement {
+        self.0.entry(index).or_default().insert(node, digest);
+        let mut judgement = self.judge(index, voters);
+        if self.0.len() > CHECKPOINTS_MAX
+            && let Some((index, told)) = self.0.pop_first()
             && majority(&told, voters).is_none()
             && are_different(&told)
         {
-            nodes.push(NOBODY);
+            judgement.wrong.push((NOBODY, index));
         }
-        let finding = Finding::Replica;
-        nodes.retain(|node| self.named.insert((*node, finding)));
-        nodes.into_iter().map(|node| Divergence { node, index, finding, cell: None }).collect()
+        judgement
     }
 
-    /// Who is wrong, as far as the nodes have told.
-    fn judge_all(&mut self, index: u64, voters: &BTreeSet<u64>) -> Vec<u64> {
-        let Some(told) = self.told.get(&index) else { return Vec::new() };
+    fn judge(&self, index: u64, voters: &BTreeSet<u64>) -> Judgement {
+        let Some(told) = self.0.get(&index) else { return Judgement::default() };
         let Some(right) = majority(told, voters) else {
             let is_all = voters.iter().all(|voter| told.contains_key(voter));
-            return if is_all { vec![NOBODY] } else { Vec::new() };
+            let wrong = if is_all { vec![(NOBODY, index)] } else { Vec::new() };
+            return Judgement { wrong, ..Judgement::default() };
         };
-        let (same, other): (Vec<_>, Vec<_>) = told.iter().partition(|(_, told)| **told == right);
-        let is_same = |node: u64| same.iter().any(|(same, _)| **same == node);
-        self.named.retain(|(node, _)| *node != NOBODY && !is_same(*node));
-        other.into_iter().map(|(node, _)| *node).collect()
-    }
-
-    /// What becomes of a digest.
-    pub fn judge(&self, (index, digest): (u64, u64), voters: &BTreeSet<u64>) -> Judgement {
-        match self.told.get(&index).and_then(|told| majority(told, voters)) {
-            None => Judgement::Open,
-            Some(right) if right == digest => Judgement::Same,
-            Some(_) => Judgement::Other,
-        }
-    }
-
-    /// A node has found itself wrong: `true` the first time.
-    pub fn name(&mut self, divergence: &Divergence) -> bool {
-        self.named.insert((divergence.node, divergence.finding))
-    }
-
-    /// The node was found wrong, and has not agreed since.
-    pub fn is_named(&self, node: u64) -> bool {
-        self.named.iter().any(|(named, _)| *named == node)
+        let is_right = |node: &u64| told.get(node) == Some(&right);
+        let (right, wrong): (Vec<_>, Vec<_>) = told.keys().copied().partition(is_right);
+        let wrong = wrong.into_iter().map(|node| (node, index)).collect();
+        Judgement { right: right.into_iter().collect(), wrong }
     }
 }
 
@@ -119,9 +92,18 @@ fn are_different(told: &BTreeMap<u64, u64>) -> bool {
 /// What a node has to tell whoever leads.
 #[derive(Default)]
 pub(super) struct Words {
-    /// Its state after an entry, and how often the leader was asked what it thinks.
-    digest: Option<(u64, u64, u32)>,
+    digest: Option<Told>,
+    /// Until they are in the log.
     alarms: Vec<Divergence>,
+}
+
+/// A node's state after an entry.
+#[derive(Clone, Copy)]
+struct Told {
+    index: u64,
+    digest: u64,
+    next_event: u64,
+    asked: u32,
 }
 
 impl Words {
@@ -133,31 +115,51 @@ impl Words {
         !self.alarms.is_empty()
     }
 
-    pub fn digest(&mut self, index: u64, digest: u64) {
-        self.digest = Some((index, digest, 0));
+    pub fn digest(&mut self, (index, digest): (u64, u64), next_event: u64) {
+        self.digest = Some(Told { index, digest, next_event, asked: 0 });
+    }
+
+    /// The state that it was of is another's by now.
+    pub fn forget_digest(&mut self) {
+        self.digest = None;
     }
 
     pub fn alarm(&mut self, divergence: Divergence) {
         self.alarms.push(divergence);
     }
+
+    /// It is in the log.
+    pub fn is_told(&mut self, divergence: &Divergence) {
+        self.alarms.retain(|alarm| alarm != divergence);
+    }
 }
 
-/// Tells the leader, which may be this node; what remains is tried again. Gives the leader's judgement, if there is
-/// one.
-pub(super) async fn tell(core: &Core, words: &mut Words) -> Option<(u64, Judgement)> {
-    while let Some(divergence) = words.alarms.last() {
-        if say(core, Word::Alarm(*divergence)).await.is_none() {
-            break;
-        }
-        words.alarms.pop();
-    }
-    let (index, digest, asked) = words.digest?;
-    let judgement = say(core, Word::Digest(index, digest)).await.unwrap_or(Judgement::Open);
-    words.digest = match judgement {
-        Judgement::Open if asked < ASKED_MAX => Some((index, digest, asked + 1)),
-        _ => None,
+/// Tells the leader, which may be this node, what there is to tell.
+pub(super) async fn tell(core: &Core) {
+    let reconciler = &core.shared.reconciler;
+    let (alarms, told) = {
+        let words = &reconciler.lock().words;
+        (words.alarms.clone(), words.digest)
     };
-    Some((index, judgement))
+    for divergence in alarms {
+        // What did not arrive is said again.
+        say(core, Word::Alarm(divergence)).await;
+    }
+    let Some(Told { index, digest, next_event, asked }) = told else { return };
+    let is_right = say(core, Word::Digest(index, digest)).await;
+    let mut inner = reconciler.lock();
+    if is_right {
+        inner.status.agreed_index = inner.status.agreed_index.max(index);
+        inner.agreed_until = inner.agreed_until.max(next_event);
+        let me = core.me();
+        inner.named.retain(|(node, _), named| *node != me || named.index >= index);
+    }
+    if let Some(told) = inner.words.digest.as_mut().filter(|told| told.index == index) {
+        told.asked = asked + 1;
+        if is_right || asked >= ASKED_MAX {
+            inner.words.digest = None;
+        }
+    }
 }
 
 /// One thing that a node tells.
@@ -167,7 +169,7 @@ pub(super) async fn tell(core: &Core, words: &mut Words) -> Option<(u64, Judgeme
 /// 1 · divergence 21                it has found itself wrong
 /// ```
 ///
-/// The answer is the judgement, u8.
+/// The answer is a byte: 1, a majority has the same; 0, not so, or not known yet.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(in crate::replication) enum Word {
     Digest(u64, u64),
@@ -203,55 +205,59 @@ impl Word {
     }
 }
 
-/// `None`: nobody leads, or it did not answer.
-async fn say(core: &Core, word: Word) -> Option<Judgement> {
+/// `true`: whoever leads says that a majority has the same.
+async fn say(core: &Core, word: Word) -> bool {
     if core.is_leader() {
-        return Some(hear(core, core.me(), word));
+        return hear(core, core.me(), word);
     }
-    let leader = core.leadership().leader.clone()?;
+    let Some(leader) = core.leadership().leader.clone() else { return false };
     let mut link = Link::new(core.links(), leader.id, leader.peer_address);
-    let limit: Duration = core.timing().admin_timeout;
-    let answer = link.call_within(Kind::Compared, core.shard, word.encode(), limit).await.ok()?;
-    match Reader::new(&answer).u8() {
-        Ok(1) => Some(Judgement::Same),
-        Ok(2) => Some(Judgement::Other),
-        _ => Some(Judgement::Open),
-    }
+    let limit = core.timing().admin_timeout;
+    let answer = link.call_within(Kind::Compared, core.shard, word.encode(), limit).await;
+    answer.is_ok_and(|answer| answer.first() == Some(&1))
 }
 
-/// What a node tells this one, which leads.
-pub(in crate::replication) fn hear(core: &Core, node: u64, word: Word) -> Judgement {
-    let voters: BTreeSet<u64> = core.members().voter_ids().collect();
-    let reconciler = &core.shared.reconciler;
-    let mut inner = reconciler.lock();
-    let (found, judgement) = match word {
-        Word::Digest(index, digest) => {
-            let found = inner.digests.take(node, (index, digest), &voters);
-            (found, inner.digests.judge((index, digest), &voters))
+/// What a node tells this one, which leads. `true`: a majority has the same.
+pub(in crate::replication) fn hear(core: &Core, node: u64, word: Word) -> bool {
+    let members = core.members();
+    if members.get_node(&node).is_none() {
+        return false;
+    }
+    let voters: BTreeSet<u64> = members.voter_ids().collect();
+    let mut inner = core.shared.reconciler.lock();
+    let (found, is_right) = match word {
+        Word::Digest(index, digest) if inner.checkpoints.contains(&index) => {
+            let Judgement { right, wrong } = inner.digests.take(node, (index, digest), &voters);
+            inner.settle(index, &right);
+            let finding = Finding::Replica;
+            let found = wrong.into_iter();
+            let found = found.map(|(node, index)| Divergence { node, index, finding, cell: None });
+            (found.filter(|found| !inner.is_named(found)).collect(), right.contains(&node))
         }
+        // This node has not applied the CHECKPOINT yet, or forgotten it.
+        Word::Digest(..) => (Vec::new(), false),
         Word::Alarm(divergence) => {
             let divergence = Divergence { node, ..divergence };
-            let is_new = inner.digests.name(&divergence);
-            (is_new.then_some(divergence).into_iter().collect(), Judgement::Open)
+            let known = inner.named.get(&(node, divergence.finding));
+            let is_new = known.is_none_or(|known| known.index < divergence.index);
+            (is_new.then_some(divergence).into_iter().collect::<Vec<_>>(), false)
         }
     };
     drop(inner);
-    for divergence in found {
-        let Divergence { node, index, finding, .. } = divergence;
-        match (node, finding) {
-            (NOBODY, _) => core.note(format_args!(
-                "ALARM: the nodes' states after entry {index} are not the same, and no majority agrees on one"
-            )),
-            (_, Finding::Replica) => core.note(format_args!(
-                "ALARM: the state of node {node} after entry {index} is not the one that a majority has"
-            )),
-            _ => core.note(format_args!(
-                "ALARM: node {node} has found its state or its events wrong after entry {index}; see `reconcile` there"
-            )),
-        }
-        core.alarm(divergence);
+    found.into_iter().for_each(|divergence| core.alarm(divergence));
+    is_right
+}
+
+impl Inner {
+    /// These nodes were right after an entry. What was found before it is over.
+    fn settle(&mut self, index: u64, right: &BTreeSet<u64>) {
+        let is_over = |node: u64| right.contains(&node) || node == NOBODY && !right.is_empty();
+        self.named.retain(|(node, _), named| !is_over(*node) || named.index >= index);
     }
-    judgement
+
+    fn is_named(&self, divergence: &Divergence) -> bool {
+        self.named.contains_key(&(divergence.node, divergence.finding))
+    }
 }
 
 #[cfg(test)]
@@ -262,51 +268,32 @@ mod tests {
         BTreeSet::from([1, 2, 3])
     }
 
-    fn nodes(found: &[Divergence]) -> Vec<u64> {
-        found.iter().map(|divergence| divergence.node).collect()
+    /// What follows from the last of these digests after entry 10.
+    fn last(told: &[(u64, u64)], voters: &BTreeSet<u64>) -> Judgement {
+        let mut digests = Digests::default();
+        let judgements =
+            told.iter().map(|(node, digest)| digests.take(*node, (10, *digest), voters));
+        judgements.last().unwrap_or_default()
     }
 
     #[test]
-    fn who_is_not_of_the_majoritys_opinion_is_named_once_and_again_after_it_agreed() {
-        let mut digests = Digests::default();
-        assert_eq!(digests.take(1, (10, 7), &three()), []);
-        assert_eq!(digests.judge((10, 7), &three()), Judgement::Open);
-        assert_eq!(digests.take(2, (10, 8), &three()), [], "one of the two is wrong");
-        assert_eq!(nodes(&digests.take(3, (10, 7), &three())), [2]);
-        assert_eq!(digests.judge((10, 8), &three()), Judgement::Other);
-        assert_eq!(digests.judge((10, 7), &three()), Judgement::Same);
-        assert!(digests.is_named(2) && !digests.is_named(1));
-        for (node, digest) in [(2, 9), (1, 5), (3, 5)] {
-            assert_eq!(digests.take(node, (20, digest), &three()), [], "it is known");
-        }
-        for node in 1..=3 {
-            assert_eq!(digests.take(node, (30, 5), &three()), []);
-        }
-        assert!(!digests.is_named(2));
-        for (node, digest, named) in [(1, 5, vec![]), (3, 5, vec![]), (2, 9, vec![2])] {
-            assert_eq!(nodes(&digests.take(node, (40, digest), &three())), named);
-        }
-    }
-
-    #[test]
-    fn a_leader_can_be_the_one_that_is_wrong() {
-        let mut digests = Digests::default();
-        digests.take(1, (10, 8), &three());
-        digests.take(2, (10, 7), &three());
-        assert_eq!(nodes(&digests.take(3, (10, 7), &three())), [1]);
+    fn who_is_not_of_the_majoritys_opinion_is_wrong() {
+        assert_eq!(last(&[(1, 7)], &three()), Judgement::default());
+        assert_eq!(last(&[(1, 7), (2, 8)], &three()), Judgement::default(), "one of them is wrong");
+        let found = last(&[(1, 7), (2, 8), (3, 7)], &three());
+        assert_eq!(found, Judgement { right: [1, 3].into(), wrong: vec![(2, 10)] });
+        // The first that told may be the one.
+        let found = last(&[(1, 8), (2, 7), (3, 7)], &three());
+        assert_eq!(found, Judgement { right: [2, 3].into(), wrong: vec![(1, 10)] });
+        let found = last(&[(1, 7), (2, 7)], &three());
+        assert_eq!(found, Judgement { right: [1, 2].into(), wrong: Vec::new() });
     }
 
     #[test]
     fn without_a_majority_of_one_opinion_nobody_is_named() {
-        let mut digests = Digests::default();
-        digests.take(1, (10, 1), &three());
-        digests.take(2, (10, 2), &three());
-        assert_eq!(nodes(&digests.take(3, (10, 3), &three())), [NOBODY]);
-        let two = BTreeSet::from([1, 2]);
-        let mut digests = Digests::default();
-        digests.take(1, (10, 1), &two);
-        assert_eq!(nodes(&digests.take(2, (10, 2), &two)), [NOBODY]);
-        assert_eq!(digests.judge((10, 2), &two), Judgement::Open);
+        let nobody = Judgement { wrong: vec![(NOBODY, 10)], ..Judgement::default() };
+        assert_eq!(last(&[(1, 1), (2, 2), (3, 3)], &three()), nobody);
+        assert_eq!(last(&[(1, 1), (2, 2)], &[1, 2].into()), nobody);
     }
 
     #[test]
@@ -314,20 +301,36 @@ mod tests {
         let mut digests = Digests::default();
         digests.take(1, (10, 1), &three());
         digests.take(2, (10, 2), &three());
-        for index in 11..10 + INDEXES_MAX as u64 {
-            assert_eq!(digests.take(1, (index, 1), &three()), []);
+        for index in 11..10 + CHECKPOINTS_MAX as u64 {
+            assert_eq!(digests.take(1, (index, 1), &three()), Judgement::default());
         }
-        assert_eq!(nodes(&digests.take(1, (100, 1), &three())), [NOBODY]);
-        assert_eq!(digests.told.len(), INDEXES_MAX);
+        assert_eq!(digests.take(1, (100, 1), &three()).wrong, [(NOBODY, 10)]);
+        assert_eq!(digests.0.len(), CHECKPOINTS_MAX);
     }
 
     #[test]
     fn a_learner_is_judged_and_does_not_judge() {
-        let mut digests = Digests::default();
-        digests.take(1, (10, 1), &three());
-        assert_eq!(digests.take(4, (10, 2), &three()), []);
-        assert_eq!(digests.take(5, (10, 2), &three()), []);
-        assert_eq!(nodes(&digests.take(2, (10, 1), &three())), [4, 5]);
+        let found = last(&[(1, 1), (4, 2), (5, 2)], &three());
+        assert_eq!(found, Judgement::default());
+        let found = last(&[(1, 1), (4, 2), (5, 2), (2, 1)], &three());
+        assert_eq!(found, Judgement { right: [1, 2].into(), wrong: vec![(4, 10), (5, 10)] });
+    }
+
+    #[test]
+    fn a_finding_is_over_when_the_node_is_right_later() {
+        let mut inner = Inner::default();
+        for (node, finding) in
+            [(2, Finding::Replica), (2, Finding::Replay), (NOBODY, Finding::Replica)]
+        {
+            let named = Divergence { node, index: 20, finding, cell: None };
+            inner.named.insert((node, finding), named);
+        }
+        inner.settle(10, &[1, 2, 3].into());
+        assert_eq!(inner.named.len(), 3, "that was before");
+        inner.settle(30, &[1, 3].into());
+        assert_eq!(inner.named.len(), 2, "the others agree, and 2 has not told");
+        inner.settle(30, &[1, 2, 3].into());
+        assert!(inner.named.is_empty());
     }
 
     #[test]

@@ -5,7 +5,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::{Offer, Proof};
+use super::Proof;
 use crate::engine::{Difference, Fingerprint, Place, SnapshotCut, StockState, differences};
 use crate::events::ReadError;
 use crate::protocol::event::Anchor;
@@ -18,6 +18,8 @@ use crate::world::Clock;
 const REST: u32 = 3;
 /// Work is done in pieces of about so long.
 const PIECE: Duration = Duration::from_millis(2);
+/// So often one looks up from a long rest.
+const REST_SLICE: Duration = Duration::from_millis(100);
 /// Bytes of the state that are copied under the engine's lock at a time.
 const CHUNK_BYTES: usize = CHUNK_BYTES_MAX / 4;
 /// Payload bytes of the log that are read at a time.
@@ -75,8 +77,8 @@ impl<'a> Round<'a> {
     }
 
     /// What was in memory at a CHECKPOINT.
-    pub(super) async fn look(&mut self, offer: Offer) -> Result<Fingerprint, GaveUp> {
-        let (live, _) = self.read_live(offer.cut, offer.generation, &BTreeSet::new()).await?;
+    pub async fn look(&mut self, cut: SnapshotCut, generation: u64) -> Result<Fingerprint, GaveUp> {
+        let (live, _) = self.read_live(cut, generation, &BTreeSet::new()).await?;
         Ok(live)
     }
 
@@ -94,6 +96,7 @@ impl<'a> Round<'a> {
 
     /// Is what was in memory after an entry what the log makes up to there?
     pub(super) async fn check(&mut self, proof: &Proof) -> Result<Outcome, GaveUp> {
+        self.go_on()?;
         self.has_memory(proof.print.bytes())?;
         let (mut stock, mut applied) = self.load().await?;
         let since = stock.next_event();
@@ -114,7 +117,7 @@ impl<'a> Round<'a> {
     /// A second state would take memory that the node needs.
     fn has_memory(&self, bytes: u64) -> Result<(), GaveUp> {
         let needed = bytes.saturating_mul(MEMORY_OF_SNAPSHOT);
-        match self.core.world.memory_available() {
+        match self.core.world.memory.available() {
             Some(available) if needed > available / MEMORY_SHARE => Err(GaveUp::Because(format!(
                 "a second state takes up to {} MiB, and {} MiB of memory are free: half of that may be used",
                 needed >> 20,
@@ -169,7 +172,6 @@ impl<'a> Round<'a> {
         wanted: &BTreeSet<Place>,
     ) -> Result<(Fingerprint, Blocks), GaveUp> {
         let (mut print, mut blocks) = (Fingerprint::default(), Blocks::new());
-        let all = self.core.shared.lock().stock.stats().bytes;
         let mut result = Ok(());
         loop {
             let chunk = {
@@ -182,8 +184,6 @@ impl<'a> Round<'a> {
             };
             let Some(chunk) = chunk else { break };
             take(&mut print, &mut blocks, &chunk, wanted);
-            let running = ("reading the state", print.bytes(), all.max(print.bytes()));
-            self.core.shared.reconciler.set_running(Some(running));
             result = self.rest().await;
             if result.is_err() {
                 break;
@@ -268,15 +268,18 @@ impl<'a> Round<'a> {
     async fn rest(&mut self) -> Result<(), GaveUp> {
         let clock: &dyn Clock = self.core.world.clock.as_ref();
         let spent = clock.monotonic().saturating_sub(self.piece_began);
-        if spent >= PIECE {
-            tokio::select! {
-                () = tokio::time::sleep(spent * REST) => {}
-                () = self.core.stopping() => {}
-            }
-            self.piece_began = clock.monotonic();
-            self.go_on()?;
+        if spent < PIECE {
+            return Ok(());
         }
-        Ok(())
+        let mut rest = spent * REST;
+        while !rest.is_zero() {
+            self.go_on()?;
+            let slice = rest.min(REST_SLICE);
+            tokio::time::sleep(slice).await;
+            rest -= slice;
+        }
+        self.piece_began = clock.monotonic();
+        self.go_on()
     }
 
     fn go_on(&self) -> Result<(), GaveUp> {
