@@ -901,8 +901,8 @@ mod tests {
         third.core.shared.lock().stock.plant_fault(CellHandle(0), 1);
         third.snapshot().await.expect("it does not look");
         third.shutdown().await;
-        let join = Bootstrap::Join(Vec::new());
-        let third = start_as(&storage.restart(Survival::Kept), (3, address), join, NEVER).await;
+        let (join, storage) = (Bootstrap::Join(Vec::new()), storage.restart(Survival::Kept));
+        let third = start_as(&storage, (3, address.clone()), join.clone(), NEVER).await;
         let (first, second) = (&nodes[0].2, &nodes[1].2);
         until("the third", || third.core.applied_index() >= index).await;
 
@@ -919,14 +919,12 @@ mod tests {
             assert!(!right.core.shared.reconciler.is_right(3), "it is not to lead");
         }
         // What a start replays was told before, and is of what was in memory then.
-        let (address, storage) = (nodes[1].1.clone(), nodes[1].0.clone());
-        nodes[1].2.shutdown().await;
-        let join = Bootstrap::Join(Vec::new());
-        let again = start_as(&storage.restart(Survival::Kept), (2, address), join, NEVER).await;
-        until("the second", || again.core.applied_index() >= first.core.applied_index()).await;
-        assert_eq!(again.status().reconcile.alarm, None);
-        assert_eq!(again.status().reconcile.digest, (0, 0), "old CHECKPOINTs are not looked at");
-        for node in [third, again, first.clone()] {
+        third.shutdown().await;
+        let third = start_as(&storage.restart(Survival::Kept), (3, address), join, NEVER).await;
+        until("the third", || third.core.applied_index() >= first.core.applied_index()).await;
+        assert_eq!(third.status().reconcile.alarm, None);
+        assert_eq!(third.status().reconcile.digest, (0, 0), "old CHECKPOINTs are not looked at");
+        for node in [third, second.clone(), first.clone()] {
             node.shutdown().await;
         }
     }
