@@ -8,9 +8,7 @@ use stockd::archive::ArchiveOptions;
 use stockd::engine::EngineConfig;
 use stockd::events::EventOptions;
 use stockd::log::{LogOptions, SimStorage};
-use stockd::replication::{
-    Bootstrap, NodeInfo, Observer, Replica, ReplicaOptions, StopReason, Timing,
-};
+use stockd::replication::{Bootstrap, NodeInfo, Replica, ReplicaOptions, StopReason, Timing};
 use stockd::server::{Limits, Listeners};
 use stockd::world::World;
 use tokio::sync::Notify;

@@ -6,6 +6,7 @@ use std::fmt::Write as _;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use stockd::replication::Replica;
 use stockd_check::{Entry, Operation, Request, Rule, Verdict, blackbox};
 use stockd_protocol::{Code, ReservationId, ReservationState};
 
@@ -206,7 +207,10 @@ fn read_stream(cluster: &mut Cluster) -> Result<Vec<Told>, String> {
         return Err("events that were applied cannot be read".into());
     }
     let replicas = nodes.filter_map(|at| Some((at, cluster.replica(at)?)));
-    replicas.map(|(at, replica)| Told::read(format!("node {}", at + 1), &replica)).collect()
+    let read = |(at, replica): (usize, Replica)| {
+        Told::read(format!("node {}", at + 1), &replica, cluster.nodes[at].disk.is_rotten())
+    };
+    replicas.map(read).collect()
 }
 
 /// What was marked as a retry is never refused without the log, where an earlier attempt may be.

@@ -70,6 +70,7 @@ struct Disk {
     operations: u64,
     faults: BTreeMap<u64, Fault>,
     struck: u64,
+    flipped: bool,
     off: bool,
     bytes_max: Option<u64>,
     sync_delay: Duration,
@@ -159,6 +160,11 @@ impl SimStorage {
         lock(&self.disk).struck
     }
 
+    /// Bits have ever been flipped on this disk.
+    pub fn is_rotten(&self) -> bool {
+        lock(&self.disk).flipped
+    }
+
     /// The power is away: it was cut, or this disk has been restarted.
     pub fn is_off(&self) -> bool {
         lock(&self.disk).off
@@ -190,6 +196,7 @@ impl SimStorage {
     /// There is no such file or byte.
     pub fn flip(&self, name: &str, offset: u64, mask: u8) {
         let mut disk = lock(&self.disk);
+        disk.flipped = true;
         let file = *disk.names.get(name).expect("the file exists");
         let file = disk.files.get_mut(&file).expect("a name has a file");
         file.current[offset as usize] ^= mask;
