@@ -270,11 +270,12 @@ impl Writer {
     /// Says so when things go wrong in another way than before, and when they go well again.
     fn note(&mut self, result: io::Result<()>) {
         let full = matches!(&result, Err(error) if is_full(error));
-        let failure = result.err().map(|error| error.to_string());
-        self.log.set_failing(failure.is_some(), full);
-        if let Some(error) = &failure {
+        let error = result.err();
+        self.log.set_failing(error.is_some(), full);
+        if let Some(error) = &error {
             self.refuse_marks(error);
         }
+        let failure = error.map(|error| error.to_string());
         if failure != self.failure {
             (self.log.notice)(&match &failure {
                 Some(error) => format!("events: {error}; trying again"),
@@ -284,8 +285,8 @@ impl Writer {
         self.failure = failure;
     }
 
-    /// Whoever waits hears that it goes wrong, and may ask again; nothing is lost.
-    fn refuse_marks(&mut self, error: &str) {
+    /// Whoever waits hears what goes wrong, and may ask again, as on a full disk; nothing is lost.
+    fn refuse_marks(&mut self, error: &io::Error) {
         let mut answers: Vec<Answer> = self.marks.drain(..).map(|(_, answer)| answer).collect();
         for mut item in std::mem::take(&mut self.taken) {
             match item {
@@ -299,7 +300,7 @@ impl Writer {
             self.taken.push_back(item);
         }
         for answer in answers {
-            let _ = answer.send(Err(io::Error::other(error.to_owned())));
+            let _ = answer.send(Err(io::Error::new(error.kind(), error.to_string())));
         }
     }
 }

@@ -296,7 +296,14 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
             archive.write_soon();
         }
         if let Some(events) = &self.shared.events {
-            events.rebase(loaded.events).await?;
+            // A full disk is waited out, as when a snapshot is built.
+            while let Err(error) = events.rebase(loaded.events).await {
+                if !is_full(&error) {
+                    return Err(error);
+                }
+                self.shared.make_room();
+                tokio::time::sleep(SPACE_RETRY).await;
+            }
         }
         let name = snapshot::publish(self.storage.as_ref(), &data.name, meta.last_log_id)?;
         {
