@@ -1,7 +1,7 @@
 //! The event log: what has changed in the stock, in segments on disk, for whoever follows, explains or audits it.
 //!
 //! ```text
-//! apply ─▶ queue ─▶ writer: seal, chain, one pwrite ─▶ readable ─▶ synced, every MiB ─▶ sealed segments ─▶ removed
+//! apply ─▶ queue ─▶ writer: seal, chain, one pwrite ─▶ readable ─▶ synced, every 4 MiB ─▶ sealed segments ─▶ removed
 //!        (a lock)   (every 4 ms)                                    (and for a mark)     (64 MiB)           (by age or bytes)
 //! ```
 //!

@@ -208,7 +208,7 @@ impl Drop for Feed {
 
 fn deliver(subscriber: &Subscriber, delivery: Delivery) {
     match delivery {
-        Delivery::Frame(frame) => subscriber.outbox.frame(&frame),
+        Delivery::Frame(frame) => subscriber.outbox.frame(frame),
         Delivery::End(refusal) => {
             subscriber.outbox.drop_subscriber(subscriber.request_id);
             subscriber.outbox.error(subscriber.request_id, &refusal);

@@ -43,6 +43,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::BytesMut;
 use tokio::sync::Semaphore;
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
@@ -213,8 +214,6 @@ fn refuse_connection(shared: &Shared, stream: &TcpStream) {
     let outbox = Outbox::new(Arc::clone(&shared.metrics), String::new());
     let message = "this node has all the connections it takes; connect to another one, or later";
     outbox.error(0, &Refusal::busy(BUSY_RETRY_MS, message));
-    let mut bytes = bytes::BytesMut::new();
-    outbox.take(&mut bytes);
-    let _ = stream.try_write(&bytes);
+    let _ = stream.try_write(&outbox.take(BytesMut::new()));
     outbox.close();
 }

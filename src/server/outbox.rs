@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! apply, reads, refusals ──append──▶ bytes ──swap──▶ session ──one write──▶ socket
-//!                                     └── wakes the session
+//! events ──────────────────share──▶ pieces ──┘└── wakes the session
 //! ```
 //!
 //! Invariants:
@@ -11,11 +11,12 @@
 //!   it is in [`Metrics::bytes_unsent`].
 //! - After [`Outbox::close`] nothing is appended.
 
+use std::collections::VecDeque;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::Waker;
 
-use bytes::{BufMut, BytesMut};
+use bytes::{BufMut, Bytes, BytesMut};
 
 use super::feed::Subscriber;
 use super::metrics::{self, Metrics};
@@ -38,8 +39,38 @@ pub(super) struct Outbox {
     pub ops: AtomicU64,
 }
 
+/// What a session sends at once.
+pub(super) enum Piece {
+    /// Frames of this connection alone.
+    Own(BytesMut),
+    /// A frame that other connections send, too, and that is not copied for each.
+    Shared(Bytes),
+}
+
+impl Default for Piece {
+    fn default() -> Self {
+        Self::Own(BytesMut::new())
+    }
+}
+
+impl std::ops::Deref for Piece {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        match self {
+            Self::Own(bytes) => bytes,
+            Self::Shared(bytes) => bytes,
+        }
+    }
+}
+
+/// A frame of so many bytes is worth a write of its own.
+const SHARED_BYTES_MIN: usize = 16 << 10;
+
 #[derive(Default)]
 struct Inner {
+    /// Goes before `bytes`.
+    pieces: VecDeque<Piece>,
     bytes: BytesMut,
     unsent: usize,
     closed: bool,
@@ -99,7 +130,7 @@ impl Outbox {
     pub fn end_turn(&self) -> bool {
         let mut inner = self.lock();
         inner.in_turn = false;
-        inner.bytes.is_empty()
+        inner.is_empty()
     }
 
     /// Makes the session look around.
@@ -171,10 +202,14 @@ impl Outbox {
         self.frames_owed.fetch_sub(1, Ordering::Relaxed) == 1
     }
 
-    /// Swaps what is to be sent with the empty `sending`.
-    pub fn take(&self, sending: &mut BytesMut) {
-        assert!(sending.is_empty(), "what was taken is sent before more is");
-        std::mem::swap(&mut self.lock().bytes, sending);
+    /// What is to be sent next, for an empty buffer to gather more.
+    pub fn take(&self, spare: BytesMut) -> Piece {
+        assert!(spare.is_empty(), "what was taken is sent before more is");
+        let mut inner = self.lock();
+        match inner.pieces.pop_front() {
+            Some(piece) => piece,
+            None => Piece::Own(std::mem::replace(&mut inner.bytes, spare)),
+        }
     }
 
     /// The socket took `bytes`.
@@ -198,6 +233,7 @@ impl Outbox {
         let mut inner = self.lock();
         inner.closed = true;
         inner.subscribers.drain(..).for_each(|subscriber| subscriber.leave());
+        inner.pieces.clear();
         inner.bytes = BytesMut::new();
         inner.waker = None;
         let unsent = std::mem::take(&mut inner.unsent);
@@ -235,13 +271,21 @@ impl Outbox {
     }
 
     /// Sends a whole frame that nobody is owed.
-    pub fn frame(&self, frame: &[u8]) {
+    pub fn frame(&self, frame: Bytes) {
         let mut inner = self.lock();
         if !inner.closed {
-            let is_first = inner.bytes.is_empty();
-            inner.bytes.extend_from_slice(frame);
+            let is_first = inner.is_empty();
             inner.unsent += frame.len();
             metrics::add(&self.metrics.bytes_unsent, frame.len() as u64);
+            if frame.len() < SHARED_BYTES_MIN {
+                inner.bytes.extend_from_slice(&frame);
+            } else {
+                if !inner.bytes.is_empty() {
+                    let before = Piece::Own(std::mem::take(&mut inner.bytes));
+                    inner.pieces.push_back(before);
+                }
+                inner.pieces.push_back(Piece::Shared(frame));
+            }
             if is_first {
                 wake(&inner);
             }
@@ -287,6 +331,12 @@ impl Outbox {
         if start == 0 {
             wake(inner);
         }
+    }
+}
+
+impl Inner {
+    fn is_empty(&self) -> bool {
+        self.pieces.is_empty() && self.bytes.is_empty()
     }
 }
 

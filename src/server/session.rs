@@ -36,7 +36,7 @@ use super::limits::{
     emptied,
 };
 use super::metrics;
-use super::outbox::Outbox;
+use super::outbox::{Outbox, Piece};
 use super::reads::Reads;
 use super::shared::{Phase, Registered, Shared};
 use crate::protocol::limits::{
@@ -76,7 +76,7 @@ pub(super) struct Session {
     stage: Stage,
     received: BytesMut,
     receive_bytes: usize,
-    sending: BytesMut,
+    sending: Piece,
     sent: usize,
     reads: Reads,
     timer: Pin<Box<Sleep>>,
@@ -108,7 +108,7 @@ impl Session {
             stage: Stage::Greeting { since: now, permit },
             received: BytesMut::new(),
             receive_bytes: RECEIVE_BYTES_MIN,
-            sending: BytesMut::new(),
+            sending: Piece::default(),
             sent: 0,
             reads: Reads::default(),
             active_at: now,
@@ -277,9 +277,12 @@ impl Session {
         let mut progress = false;
         loop {
             if self.sent == self.sending.len() {
-                self.sending = emptied(std::mem::take(&mut self.sending));
+                let spare = match std::mem::take(&mut self.sending) {
+                    Piece::Own(bytes) => emptied(bytes),
+                    Piece::Shared(_) => BytesMut::new(),
+                };
                 self.sent = 0;
-                self.outbox.take(&mut self.sending);
+                self.sending = self.outbox.take(spare);
                 if self.sending.is_empty() {
                     self.stuck_since = None;
                     return Ok(progress);
@@ -375,7 +378,7 @@ impl Session {
             self.receive_bytes = RECEIVE_BYTES_MIN;
         }
         if self.sending.is_empty() {
-            self.sending = BytesMut::new();
+            self.sending = Piece::default();
             self.outbox.tidy();
         }
         self.reads.tidy();
