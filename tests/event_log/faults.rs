@@ -135,7 +135,7 @@ async fn a_full_disk_drops_nothing_and_is_told() {
         let is_small = result.is_err();
         if let Err(error) = &result {
             // A snapshot waits for space, and for nothing else.
-            assert_eq!(error.kind(), std::io::ErrorKind::StorageFull, "{bytes_max}");
+            assert_eq!(error.kind(), ErrorKind::StorageFull, "{bytes_max}");
         }
         assert!(is_small || bytes_max >= all, "{bytes_max} of {all}");
         assert_eq!((log.is_full(), log.stats().is_failing), (is_small, is_small), "{bytes_max}");
