@@ -922,6 +922,7 @@ mod tests {
         third.shutdown().await;
         let third = start_as(&storage.restart(Survival::Kept), (3, address), join, NEVER).await;
         until("the third", || third.core.applied_index() >= first.core.applied_index()).await;
+        assert!(!third.core.shared.reconciler.is_diverged());
         assert_eq!(third.status().reconcile.alarm, None);
         assert_eq!(third.status().reconcile.digest, (0, 0), "old CHECKPOINTs are not looked at");
         for node in [third, second.clone(), first.clone()] {

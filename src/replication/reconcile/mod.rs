@@ -195,7 +195,7 @@ impl Reconciler {
 
     /// The state was found to be wrong: it must not become a snapshot.
     pub fn is_diverged(&self) -> bool {
-        self.diverged.load(Ordering::Relaxed)
+        self.diverged.load(Ordering::Relaxed) || self.lock().judged.is_some()
     }
 
     /// Nobody compares any more: the node stops.
