@@ -26,7 +26,9 @@
 //! the entry, the engine makes the whole CHECKPOINT again, with these, and it is compared byte by byte (`derived.rs`).
 
 use std::collections::VecDeque;
+use std::fmt;
 
+use super::report::grouped;
 use super::walk::hex;
 use crate::events::Position;
 use crate::protocol::event::{
@@ -48,6 +50,14 @@ pub struct Checked {
     pub totals: u64,
     /// Those of which the chain was.
     pub chains: u64,
+}
+
+impl fmt::Display for Checked {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let [seen, totals, chains] =
+            [self.seen, self.totals, self.chains].map(|count| grouped(count.into()));
+        write!(f, "{seen} CHECKPOINTs; compared: of {totals} the totals, of {chains} the chain")
+    }
 }
 
 /// See the module.

@@ -16,8 +16,8 @@
 //!                        reservations against counters: no unit is held twice or by nobody
 //! ```
 //!
-//! Four witnesses of the same history, and the leaders of its time, whose CHECKPOINTs are in it, each of which would have to be changed in the same way, and the chain makes
-//! that a change of everything that comes later. What none of them can tell: a directory that was made anew as a
+//! Four witnesses of the same history, and the leaders of its time, whose CHECKPOINTs are in it: each would have to be
+//! changed in the same way, and the chain makes that a change of everything that comes later. What none of them can tell: a directory that was made anew as a
 //! whole. Somebody who has noted a chain elsewhere can (see [`evidence`]).
 //!
 //! Invariants:

@@ -9,7 +9,7 @@ use clap::Args;
 use super::Done;
 use super::progress::Progress;
 use crate::audit::evidence::{Proof, verify};
-use crate::audit::{Checked, Report, audit, grouped};
+use crate::audit::{Report, audit, grouped};
 use crate::events::Position;
 use crate::log::{File, RealStorage, Storage};
 use crate::world::{Clock, RealClock};
@@ -66,7 +66,7 @@ fn print(report: &Report) {
     }
     println!("as logged  {} events are what the log makes", count(report.derived));
     println!("counters   {} cells have what the events add up to", count(report.compared));
-    println!("told       {}", compared(&report.checkpoints));
+    println!("told       {}", report.checkpoints);
     for note in &report.notes {
         println!("note       {note}");
     }
@@ -78,13 +78,6 @@ fn print(report: &Report) {
         println!("WRONG      and {} more", count(more));
     }
     println!("{}", report.verdict());
-}
-
-/// What of CHECKPOINTs was compared.
-fn compared(checkpoints: &Checked) -> String {
-    let [seen, totals, chains] = [checkpoints.seen, checkpoints.totals, checkpoints.chains]
-        .map(|count| grouped(count.into()));
-    format!("{seen} CHECKPOINTs; compared: of {totals} the totals, of {chains} the chain")
 }
 
 fn look_at_evidence(path: &Path) -> Done {
@@ -123,7 +116,7 @@ fn print_proof(proof: &Proof) {
     println!("rules      grace {grace} ms, retention {retention} ms, longest life {max_life} ms");
     println!("asked for  events {}..{}", head.from, head.to);
     println!("events     {} in {} whole records", count(*events), count(*records));
-    println!("told       {}", compared(checkpoints));
+    println!("told       {checkpoints}");
     println!("from       {}", chain(head.before));
     println!("to         {}", chain(head.after));
     println!("digest     {}", hex(digest));

@@ -8,6 +8,7 @@
 
 use std::collections::BTreeMap;
 
+use crate::protocol::event::Counts;
 use crate::protocol::{CellHandle, ReservationId};
 
 use super::cells::CELL_BYTES;
@@ -144,14 +145,8 @@ fn part_of(kind: u8) -> (&'static str, usize) {
     }
 }
 
-/// The words of a row of details, in their order.
-const DETAIL_NAMES: [&str; 12] = [
-    "damaged",
-    "quality",
-    "safety",
-    "other",
-    "incoming",
-    "in_transit",
+/// The words of a row of details behind its counters, in their order.
+const RULE_NAMES: [&str; 6] = [
     "feed_sequence",
     "epoch",
     "oversell_limit",
@@ -201,8 +196,9 @@ fn show(kind: u8, entry: &[u8]) -> String {
     }
     if kind == Kind::Details as u8 && entry.len() == ROW_BYTES {
         let word = |at: usize| i64::from_le_bytes(eight(entry, 4 + 8 * at));
-        let named = |(at, name)| format!("{name}={}", word(at));
-        return DETAIL_NAMES.into_iter().enumerate().map(named).collect::<Vec<_>>().join(" ");
+        let names = Counts::NAMES[3..].iter().chain(&RULE_NAMES);
+        let named = names.enumerate().map(|(at, name)| format!("{name}={}", word(at)));
+        return named.collect::<Vec<_>>().join(" ");
     }
     // The heads of long ones: what differs is told by its part and number already.
     entry.iter().take(64).map(|byte| format!("{byte:02x}")).collect()

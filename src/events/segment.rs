@@ -316,7 +316,7 @@ impl Segment {
         *self.lock() = State { records_end, next, last_at_us, file_bytes: records_end, index };
     }
 
-    /// Nobody will read so much of its beginning soon.
+    /// Nobody will read these bytes soon, which are on disk.
     pub fn uncache(&self, bytes: Range<u64>) {
         self.file.uncache(bytes);
     }

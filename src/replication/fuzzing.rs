@@ -18,6 +18,7 @@ use super::identity::{Identity, Rules};
 use super::message;
 use super::peer_frame::{FRAME_BYTES_MAX, take_frame};
 use super::peer_hello::{HelloReply, PeerHello};
+use super::reconcile::Statement;
 use super::snapshot;
 use super::types::{
     Entry, Malformed, MemberNode, Members, Payload, RaftLogId, SnapshotMeta, StoredMembership,
@@ -26,6 +27,7 @@ use super::types::{
 use crate::engine::{EngineConfig, StockState};
 use crate::log::Storage;
 use crate::protocol::Reader;
+use crate::protocol::event::{Divergence, Finding};
 
 /// Takes one peer's frame off the front of `buffer`: its kind and its body.
 ///
@@ -43,6 +45,8 @@ pub enum Message {
     Append,
     /// An append's reply.
     AppendReply,
+    /// What a node says of its state.
+    Compared,
     /// A hello's reply.
     HelloReply,
     /// A request to be taken in.
@@ -65,9 +69,10 @@ pub enum Message {
 
 impl Message {
     /// All of them.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 12] = [
         Self::Append,
         Self::AppendReply,
+        Self::Compared,
         Self::HelloReply,
         Self::Join,
         Self::SnapshotEnd,
@@ -96,6 +101,10 @@ fn pass(what: Message, body: &Bytes, out: &mut BytesMut) -> Result<(), Malformed
         Message::AppendReply => {
             let (response, stamp) = message::take_append_response(body)?;
             message::put_append_response(out, &response, stamp);
+        }
+        Message::Compared => {
+            let statement = Statement::decode(body)?.ok_or(Malformed)?;
+            out.extend_from_slice(&statement.encode());
         }
         Message::HelloReply => HelloReply::decode(body)?.encode(out),
         Message::Join => {
@@ -195,6 +204,10 @@ pub fn samples() -> Vec<(Message, Vec<u8>)> {
         AppendEntriesResponse::HigherVote(vote),
     ] {
         put(Message::AppendReply, &|out| message::put_append_response(out, &reply, stamp));
+    }
+    let divergence = Divergence { node: 2, index: 9, finding: Finding::Replay, cell: None };
+    for statement in [Statement::Digest(9, 0xfeed), Statement::Alarm(divergence)] {
+        put(Message::Compared, &|out| out.extend_from_slice(&statement.encode()));
     }
     put(Message::HelloReply, &|out| {
         HelloReply { cluster_id: 9, node_id: 7, incarnation: 1 }.encode(out);

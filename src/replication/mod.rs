@@ -498,12 +498,18 @@ impl Replica {
         let core = &self.core;
         core.must_lead()?;
         if !core.shared.reconciler.is_on() {
-            let why = "this node compares nothing (--reconcile 0s)".to_owned();
-            return Err(AdminError::Failed(why));
+            let why = "this node compares nothing: start it without --reconcile 0s";
+            return Err(AdminError::Failed(why.to_owned()));
         }
         core.checkpoint_asked.store(true, Ordering::Relaxed);
         core.ingress.poke();
         Ok(())
+    }
+
+    /// A fault in memory, of which the log knows nothing.
+    #[cfg(test)]
+    pub(crate) fn plant_fault(&self, cell: crate::protocol::CellHandle, units: i64) {
+        self.core.shared.lock().stock.plant_fault(cell, units);
     }
 
     /// Takes a snapshot now and waits for it; returns its index.
@@ -628,7 +634,7 @@ impl Core {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use tokio::time::{sleep, timeout};
 
     use super::*;
@@ -638,7 +644,7 @@ mod tests {
     use crate::world::{Memory, TaskThreads};
 
     /// Most that a wait may take before its test fails.
-    const PATIENCE: Duration = Duration::from_secs(30);
+    pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
     const ELECTION: Duration = Duration::from_millis(50);
 
     #[test]
@@ -667,26 +673,29 @@ mod tests {
     /// Node 1, which founds a cluster if there is none, with elections after [`ELECTION`] at most.
     async fn start(storage: &SimStorage) -> Replica {
         let address = "127.0.0.1:0".to_owned();
-        let often = Some(Duration::from_millis(20));
-        start_in(world(), storage, (1, address), Bootstrap::Single, often).await
+        let (often, silent): (_, Notice) = (Some(Duration::from_millis(20)), Arc::new(|_| ()));
+        start_in(world(), storage, (1, address), Bootstrap::Single, (often, silent)).await
     }
 
-    async fn start_as(
+    pub(crate) async fn start_as(
         storage: &SimStorage,
         (id, address): (u64, String),
         bootstrap: Bootstrap,
         reconcile: Option<Duration>,
     ) -> Replica {
         // As in a process: threads that have no sockets.
-        start_in(World::real(), storage, (id, address), bootstrap, reconcile).await
+        let silent: Notice = Arc::new(|_| ());
+        start_in(World::real(), storage, (id, address), bootstrap, (reconcile, silent)).await
     }
+
+    type Notice = Arc<dyn Fn(&str) + Send + Sync>;
 
     async fn start_in(
         world: World,
         storage: &SimStorage,
         (id, address): (u64, String),
         bootstrap: Bootstrap,
-        reconcile: Option<Duration>,
+        (reconcile, notice): (Option<Duration>, Notice),
     ) -> Replica {
         let options = ReplicaOptions {
             node: NodeInfo { id, client_address: address.clone(), peer_address: address.clone() },
@@ -708,14 +717,14 @@ mod tests {
             events: Some(EventOptions::default()),
             reconcile,
             draining: Arc::default(),
-            notice: Arc::new(|_| ()),
+            notice,
             observer: None,
         };
         let storage = Arc::new(storage.clone());
         Replica::start(options, storage, world, &mut |_, _, _| ()).await.expect("it starts")
     }
 
-    async fn leads(replica: &Replica, within: Duration) -> bool {
+    pub(crate) async fn leads(replica: &Replica, within: Duration) -> bool {
         let leads = async {
             while replica.leadership().role != Role::Leader {
                 sleep(Duration::from_millis(5)).await;
@@ -725,7 +734,11 @@ mod tests {
     }
 
     /// Puts an entry into the log.
-    async fn write(replica: &Replica, count: u32, fill: impl FnOnce(&mut bytes::BytesMut)) {
+    pub(crate) async fn write(
+        replica: &Replica,
+        count: u32,
+        fill: impl FnOnce(&mut bytes::BytesMut),
+    ) {
         let mut payload = bytes::BytesMut::new();
         let batch = crate::engine::batch::BatchBuilder::begin(&mut payload);
         fill(&mut payload);
@@ -745,7 +758,7 @@ mod tests {
         kinds
     }
 
-    async fn until(what: &str, mut is_so: impl FnMut() -> bool) {
+    pub(crate) async fn until(what: &str, mut is_so: impl FnMut() -> bool) {
         let wait = async {
             while !is_so() {
                 sleep(Duration::from_millis(5)).await;
@@ -776,7 +789,7 @@ mod tests {
         until("a round from the snapshot", || status().index > snapshot).await;
         assert_eq!(status().alarm, None);
 
-        replica.core.shared.lock().stock.plant_fault(CellHandle(0), -1);
+        replica.plant_fault(CellHandle(0), -1);
         until("the alarm", || status().alarm.is_some()).await;
         let alarm = status().alarm.expect("it was waited for");
         assert_eq!(alarm.finding, Finding::Replay);
@@ -798,10 +811,10 @@ mod tests {
     }
 
     /// Longer than any test: states are compared when a test wants it.
-    const NEVER: Option<Duration> = Some(Duration::from_secs(3_600));
+    pub(crate) const NEVER: Option<Duration> = Some(Duration::from_secs(3_600));
 
     /// A cell with ten units.
-    async fn write_a_cell(replica: &Replica) {
+    pub(crate) async fn write_a_cell(replica: &Replica) {
         let cell = CellRef::Name { warehouse: b"w", sku: b"s" };
         let id = OpId(ReservationId::from_parts(replica.now().as_millis(), [1; 10]).0);
         write(replica, 2, |out| {
@@ -863,7 +876,7 @@ mod tests {
         let status = || replica.status().reconcile;
         assert_eq!((status().snapshots, status().alarm), ((1, 0), None));
 
-        replica.core.shared.lock().stock.plant_fault(CellHandle(0), 1);
+        replica.plant_fault(CellHandle(0), 1);
         write(&replica, 1, |out| Op::encode_define(out, b"w", b"t")).await;
         let refused = replica.snapshot().await;
         assert!(matches!(refused, Err(AdminError::Failed(_))), "{refused:?}");
@@ -882,12 +895,70 @@ mod tests {
         let address = "127.0.0.1:0".to_owned();
         let world = World { memory: Arc::new(NoMemory), ..World::real() };
         let storage = SimStorage::new();
-        let replica = start_in(world, &storage, (1, address), Bootstrap::Single, NEVER).await;
+        let (told, notice) = notices();
+        let how = (NEVER, notice);
+        let replica = start_in(world, &storage, (1, address), Bootstrap::Single, how).await;
         assert!(leads(&replica, PATIENCE).await, "alone it founds the cluster");
         write_a_cell(&replica).await;
-        replica.snapshot().await.expect("nothing is known to be wrong");
+        let index = replica.snapshot().await.expect("nothing is known to be wrong");
         let status = replica.status().reconcile;
         assert_eq!((status.snapshots, status.alarm), ((0, 1), None));
+        let why = format!(
+            "the snapshot of entry {index} is published without a comparison: a second state takes up to 0 MiB, and 0 \
+             MiB of memory are free: half of that may be used"
+        );
+        assert!(told.lock().unwrap().contains(&why), "{told:?}");
+        replica.shutdown().await;
+    }
+
+    /// What an operator is told.
+    fn notices() -> (Arc<std::sync::Mutex<Vec<String>>>, Notice) {
+        let told = Arc::<std::sync::Mutex<Vec<String>>>::default();
+        let heard = told.clone();
+        (told, Arc::new(move |line| heard.lock().unwrap().push(line.to_owned())))
+    }
+
+    #[tokio::test]
+    async fn a_comparison_gives_way_to_a_snapshot_that_waits_and_says_so() {
+        let (told, notice) = notices();
+        let (address, storage) = ("127.0.0.1:0".to_owned(), SimStorage::new());
+        let (world, how) = (World::real(), (NEVER, notice));
+        let replica = start_in(world, &storage, (1, address), Bootstrap::Single, how).await;
+        assert!(leads(&replica, PATIENCE).await, "alone it founds the cluster");
+        let is_told = |why: &str| told.lock().unwrap().iter().any(|line| line.ends_with(why));
+        let reconciler = &replica.core.shared.reconciler;
+
+        reconciler.press(0);
+        replica.reconcile().expect("it leads");
+        let why = "was not compared: the log grows faster than it can be applied beside: the next snapshot is due";
+        until("a log that is too long", || is_told(why)).await;
+        assert_eq!(replica.status().reconcile.given_up, 1);
+
+        reconciler.press(u64::MAX);
+        storage.set_bytes_max(Some(0));
+        write_a_cell(&replica).await;
+        until("a full disk", || replica.core.is_full()).await;
+        replica.reconcile().expect("it leads");
+        let why = "was not compared: the disk is full, and a snapshot waits to make room";
+        until("a disk that is full", || is_told(why)).await;
+        assert_eq!(
+            (replica.status().reconcile.given_up, replica.status().reconcile.rounds),
+            (2, 0)
+        );
+        storage.set_bytes_max(None);
+        replica.shutdown().await;
+    }
+
+    #[tokio::test]
+    async fn who_compares_nothing_says_so() {
+        let address = "127.0.0.1:0".to_owned();
+        let replica = start_as(&SimStorage::new(), (1, address), Bootstrap::Single, None).await;
+        assert!(leads(&replica, PATIENCE).await, "alone it founds the cluster");
+        let why = "this node compares nothing: start it without --reconcile 0s";
+        assert_eq!(replica.reconcile(), Err(AdminError::Failed(why.to_owned())));
+        write_a_cell(&replica).await;
+        replica.snapshot().await.expect("nobody looks");
+        assert_eq!(replica.status().reconcile, ReconcileStatus::default());
         replica.shutdown().await;
     }
 
@@ -898,7 +969,7 @@ mod tests {
         let index = nodes[0].2.core.applied_index();
         until("the third", || nodes[2].2.core.applied_index() >= index).await;
         let (storage, address, third) = nodes.pop().unwrap();
-        third.core.shared.lock().stock.plant_fault(CellHandle(0), 1);
+        third.plant_fault(CellHandle(0), 1);
         third.snapshot().await.expect("it does not look");
         third.shutdown().await;
         let (join, storage) = (Bootstrap::Join(Vec::new()), storage.restart(Survival::Kept));
@@ -934,7 +1005,7 @@ mod tests {
     async fn a_leader_whose_state_is_wrong_tells_it_and_lets_another_lead() {
         let nodes: Vec<_> = start_three().await.into_iter().map(|(.., node)| node).collect();
         write_a_cell(&nodes[0]).await;
-        nodes[0].core.shared.lock().stock.plant_fault(CellHandle(0), 1);
+        nodes[0].plant_fault(CellHandle(0), 1);
         nodes[0].reconcile().expect("it leads");
         until("another leader", || nodes[1..].iter().any(|node| node.core.is_leader())).await;
         assert!(nodes[0].status().reconcile.alarm.is_some());

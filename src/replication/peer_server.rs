@@ -26,7 +26,7 @@ use super::peer_frame::{
     FRAME_BYTES_MAX, FRAME_BYTES_MAX_BEFORE_HELLO, Frame, Kind, put_frame, take_frame,
 };
 use super::peer_hello::HelloReply;
-use super::reconcile::{self, Word};
+use super::reconcile::{self, Statement};
 use super::snapshot::{self, SnapshotHandle, aside, incoming_name};
 use super::types::{MemberNode, TypeConfig, Vote, is_credible, put_vote, take_node};
 use crate::log::{File, Storage};
@@ -349,10 +349,10 @@ async fn leave(core: &Arc<Core>, body: &Bytes) -> Result<BytesMut, String> {
 fn compared(core: &Core, peer: u64, body: &[u8]) -> Result<BytesMut, String> {
     core.admit()?;
     core.must_lead().map_err(|error| error.to_string())?;
-    let word = Word::decode(body).map_err(|_| "the message is cut short".to_owned())?;
-    let word = word.ok_or("this version does not know what is told")?;
+    let told = Statement::decode(body).map_err(|_| "the message is cut short".to_owned())?;
+    let told = told.ok_or("this version does not know what is told")?;
     let mut out = BytesMut::new();
-    out.put_u8(u8::from(reconcile::hear(core, peer, word)));
+    out.put_u8(u8::from(reconcile::hear(core, peer, told)));
     Ok(out)
 }
 

@@ -43,7 +43,7 @@ pub(super) struct Outbox {
 pub(super) enum Piece {
     /// Frames of this connection alone.
     Own(BytesMut),
-    /// A frame that other connections send, too, and that is not copied for each.
+    /// A large frame, which other connections may send, too: it is copied for none.
     Shared(Bytes),
 }
 

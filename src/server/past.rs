@@ -178,9 +178,7 @@ impl Told {
         fields.push(("events", Value::Lines(lines)));
         Ok(Value::Object(fields))
     }
-}
 
-impl Told {
     /// The latest events about a cell in a range, the oldest first, and whether these are all. Each is shown to `visit`,
     /// the newest first.
     pub fn latest(

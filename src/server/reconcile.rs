@@ -110,3 +110,61 @@ pub(super) fn begin(shared: &Shared) -> Result<Value, String> {
     shared.replica.reconcile().map_err(|error| error.to_string())?;
     Ok(done("all nodes compare their states; reconcile tells what each has found"))
 }
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+    use crate::log::SimStorage;
+    use crate::protocol::{CellHandle, CellRef, Line, Op, OpFlags, ReservationId};
+    use crate::replication::tests::{NEVER, PATIENCE, leads, start_as, until, write, write_a_cell};
+    use crate::replication::{Bootstrap, Replica};
+    use crate::server::{Limits, Listeners};
+    use crate::world::World;
+
+    async fn rounds(replica: &Replica, count: u64) {
+        replica.reconcile().expect("it leads");
+        until("a round", || replica.status().reconcile.rounds == count).await;
+    }
+
+    #[tokio::test]
+    async fn the_cell_both_values_and_the_events_in_between_are_shown() {
+        let address = "127.0.0.1:0".to_owned();
+        let storage = SimStorage::new();
+        let replica = start_as(&storage, (1, address), Bootstrap::Single, NEVER).await;
+        assert!(leads(&replica, PATIENCE).await, "alone it founds the cluster");
+        write_a_cell(&replica).await;
+        rounds(&replica, 1).await;
+        let id = ReservationId::from_parts(replica.now().as_millis(), [2; 10]);
+        write(&replica, 1, |out| {
+            let lines = [Line { cell: CellRef::Handle(CellHandle(0)), quantity: 3 }];
+            Op::encode_reserve(out, OpFlags::default(), None, id, 60_000, &lines);
+        })
+        .await;
+        replica.plant_fault(CellHandle(0), -1);
+        replica.reconcile().expect("it leads");
+        until("the alarm", || replica.status().reconcile.alarm.is_some()).await;
+
+        let any = "127.0.0.1:0".parse().unwrap();
+        let listeners = Listeners::bind(any, any).await.unwrap();
+        let admin = listeners.admin_address().unwrap();
+        let server = listeners.serve(replica, World::real(), Limits::default()).unwrap();
+        let mut operator = tokio::net::TcpStream::connect(admin).await.unwrap();
+        operator.write_all(b"reconcile\nstatus\nquit\n").await.unwrap();
+        let mut answer = String::new();
+        operator.read_to_string(&mut answer).await.unwrap();
+        let found = [
+            "diverged          yes",
+            "finding           REPLAY",
+            "found_wrong       node 1, REPLAY after entry",
+            "w s",
+            "on_hand=9 reserved=3 committed=0",
+            "on_hand=10 reserved=3 committed=0",
+            "between_events    4 to 5",
+            "4 RESERVED",
+        ];
+        found.iter().for_each(|part| assert!(answer.contains(part), "{part} is not in\n{answer}"));
+        assert!(!answer.contains("2 RECEIVED"), "it was right after that:\n{answer}");
+        server.shutdown().await;
+    }
+}

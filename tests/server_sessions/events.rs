@@ -257,5 +257,12 @@ async fn an_operator_asks_what_was_and_why() {
     assert!(history.contains("3 RESERVED") && history.contains("4 CONFIRMED"), "{history}");
     let nobody = operator.ask(&format!("history {}", id(77))).await;
     assert!(nobody.contains("no event about"), "{nobody}");
+    let found = operator.ask("reconcile").await;
+    assert!(
+        found.contains("diverged          no") && found.contains("rounds            0"),
+        "{found}"
+    );
+    let refused = operator.ask("reconcile now").await;
+    assert!(refused.contains("compares nothing: start it without --reconcile 0s"), "{refused}");
     node.stop().await;
 }

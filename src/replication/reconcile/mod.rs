@@ -29,13 +29,12 @@ mod round;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::ops::Range;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use tokio::sync::{Notify, oneshot};
 
-pub(super) use replicas::{Word, hear};
+pub(super) use replicas::{Statement, hear};
 pub(super) use round::{GaveUp, Round};
 
 use super::core::Core;
@@ -94,7 +93,6 @@ pub struct Alarm {
 #[derive(Default)]
 pub struct Reconciler {
     scope: Option<Scope>,
-    diverged: AtomicBool,
     look: Notify,
     check: Notify,
     tell: Notify,
@@ -195,7 +193,8 @@ impl Reconciler {
 
     /// The state was found to be wrong: it must not become a snapshot.
     pub fn is_diverged(&self) -> bool {
-        self.diverged.load(Ordering::Relaxed) || self.lock().judged.is_some()
+        let inner = self.lock();
+        inner.status.alarm.is_some() || inner.judged.is_some()
     }
 
     /// Nobody compares any more: the node stops.
@@ -276,7 +275,6 @@ impl Reconciler {
         (inner.right_until, inner.agreed_until) = (next_event, next_event);
         (inner.judged, inner.status.alarm) = (None, None);
         inner.status.digest = (0, 0);
-        self.diverged.store(false, Ordering::Relaxed);
     }
 
     /// Bytes that the log has ever had.
@@ -328,6 +326,12 @@ impl Reconciler {
         inner.is_checking = check.is_some();
         inner.status.running = None;
         check
+    }
+
+    /// As if a snapshot waited until the log has so many bytes.
+    #[cfg(test)]
+    pub fn press(&self, log_bytes_limit: u64) {
+        self.lock().log_bytes_limit = Some(log_bytes_limit);
     }
 
     fn close(&self) {
@@ -390,7 +394,7 @@ pub async fn serve_words(core: Arc<Core>) {
         }
         let (judged, news) = {
             let mut inner = reconciler.lock();
-            (inner.judged.take(), std::mem::take(&mut inner.news))
+            (inner.judged, std::mem::take(&mut inner.news))
         };
         news.iter().for_each(|divergence| core.note(format_args!("{}", notice_of(divergence))));
         if let Some(index) = judged {
@@ -507,7 +511,7 @@ fn say_chain_differs(core: &Core, index: u64, anchor: &Anchor) {
     }
 }
 
-/// The state is wrong.
+/// The state is wrong. What is found first is what is shown.
 fn diverge(
     core: &Core,
     finding: Finding,
@@ -516,10 +520,11 @@ fn diverge(
     next_event: u64,
 ) {
     let reconciler = &core.shared.reconciler;
-    if reconciler.diverged.swap(true, Ordering::Relaxed) {
+    let mut inner = reconciler.lock();
+    inner.judged = None;
+    if inner.status.alarm.is_some() {
         return;
     }
-    let mut inner = reconciler.lock();
     let cell = differences.iter().find_map(|difference| difference.cell);
     let since = match finding {
         // Its own snapshots have the fault, perhaps.

@@ -143,10 +143,10 @@ pub(super) async fn tell(core: &Core) {
     };
     for divergence in alarms {
         // What did not arrive is said again.
-        say(core, Word::Alarm(divergence)).await;
+        say(core, Statement::Alarm(divergence)).await;
     }
     let Some(Told { index, digest, next_event, asked }) = told else { return };
-    let is_right = say(core, Word::Digest(index, digest)).await;
+    let is_right = say(core, Statement::Digest(index, digest)).await;
     let mut inner = reconciler.lock();
     if is_right {
         inner.status.agreed_index = inner.status.agreed_index.max(index);
@@ -171,12 +171,12 @@ pub(super) async fn tell(core: &Core) {
 ///
 /// The answer is a byte: 1, a majority has the same; 0, not so, or not known yet.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(in crate::replication) enum Word {
+pub(in crate::replication) enum Statement {
     Digest(u64, u64),
     Alarm(Divergence),
 }
 
-impl Word {
+impl Statement {
     pub fn encode(&self) -> Bytes {
         let mut out = BytesMut::new();
         match self {
@@ -206,27 +206,27 @@ impl Word {
 }
 
 /// `true`: whoever leads says that a majority has the same.
-async fn say(core: &Core, word: Word) -> bool {
+async fn say(core: &Core, statement: Statement) -> bool {
     if core.is_leader() {
-        return hear(core, core.me(), word);
+        return hear(core, core.me(), statement);
     }
     let Some(leader) = core.leadership().leader.clone() else { return false };
     let mut link = Link::new(core.links(), leader.id, leader.peer_address);
     let limit = core.timing().admin_timeout;
-    let answer = link.call_within(Kind::Compared, core.shard, word.encode(), limit).await;
+    let answer = link.call_within(Kind::Compared, core.shard, statement.encode(), limit).await;
     answer.is_ok_and(|answer| answer.first() == Some(&1))
 }
 
 /// What a node tells this one, which leads. `true`: a majority has the same.
-pub(in crate::replication) fn hear(core: &Core, node: u64, word: Word) -> bool {
+pub(in crate::replication) fn hear(core: &Core, node: u64, statement: Statement) -> bool {
     let members = core.members();
     if members.get_node(&node).is_none() {
         return false;
     }
     let voters: BTreeSet<u64> = members.voter_ids().collect();
     let mut inner = core.shared.reconciler.lock();
-    let (found, is_right) = match word {
-        Word::Digest(index, digest) if inner.checkpoints.contains(&index) => {
+    let (found, is_right) = match statement {
+        Statement::Digest(index, digest) if inner.checkpoints.contains(&index) => {
             let Judgement { right, wrong } = inner.digests.take(node, (index, digest), &voters);
             inner.settle(index, &right);
             let finding = Finding::Replica;
@@ -235,8 +235,8 @@ pub(in crate::replication) fn hear(core: &Core, node: u64, word: Word) -> bool {
             (found.filter(|found| !inner.is_named(found)).collect(), right.contains(&node))
         }
         // This node has not applied the CHECKPOINT yet, or forgotten it.
-        Word::Digest(..) => (Vec::new(), false),
-        Word::Alarm(divergence) => {
+        Statement::Digest(..) => (Vec::new(), false),
+        Statement::Alarm(divergence) => {
             let divergence = Divergence { node, ..divergence };
             let known = inner.named.get(&(node, divergence.finding));
             let is_new = known.is_none_or(|known| known.index < divergence.index);
@@ -334,14 +334,14 @@ mod tests {
     }
 
     #[test]
-    fn words_come_back_and_those_of_another_version_are_none() {
+    fn statements_come_back_and_those_of_another_version_are_none() {
         let divergence = Divergence { node: 2, index: 3, finding: Finding::Chain, cell: None };
-        for word in [Word::Digest(7, 8), Word::Alarm(divergence)] {
-            let bytes = word.encode();
-            assert_eq!(Word::decode(&bytes), Ok(Some(word)));
-            assert!(Word::decode(&bytes[..bytes.len() - 1]).is_err());
+        for statement in [Statement::Digest(7, 8), Statement::Alarm(divergence)] {
+            let bytes = statement.encode();
+            assert_eq!(Statement::decode(&bytes), Ok(Some(statement)));
+            assert!(Statement::decode(&bytes[..bytes.len() - 1]).is_err());
         }
-        assert_eq!(Word::decode(&[2]), Ok(None));
-        assert!(Word::decode(&[]).is_err());
+        assert_eq!(Statement::decode(&[2]), Ok(None));
+        assert!(Statement::decode(&[]).is_err());
     }
 }
