@@ -60,7 +60,7 @@ turn() {
       ;;
   esac
   timeout 300 "$BENCH" "${words[@]}" --seconds "$seconds" --addr "$(addresses)" --json "$file" \
-    --no-progress >"$WORK/table" 2>&1 || { cat "$WORK/table" >&2; fail "stockd-bench ${words[*]} could not run"; }
+    --verify-sample 1000 --no-progress >"$WORK/table" 2>&1 || { cat "$WORK/table" >&2; fail "stockd-bench ${words[*]} could not run"; }
   grep -o '"ops_per_second":[0-9.]*' "$file" | head -n 1 | cut -d: -f2 >>"$WORK/$row.$mode"
   if [ -n "$follower" ]; then
     exec 9>&-

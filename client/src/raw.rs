@@ -23,6 +23,12 @@ use crate::net::{OwnedReadHalf, OwnedWriteHalf, TcpStream};
 
 /// Room made before each read: one read then brings up to a thousand small replies.
 const READ_BYTES: usize = 64 * 1024;
+/// … or as much as is missing of a large frame, up to this: fewer reads, and the buffer need not grow step by step.
+const READ_BYTES_MAX: usize = 512 * 1024;
+/// One may be filled, one wait, and one be looked at.
+const SPARES_MAX: usize = 2;
+/// A larger one is not kept: it was for a reply of many cells.
+const SPARE_BYTES_MAX: usize = 2 << 20;
 
 /// Why a connection cannot be used, or not any more.
 #[derive(Debug)]
@@ -110,7 +116,7 @@ pub struct Writer {
 #[derive(Debug)]
 pub struct Reader {
     half: OwnedReadHalf,
-    buffer: BytesMut,
+    received: Received,
     /// A whole frame that no burst has given out yet.
     first: Option<Frame>,
 }
@@ -137,6 +143,7 @@ impl Connection {
             if let Some(frame) = take_frame(&mut received, limits::FRAME_BYTES_MAX_BEFORE_HELLO)? {
                 break frame;
             }
+            received.reserve(READ_BYTES);
             read_some(&mut stream, &mut received).await?;
         };
         let greeting = decode_greeting(&frame)?;
@@ -153,7 +160,7 @@ impl Connection {
         let (reader, writer) = self.stream.into_split();
         (
             Writer { half: writer, buffer: BytesMut::new() },
-            Reader { half: reader, buffer: self.received, first: None },
+            Reader { half: reader, received: Received::new(self.received), first: None },
         )
     }
 }
@@ -183,12 +190,55 @@ impl Reader {
     /// The connection is broken or closed, or brought bytes that are no frame.
     pub async fn next_burst(&mut self) -> Result<Burst<'_>, Error> {
         while self.first.is_none() {
-            self.first = take_frame(&mut self.buffer, limits::REPLY_BYTES_MAX)?;
+            self.first = take_frame(&mut self.received.buffer, limits::REPLY_BYTES_MAX)?;
             if self.first.is_none() {
-                read_some(&mut self.half, &mut self.buffer).await?;
+                self.received.make_room();
+                read_some(&mut self.half, &mut self.received.buffer).await?;
             }
         }
         Ok(Burst(self))
+    }
+}
+
+/// What was read, and memory to read to.
+#[derive(Debug)]
+struct Received {
+    buffer: BytesMut,
+    /// Bytes of its memory.
+    bytes: usize,
+    /// Ends of earlier buffers, of which somebody may still have frames, and the bytes of their memory.
+    spares: Vec<(BytesMut, usize)>,
+}
+
+impl Received {
+    const fn new(buffer: BytesMut) -> Self {
+        Self { buffer, bytes: 0, spares: Vec::new() }
+    }
+
+    /// Makes room in memory that was used before, if nobody has frames in it any more. The allocator would give large
+    /// buffers back to the system, and get them again with every page to be cleared.
+    fn make_room(&mut self) {
+        let room = room_for(&self.buffer);
+        let left = self.buffer.capacity() - self.buffer.len();
+        if self.buffer.try_reclaim(room) || left >= READ_BYTES {
+            return;
+        }
+        let needed = self.buffer.len() + room.max(READ_BYTES);
+        let fits = |(spare, _): &mut (BytesMut, usize)| spare.try_reclaim(needed);
+        let (mut next, bytes) = match self.spares.iter_mut().position(fits) {
+            Some(at) => self.spares.swap_remove(at),
+            None => (BytesMut::with_capacity(needed), needed),
+        };
+        next.extend_from_slice(&self.buffer);
+        self.buffer.clear();
+        let full = std::mem::replace(&mut self.buffer, next);
+        let full_bytes = std::mem::replace(&mut self.bytes, bytes);
+        if self.spares.len() == SPARES_MAX {
+            self.spares.remove(0);
+        }
+        if full_bytes <= SPARE_BYTES_MAX {
+            self.spares.push((full, full_bytes));
+        }
     }
 }
 
@@ -198,7 +248,7 @@ impl Iterator for Burst<'_> {
     fn next(&mut self) -> Option<Self::Item> {
         match self.0.first.take() {
             Some(first) => Some(Ok(first)),
-            None => take_frame(&mut self.0.buffer, limits::REPLY_BYTES_MAX).transpose(),
+            None => take_frame(&mut self.0.received.buffer, limits::REPLY_BYTES_MAX).transpose(),
         }
     }
 }
@@ -207,10 +257,18 @@ async fn read_some(
     stream: &mut (impl AsyncReadExt + Unpin),
     buffer: &mut BytesMut,
 ) -> Result<(), Error> {
-    buffer.reserve(READ_BYTES);
     match stream.read_buf(buffer).await? {
         0 => Err(Error::Closed),
         _ => Ok(()),
+    }
+}
+
+/// For the next read: what is missing of the frame whose beginning is in the buffer, but no more than that grows by half.
+fn room_for(buffer: &BytesMut) -> usize {
+    let len = buffer.first_chunk::<4>().map_or(0, |len| u32::from_le_bytes(*len) as usize + 4);
+    match len.saturating_sub(buffer.len()) {
+        0 => READ_BYTES,
+        missing => missing.min(READ_BYTES_MAX.max(buffer.len() / 2)),
     }
 }
 
@@ -259,4 +317,54 @@ fn decode_refusal(body: &[u8]) -> Error {
 /// A leader's address as hellos and error replies carry it; `None` if it is unknown.
 pub(crate) fn leader_address(bytes: &[u8]) -> Option<String> {
     std::str::from_utf8(bytes).ok().filter(|text| !text.is_empty()).map(str::to_owned)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn memory_is_used_again_when_nobody_has_frames_in_it() {
+        let mut received = Received::new(BytesMut::new());
+        let mut fill = |byte: u8| {
+            received.make_room();
+            received.buffer.extend_from_slice(&vec![byte; READ_BYTES]);
+            // A part of the next frame.
+            received.buffer.extend_from_slice(&[byte; 3]);
+            let frame = received.buffer.split_to(received.buffer.len() - 3).freeze();
+            assert!(received.spares.len() <= SPARES_MAX);
+            frame
+        };
+        let (first, second, third) = (fill(1), fill(2), fill(3));
+        let at = first.as_ptr();
+        assert!(at != second.as_ptr() && at != third.as_ptr(), "each is held");
+        assert_eq!(
+            (second[..4].to_vec(), third[..4].to_vec()),
+            (vec![1, 1, 1, 2], vec![2, 2, 2, 3])
+        );
+        drop(first);
+        let fourth = fill(4);
+        assert_eq!(fourth.as_ptr(), at, "the memory of the first");
+        assert_eq!(fourth[..4], [3, 3, 3, 4]);
+        assert_eq!((second[3], third[3]), (2, 3));
+    }
+
+    #[test]
+    fn a_frame_that_is_larger_than_a_read_is_not_copied_each_time() {
+        let bytes = 4 << 20;
+        let mut received = Received::new(BytesMut::new());
+        received.buffer.extend_from_slice(&(bytes as u32 - 4).to_le_bytes());
+        let mut moved = 0;
+        while received.buffer.len() < bytes {
+            let at = received.buffer.as_ptr();
+            received.make_room();
+            moved += if received.buffer.as_ptr() == at { 0 } else { received.buffer.len() };
+            let some = (bytes - received.buffer.len()).min(100_000);
+            received.buffer.extend_from_slice(&vec![0; some]);
+        }
+        assert!(moved < 3 * bytes, "{moved}");
+        received.buffer.clear();
+        received.make_room();
+        assert!(received.spares.iter().all(|(_, bytes)| *bytes <= SPARE_BYTES_MAX));
+    }
 }

@@ -241,8 +241,45 @@ pub fn begin_frame(out: &mut BytesMut, header: Header) -> usize {
 /// Fills in length and checksum of the frame that began at `start`.
 #[inline]
 pub fn finish_frame(out: &mut BytesMut, start: usize) {
-    let len = (out.len() - start - 4) as u32;
+    let len = out.len() - start - 4;
     let crc = crc32fast::hash(&out[start + 8..]);
-    out[start..start + 4].copy_from_slice(&len.to_le_bytes());
+    fill_in(out, start, len, crc);
+}
+
+/// As [`finish_frame`], of a frame whose last bytes are elsewhere and will be sent after `out`: so many, with this
+/// [`crc32`]. They are not looked at, so that it costs nothing to send the same bytes to many.
+pub fn finish_frame_before(out: &mut BytesMut, start: usize, tail_bytes: usize, tail_crc: u32) {
+    let len = out.len() - start - 4 + tail_bytes;
+    let mut crc = crc32fast::Hasher::new();
+    crc.update(&out[start + 8..]);
+    crc.combine(&crc32fast::Hasher::new_with_initial_len(tail_crc, tail_bytes as u64));
+    fill_in(out, start, len, crc.finalize());
+}
+
+#[inline]
+fn fill_in(out: &mut BytesMut, start: usize, len: usize, crc: u32) {
+    out[start..start + 4].copy_from_slice(&(len as u32).to_le_bytes());
     out[start + 4..start + 8].copy_from_slice(&crc.to_le_bytes());
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_frame_whose_end_is_elsewhere_is_the_same_frame() {
+        let header = Header { request_id: 7, kind: Kind::Events, shard: ShardId(3) };
+        for (body, tail) in [("head", "tail"), ("head", ""), ("", "tail"), ("", "")] {
+            let mut whole = BytesMut::from("before");
+            let start = begin_frame(&mut whole, header);
+            whole.extend_from_slice([body, tail].concat().as_bytes());
+            finish_frame(&mut whole, start);
+            let mut parts = BytesMut::from("before");
+            let start = begin_frame(&mut parts, header);
+            parts.extend_from_slice(body.as_bytes());
+            finish_frame_before(&mut parts, start, tail.len(), crc32(tail.as_bytes()));
+            parts.extend_from_slice(tail.as_bytes());
+            assert_eq!(parts, whole);
+        }
+    }
 }

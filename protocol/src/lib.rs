@@ -44,7 +44,10 @@ mod wishes;
 pub use backup::{BackupFile, BackupHead, BackupRead};
 pub use catalogue::{Described, Naming};
 pub use code::Code;
-pub use frame::{Frame, FrameError, Header, Kind, begin_frame, crc32, finish_frame, take_frame};
+pub use frame::{
+    Frame, FrameError, Header, Kind, begin_frame, crc32, finish_frame, finish_frame_before,
+    take_frame,
+};
 pub use hello::{Hello, HelloReply, MAGIC};
 pub use id::{CellHandle, OpId, ReservationId, ShardId, UnixMillis};
 pub use listing::{Filter, ListHead, ListedCell, Listing};

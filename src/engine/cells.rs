@@ -328,11 +328,16 @@ impl CellTable {
         Tick(self.front.load(Ordering::Acquire))
     }
 
+    /// The log's clock.
+    pub fn now(&self) -> UnixMicros {
+        UnixMicros(self.now.load(Ordering::Acquire))
+    }
+
     /// The hold clock of the log, moved to `now` if that is later.
     pub fn clock(&self, now: UnixMicros, grace_ms: u64) -> HoldClock {
         // An older shift only makes more lines look due, which is the safe side.
         let shift_ms = self.shift_ms.load(Ordering::Acquire);
-        let now = now.max(UnixMicros(self.now.load(Ordering::Acquire)));
+        let now = now.max(self.now());
         HoldClock { now, shift_ms, grace_ms }
     }
 

@@ -46,6 +46,11 @@ impl CellReader {
         Self { table, grace_ms: config.grace_rounded(), retention_ms, sample_refusals }
     }
 
+    /// The log's clock: the latest moment applied.
+    pub fn now(&self) -> UnixMicros {
+        self.table.now()
+    }
+
     /// The cell's handle, or `None` if the pair was never defined.
     pub fn handle(&self, warehouse: &[u8], sku: &[u8]) -> Option<CellHandle> {
         self.table.resolve(CellRef::Name { warehouse, sku }).ok().map(CellHandle)

@@ -294,6 +294,11 @@ impl EventLog {
         self.0.wake.notify_one();
     }
 
+    /// The number of the event that comes next. Those just before it may not be readable yet.
+    pub fn next(&self) -> u64 {
+        self.0.lock().next
+    }
+
     /// After the last event that can be read.
     pub fn position(&self) -> Position {
         *self.0.readable.borrow()

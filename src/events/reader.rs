@@ -9,6 +9,7 @@ use super::error::ReadError;
 use super::position::Position;
 use super::segment::Segment;
 use super::view::View;
+use crate::protocol::event::RecordHeader;
 
 /// Whole records, one after the other.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -21,11 +22,38 @@ pub struct Chunk {
     pub bytes: Bytes,
 }
 
+impl Chunk {
+    /// Some of its records: the one that has the event `from`, and those that follow it up to so many bytes, if that is
+    /// more. The event is in the chunk.
+    #[must_use]
+    pub fn part(&self, from: u64, bytes_max: usize) -> Self {
+        if from <= self.first && self.bytes.len() <= bytes_max {
+            return self.clone();
+        }
+        let (mut begin, mut end) = (0, 0);
+        let (mut first, mut next) = (self.first, self.first);
+        while let Ok(header) = RecordHeader::peek(&self.bytes[end..]) {
+            let after = end + header.bytes;
+            if next <= from {
+                (begin, first) = (end, header.first);
+            } else if after - begin > bytes_max {
+                break;
+            }
+            (end, next) = (after, header.next());
+        }
+        Self { first, next, bytes: self.bytes.slice(begin..end) }
+    }
+}
+
 impl Inner {
     /// See [`EventLog::read`](super::EventLog::read).
     pub fn read(&self, from: u64, bytes_max: usize) -> Result<Chunk, ReadError> {
         let view = self.view_of(from)?;
-        let (first, next, bytes) = view.read(from, bytes_max)?;
+        let (first, next, mut bytes) = view.read(from, bytes_max)?;
+        if view.index.map().is_some() {
+            // It may be kept for long, and the file would be there for as long.
+            bytes = Bytes::copy_from_slice(&bytes);
+        }
         Ok(Chunk { first, next, bytes })
     }
 

@@ -368,7 +368,8 @@ impl Core {
             // Nobody has led since this node was started.
             self.offsets.lock().expect("no holder panics").reference(clock)
         });
-        known.max(self.shared.lock().stock.now())
+        // Published under the lock of apply, and read without: other threads ask, too.
+        known.max(self.shared.cells.now())
     }
 
     /// The next stamp of a leader's clock.

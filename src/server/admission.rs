@@ -31,6 +31,7 @@ use crate::protocol::{
 };
 use crate::replication::{IngressGuard, Refusal, ReplyTo, RequestTag, Role};
 use crate::world::UnixMicros;
+use crate::world::net::TcpStream;
 
 /// What a READ_SKU is taken to read until it is known: most have fewer warehouses.
 const CELLS_OF_A_SKU: u32 = 32;
@@ -225,6 +226,7 @@ pub(super) fn reads_full() -> Refusal {
 pub(super) struct Burst<'a> {
     shared: &'a Shared,
     outbox: &'a Arc<Outbox>,
+    stream: &'a TcpStream,
     reads: &'a mut Reads,
     /// Taken by the first write; dropping it wakes the proposer.
     guard: Option<IngressGuard<'a>>,
@@ -241,10 +243,16 @@ pub(super) struct Burst<'a> {
 }
 
 impl<'a> Burst<'a> {
-    pub fn new(shared: &'a Shared, outbox: &'a Arc<Outbox>, reads: &'a mut Reads) -> Self {
+    pub fn new(
+        shared: &'a Shared,
+        outbox: &'a Arc<Outbox>,
+        stream: &'a TcpStream,
+        reads: &'a mut Reads,
+    ) -> Self {
         Self {
             shared,
             outbox,
+            stream,
             owed: outbox.owed(),
             reads_owed: Owed::default(),
             scratch: reads.take_scratch(),
@@ -296,8 +304,9 @@ impl<'a> Burst<'a> {
             Phase::Running => self.shared.feed.subscribe(self.outbox, request_id, &wish),
             _ => Err(Refusal::busy(LEAVING_RETRY_MS, "this node is leaving; ask another one")),
         });
-        if let Err(refusal) = taken {
-            self.outbox.error(request_id, &refusal);
+        match taken {
+            Ok(()) => self.outbox.allow_direct(self.stream),
+            Err(refusal) => self.outbox.error(request_id, &refusal),
         }
     }
 

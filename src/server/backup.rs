@@ -121,7 +121,7 @@ impl Backups {
 
 fn deliver(job: &Job, answer: Answer) {
     match answer {
-        Ok(frame) => job.outbox.frame(frame.freeze()),
+        Ok(frame) => job.outbox.frame(&[], frame.freeze()),
         Err(refusal) => job.outbox.error(job.request_id, &refusal),
     }
 }

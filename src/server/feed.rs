@@ -1,7 +1,7 @@
 //! The feed: sends events to whoever follows them, on a thread of its own.
 //!
 //! ```text
-//! session ──SUBSCRIBE──▶ arrivals ──▶ feed: read, filter, frame ──▶ deliveries ──▶ a task ──▶ outbox
+//! session ──SUBSCRIBE──▶ arrivals ──▶ feed: read, filter, frame ──▶ outbox, or the socket
 //!         ──CREDIT─────▶ credit of the subscriber ─┘    ▲
 //!                                      the event log has more
 //! ```
@@ -20,33 +20,35 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
-use tokio::sync::{Notify, mpsc};
+use tokio::sync::Notify;
 use tokio::time::{Instant, sleep_until};
 
 use super::filter::Filter;
 use super::limits::{FULL_RETRY_MS, SUBSCRIBERS_MAX, SUBSCRIBERS_PER_CONNECTION};
 use super::outbox::Outbox;
+use super::recent::{CHUNK_BYTES, Recent};
 use crate::engine::CellReader;
-use crate::events::{Chunk, EventLog, ReadError};
+use crate::events::{EventLog, ReadError};
 use crate::protocol::limits::CREDIT_BYTES_MAX;
 use crate::protocol::{
-    Code, EventsHead, Header, Kind, ShardId, Start, Subscribe, UnixMillis, begin_frame,
-    finish_frame,
+    Code, EventsHead, Header, Kind, ShardId, Start, Subscribe, UnixMillis, begin_frame, crc32,
+    finish_frame_before,
 };
 use crate::replication::{Refusal, Replica};
 use crate::world::World;
 
-/// What one turn of a subscriber reads, unless a record is larger.
-const CHUNK_BYTES: usize = 256 << 10;
-/// Between two rounds, unless somebody has more to read: a frame for each entry of the log would cost more than
-/// what is in it.
-const ROUND_PAUSE: Duration = Duration::from_millis(5);
+/// Those who are at the end get what has come since, so often at most: a frame for each entry of the log would cost
+/// more than what is in it.
+const STEP: Duration = Duration::from_millis(5);
 /// A subscriber to whom nothing was sent for so long is told how far it is.
 const IDLE_NOTE: Duration = Duration::from_secs(10);
 /// … or for so long, if events that it does not want have come by meanwhile: it may be waiting for the last of them.
 const PASSED_NOTE: Duration = Duration::from_secs(1);
 /// A subscriber of whose filter nothing comes through is told so after so many chunks.
 const CHUNKS_UNTOLD_MAX: u32 = 32;
+
+/// Of a frame, without its records.
+const HEAD_BYTES: usize = Header::BYTES + EventsHead::BYTES;
 
 /// Somebody who follows.
 pub(super) struct Subscriber {
@@ -58,6 +60,11 @@ pub(super) struct Subscriber {
 }
 
 impl Subscriber {
+    pub fn new(outbox: &Arc<Outbox>, request_id: u64, credit: u32) -> Arc<Self> {
+        let credit = AtomicU32::new(credit.min(CREDIT_BYTES_MAX));
+        Arc::new(Self { outbox: outbox.clone(), request_id, credit, gone: AtomicBool::new(false) })
+    }
+
     /// It wants nothing any more.
     pub fn leave(&self) {
         self.gone.store(true, Ordering::Relaxed);
@@ -100,12 +107,6 @@ struct Arrival {
     filter: Filter,
 }
 
-/// Something for a subscriber.
-enum Delivery {
-    Frame(Bytes),
-    End(Refusal),
-}
-
 impl Inner {
     fn arrivals(&self) -> MutexGuard<'_, Vec<Arrival>> {
         self.arrivals.lock().unwrap_or_else(PoisonError::into_inner)
@@ -113,7 +114,7 @@ impl Inner {
 }
 
 impl Feed {
-    /// Starts the thread, and the task that hands its frames on: sessions are woken by tasks of the node.
+    /// Starts the thread.
     ///
     /// # Errors
     /// There is no thread to be had.
@@ -126,23 +127,16 @@ impl Feed {
             is_there: replica.events().is_some(),
         });
         if let Some(events) = replica.events() {
-            let (deliveries, mut incoming) = mpsc::unbounded_channel();
             let reader = Reader {
                 events: events.clone(),
                 cells: replica.cells().clone(),
                 replica: replica.clone(),
                 inner: inner.clone(),
-                deliveries,
                 active: Vec::new(),
-                last: None,
-                framed: None,
+                recent: Recent::new(events.clone()),
+                told: None,
             };
             world.threads.spawn("feed", Box::pin(reader.run()))?;
-            tokio::spawn(async move {
-                while let Some((subscriber, delivery)) = incoming.recv().await {
-                    deliver(&subscriber, delivery);
-                }
-            });
         }
         Ok(Self { inner })
     }
@@ -171,12 +165,7 @@ impl Feed {
             let message = "this node has all the subscribers it takes: ask another one, or later";
             return Err(Refusal::busy(FULL_RETRY_MS, message));
         }
-        let subscriber = Arc::new(Subscriber {
-            outbox: outbox.clone(),
-            request_id,
-            credit: AtomicU32::new(wish.credit.min(CREDIT_BYTES_MAX)),
-            gone: AtomicBool::new(false),
-        });
+        let subscriber = Subscriber::new(outbox, request_id, wish.credit);
         outbox.add_subscriber(subscriber.clone());
         self.inner.count.fetch_add(1, Ordering::Relaxed);
         let filter = Filter::new(wish);
@@ -203,16 +192,6 @@ impl Drop for Feed {
     fn drop(&mut self) {
         self.inner.stop.store(true, Ordering::Relaxed);
         self.inner.wake.notify_one();
-    }
-}
-
-fn deliver(subscriber: &Subscriber, delivery: Delivery) {
-    match delivery {
-        Delivery::Frame(frame) => subscriber.outbox.frame(frame),
-        Delivery::End(refusal) => {
-            subscriber.outbox.drop_subscriber(subscriber.request_id);
-            subscriber.outbox.error(subscriber.request_id, &refusal);
-        }
     }
 }
 
@@ -250,44 +229,46 @@ struct Reader {
     cells: CellReader,
     replica: Replica,
     inner: Arc<Inner>,
-    deliveries: mpsc::UnboundedSender<(Arc<Subscriber>, Delivery)>,
     active: Vec<Active>,
     /// What was read last: who follows is mostly at the same place.
-    last: Option<Chunk>,
-    /// What was framed last in this round: who follows everything mostly gets the same.
-    framed: Option<Framed>,
-}
-
-/// A frame, and for whom else it is right.
-struct Framed {
-    request_id: u64,
-    first: u64,
-    next: u64,
-    frame: Bytes,
+    recent: Recent,
+    /// The number that the next event will have, and the cluster's clock after that, as it was asked last in this turn
+    /// of all: the locks that they are behind are those of appending and of stamping.
+    told: Option<(u64, UnixMillis)>,
 }
 
 impl Reader {
     async fn run(mut self) {
         let mut reached = self.events.subscribe();
+        let mut step_at = Instant::now();
         while !self.inner.stop.load(Ordering::Relaxed) {
-            reached.mark_unchanged();
-            let round_end = Instant::now() + ROUND_PAUSE;
+            self.told = None;
             self.welcome();
+            reached.mark_unchanged();
+            if self.recent.has_more() && step_at <= Instant::now() {
+                self.recent.advance();
+                step_at = Instant::now() + STEP;
+            }
             if self.turn() {
                 tokio::task::yield_now().await;
                 continue;
             }
+            if self.active.is_empty() {
+                self.recent.clear();
+            }
+            let may_step = !self.active.is_empty() && self.recent.has_more();
+            let may_wait = !self.active.is_empty() && !may_step;
             let idle = self.active.iter().filter_map(Active::note_at).min();
             tokio::select! {
                 () = self.inner.wake.notified() => {}
-                changed = reached.changed(), if !self.active.is_empty() => {
+                () = sleep_until(step_at), if may_step => {}
+                changed = reached.changed(), if may_wait => {
                     if changed.is_err() {
                         return;
                     }
                 }
                 () = sleep_until(idle.unwrap_or_else(Instant::now)), if idle.is_some() => {}
             }
-            sleep_until(round_end).await;
         }
     }
 
@@ -298,7 +279,7 @@ impl Reader {
             let begun = match start {
                 Start::Sequence(sequence) => Ok(sequence.max(1)),
                 // What was answered before has happened before, also if it cannot be read yet.
-                Start::Now => Ok(self.replica.with_state(|state| state.next_event())),
+                Start::Now => Ok(self.events.next()),
                 Start::Oldest => Ok(self.events.oldest()),
                 Start::Time(at_us) => self.events.find(at_us),
             };
@@ -308,7 +289,7 @@ impl Reader {
                     let active = Active { subscriber, filter, next, told, told_at, chunks_untold };
                     self.active.push(active);
                     let at = self.active.len() - 1;
-                    self.tell(at, &[]);
+                    self.tell(at, Bytes::new(), None);
                 }
                 Err(error) => self.end(&subscriber, &error),
             }
@@ -318,7 +299,6 @@ impl Reader {
     /// Gives each subscriber a turn; `false`: there is nothing to do.
     fn turn(&mut self) -> bool {
         let (mut at, mut goes_on) = (0, false);
-        self.framed = None;
         while at < self.active.len() {
             match self.serve(at) {
                 Turn::Rests => at += 1,
@@ -341,11 +321,11 @@ impl Reader {
         if credit == 0 {
             return Turn::Rests;
         }
-        let chunk = match self.read(active.next, credit.min(CHUNK_BYTES)) {
-            Ok(chunk) => chunk,
+        let part = match self.recent.read(active.next, credit.min(CHUNK_BYTES)) {
+            Ok(part) => part,
             Err(ReadError::Ahead { .. }) => {
                 if self.active[at].note_at().is_some_and(|note_at| note_at <= Instant::now()) {
-                    self.tell(at, &[]);
+                    self.tell(at, Bytes::new(), None);
                 }
                 return Turn::Rests;
             }
@@ -356,74 +336,41 @@ impl Reader {
             }
         };
         let active = &mut self.active[at];
-        active.next = chunk.next;
+        active.next = part.next;
         if active.filter.wants_all() {
-            self.tell_all(at, &chunk.bytes);
+            let crc = part.crc();
+            self.tell(at, part.records, Some(crc));
             return Turn::GoesOn;
         }
-        let wanted = active.filter.pick(&chunk.bytes, &self.cells);
+        let wanted = active.filter.pick(&part.records, &self.cells);
         active.chunks_untold += 1;
         if !wanted.is_empty() || active.chunks_untold >= CHUNKS_UNTOLD_MAX {
-            self.tell(at, &wanted);
+            self.tell(at, wanted, None);
         }
         Turn::GoesOn
     }
 
-    fn read(&mut self, from: u64, bytes_max: usize) -> Result<Chunk, ReadError> {
-        if let Some(last) = &self.last
-            && last.first == from
-            && last.bytes.len() <= bytes_max
-        {
-            return Ok(last.clone());
-        }
-        let chunk = self.events.read(from, bytes_max)?;
-        self.last = Some(chunk.clone());
-        Ok(chunk)
-    }
-
-    /// Sends all records from where a subscriber is to its `next`.
-    fn tell_all(&mut self, at: usize, records: &[u8]) {
-        let Active { subscriber, told, next, .. } = &self.active[at];
-        let (request_id, first, next) = (subscriber.request_id, *told, *next);
-        let same = |framed: &Framed| {
-            (framed.request_id, framed.first, framed.next) == (request_id, first, next)
+    /// Sends records that a subscriber wants, and how far they are. `crc`: of the records, if it is known.
+    fn tell(&mut self, at: usize, records: Bytes, crc: Option<u32>) {
+        let active = &mut self.active[at];
+        let (first, next) = (active.told, active.next);
+        let (reached, server_now) = match self.told {
+            Some(told) if told.0 >= next => told,
+            // In this order: no event is told that is later than the clock.
+            _ => (self.events.next(), UnixMillis(self.replica.now().as_millis())),
         };
-        let frame = match self.framed.take().filter(same) {
-            Some(framed) => framed.frame,
-            None => self.frame(at, records),
-        };
-        self.framed = Some(Framed { request_id, first, next, frame: frame.clone() });
-        self.deliver(at, frame, !records.is_empty());
-    }
-
-    /// Sends records that a subscriber wants, and how far they are.
-    fn tell(&mut self, at: usize, records: &[u8]) {
-        let frame = self.frame(at, records);
-        self.deliver(at, frame, !records.is_empty());
-    }
-
-    fn frame(&self, at: usize, records: &[u8]) -> Bytes {
-        let active = &self.active[at];
-        let head = EventsHead {
-            first: active.told,
-            next: active.next,
-            reached: self.replica.with_state(|state| state.next_event()),
-            server_now: UnixMillis(self.replica.now().as_millis()),
-        };
-        let mut frame = BytesMut::with_capacity(Header::BYTES + EventsHead::BYTES + records.len());
+        self.told = Some((reached, server_now));
+        let head = EventsHead { first, next, reached, server_now };
+        let mut frame = BytesMut::with_capacity(HEAD_BYTES);
         let start = begin_frame(&mut frame, active.subscriber.header(Kind::Events));
         head.encode(&mut frame);
-        frame.extend_from_slice(records);
-        finish_frame(&mut frame, start);
-        frame.freeze()
-    }
-
-    fn deliver(&mut self, at: usize, frame: Bytes, has_records: bool) {
-        let active = &mut self.active[at];
-        active.subscriber.spend(if has_records { frame.len() } else { 0 });
+        let crc = crc.unwrap_or_else(|| crc32(&records));
+        finish_frame_before(&mut frame, start, records.len(), crc);
+        if !records.is_empty() {
+            active.subscriber.spend(frame.len() + records.len());
+        }
         (active.told, active.told_at, active.chunks_untold) = (active.next, Instant::now(), 0);
-        // The node may be stopping.
-        let _ = self.deliveries.send((active.subscriber.clone(), Delivery::Frame(frame)));
+        active.subscriber.outbox.frame(&frame, records);
     }
 
     /// Refuses one that has not begun.
@@ -434,6 +381,7 @@ impl Reader {
 
     fn refuse(&self, subscriber: &Arc<Subscriber>, error: &ReadError) {
         let refusal = Refusal { message: error.to_string(), ..Refusal::new(Code::EVENTS_GONE, 0) };
-        let _ = self.deliveries.send((subscriber.clone(), Delivery::End(refusal)));
+        subscriber.outbox.drop_subscriber(subscriber.request_id);
+        subscriber.outbox.error(subscriber.request_id, &refusal);
     }
 }

@@ -66,7 +66,7 @@ impl Filter {
     pub fn pick(&self, records: &[u8], cells: &CellReader) -> Bytes {
         let mut picked = Vec::new();
         let mut reader = Reader::new(records);
-        while let Ok(record) = EventRecord::take(&mut reader) {
+        while let Ok(record) = EventRecord::take_checked(&mut reader) {
             self.pick_from(&record, cells, &mut picked);
         }
         picked.into()

@@ -32,6 +32,7 @@ mod metrics;
 mod outbox;
 mod past;
 mod reads;
+mod recent;
 mod reconcile;
 mod session;
 mod shared;
@@ -214,6 +215,6 @@ fn refuse_connection(shared: &Shared, stream: &TcpStream) {
     let outbox = Outbox::new(Arc::clone(&shared.metrics), String::new());
     let message = "this node has all the connections it takes; connect to another one, or later";
     outbox.error(0, &Refusal::busy(BUSY_RETRY_MS, message));
-    let _ = stream.try_write(&outbox.take(BytesMut::new()));
+    let _ = stream.try_write(&outbox.take(BytesMut::new()).own);
     outbox.close();
 }

@@ -80,7 +80,7 @@ pub(super) struct Session {
     sent: usize,
     reads: Reads,
     timer: Pin<Box<Sleep>>,
-    /// When something last came or went.
+    /// When something last came or went; what others send counts when the timer asks.
     active_at: Instant,
     /// When the frame at the front of `received` began.
     frame_began_at: Option<Instant>,
@@ -171,15 +171,12 @@ impl Session {
         }
     }
 
-    fn unsent(&self) -> usize {
-        self.outbox.unsent()
-    }
-
     fn receive(&mut self, cx: &mut Context<'_>) -> Result<bool, Ended> {
         if matches!(self.stage, Stage::Closing { .. }) {
             return Ok(false);
         }
-        if self.unsent() > self.shared.limits.unsent_bytes_pause || self.reads.stands_in_line() {
+        let unsent_max = self.shared.limits.unsent_bytes_pause;
+        if self.outbox.is_unsent_over(unsent_max) || self.reads.stands_in_line() {
             // We keep the client from finishing its frame, so its time does not run.
             self.frame_began_at = None;
             return Ok(false);
@@ -241,7 +238,7 @@ impl Session {
         else {
             return Ok(());
         };
-        let mut burst = Burst::new(&self.shared, &self.outbox, &mut self.reads);
+        let mut burst = Burst::new(&self.shared, &self.outbox, &self.stream, &mut self.reads);
         loop {
             burst.frame(&frame)?;
             match take_frame(&mut self.received, FRAME_BYTES_MAX).map_err(bad_frame)? {
@@ -277,10 +274,7 @@ impl Session {
         let mut progress = false;
         loop {
             if self.sent == self.sending.len() {
-                let spare = match std::mem::take(&mut self.sending) {
-                    Piece::Own(bytes) => emptied(bytes),
-                    Piece::Shared(_) => BytesMut::new(),
-                };
+                let spare = emptied(std::mem::take(&mut self.sending).own);
                 self.sent = 0;
                 self.sending = self.outbox.take(spare);
                 if self.sending.is_empty() {
@@ -288,8 +282,13 @@ impl Session {
                     return Ok(progress);
                 }
             }
-            let rest = &self.sending[self.sent..];
-            match Pin::new(&mut self.stream).poll_write(cx, rest) {
+            let rest = self.sending.rest(self.sent);
+            let stream = Pin::new(&mut self.stream);
+            let written = match &rest {
+                [own, shared] if shared.is_empty() => stream.poll_write(cx, own),
+                both => stream.poll_write_vectored(cx, both),
+            };
+            match written {
                 Poll::Ready(Ok(count)) if count > 0 => {
                     self.sent += count;
                     self.outbox.sent(count);
@@ -310,7 +309,7 @@ impl Session {
     fn finish(&mut self, cx: &mut Context<'_>) -> Result<(), Ended> {
         let Stage::Closing { linger, shut, .. } = &mut self.stage else { return Ok(()) };
         let owes = self.outbox.owed().frames > 0 || !self.reads.is_empty();
-        if owes || self.outbox.unsent() > 0 {
+        if owes || self.outbox.is_unsent_over(0) {
             return Ok(());
         }
         if !*shut {
@@ -360,6 +359,10 @@ impl Session {
             }
             if self.timer.as_mut().poll(cx).is_pending() {
                 return Ok(());
+            }
+            if self.outbox.take_was_direct() {
+                self.active_at = Instant::now();
+                continue;
             }
             if Instant::now() < deadline {
                 self.timer.as_mut().reset(deadline);

@@ -50,6 +50,12 @@ async fn a_chunk_has_whole_records_from_the_one_with_the_event() {
     }
     let whole = log.read(1, usize::MAX).unwrap();
     assert_eq!(whole.next, log.stats().next.min(whole.next));
+    assert_eq!(whole.part(1, whole.bytes.len()), whole);
+    for from in 1..whole.next {
+        for bytes_max in [0, 100, 1_000] {
+            assert_eq!(whole.part(from, bytes_max), log.read(from, bytes_max).unwrap(), "{from}");
+        }
+    }
     assert!(whole.bytes.len() > 1_500, "a segment at once");
     let next = first_of(101);
     for from in [next, next + 1, u64::MAX] {

@@ -35,6 +35,8 @@ impl Wire {
         let mut shown = Vec::new();
         while !reader.is_empty() {
             let record = EventRecord::take(&mut reader).unwrap();
+            assert!(record.header().next() <= head.reached, "{head:?}");
+            assert!(record.header().at_us <= head.server_now.0 * 1_000 + 999, "{head:?}");
             shown.extend(record.events().map(|event| show(&event.unwrap())));
         }
         (head, shown)
@@ -99,6 +101,11 @@ async fn a_subscriber_gets_all_events_in_their_order_and_those_to_come() {
     assert_eq!(late.events().await.0.next, 4);
     shop.done(|out| reserve(out, 3, "shirt", 1)).await;
     assert_eq!(late.events_until(1).await, ["4 RESERVED by shop: 4"]);
+    // From one on that has not happened for long: it waits, and is told how far the node is.
+    let mut ahead = node.greeted().await;
+    ahead.subscribe(&Subscribe { start: Start::Sequence(1_000_000), ..ALL }).await;
+    let (head, _) = ahead.events().await;
+    assert_eq!((head.first, head.next, head.reached), (1_000_000, 1_000_000, 5));
     node.stop().await;
 }
 
@@ -168,6 +175,41 @@ async fn nothing_is_sent_that_was_not_granted() {
     reader.send(&frame(9, Kind::Credit, |out| out.extend_from_slice(&[0, 0, 1, 0]))).await;
     let rest = reader.events_until(21 - first.len()).await;
     assert_eq!(rest.last().unwrap(), "21 RECEIVED by test: 0");
+    node.stop().await;
+}
+
+#[tokio::test]
+async fn who_grants_little_gets_the_same_in_smaller_pieces() {
+    let node = Node::start(Limits::default()).await;
+    let (mut shop, mut reader) = (node.greeted().await, node.greeted().await);
+    // More than is copied for each, so that the feed writes it to the sockets itself.
+    shop.done(|out| receive_sku(out, 1, "mug")).await;
+    for n in 0..400_u16 {
+        let mut op_id = OpId(id(7).0);
+        op_id.0[14..].copy_from_slice(&n.to_le_bytes());
+        let cell = CellRef::name("BER", "mug");
+        shop.done(|out| Op::encode_receive(out, OpFlags::default(), None, op_id, cell, 1)).await;
+    }
+    reader.subscribe(&ALL).await;
+    let all = reader.events_until(402).await;
+    assert_eq!(all.len(), 402);
+    let mut poor = node.greeted().await;
+    poor.subscribe(&Subscribe { credit: 1_000, ..ALL }).await;
+    let mut got = Vec::new();
+    let mut next = 1;
+    while got.len() < 402 {
+        let (head, events) = poor.events().await;
+        assert_eq!(head.first, next, "frames follow each other");
+        assert!(
+            events.len() < 100,
+            "{}: two thousand bytes are not that many events",
+            events.len()
+        );
+        next = head.next;
+        got.extend(events);
+        poor.send(&frame(9, Kind::Credit, |out| out.extend_from_slice(&[0xe8, 3, 0, 0]))).await;
+    }
+    assert_eq!(got, all);
     node.stop().await;
 }
 

@@ -3,9 +3,11 @@
 //! Invariant: what was granted and has not come, and what waits for the caller, are at most [`WINDOW_BYTES`] together.
 //! A server goes beyond it by one record.
 
-/// Half a mebibyte: two of a server's largest frames, so that one travels while the other is handled. As much waits
-/// for the caller at most, and as much is with it.
-pub(super) const WINDOW_BYTES: u32 = 512 << 10;
+use stockd_protocol::limits::CREDIT_BYTES_MAX;
+
+/// As much as a server takes: a busy one needs about ten milliseconds from a grant to what is sent for it, and half a
+/// mebibyte of events may happen in these. As much waits for the caller at most, and as much is with it.
+pub(super) const WINDOW_BYTES: u32 = CREDIT_BYTES_MAX;
 
 /// Smaller grants would be more frames than they are worth.
 const GRANT_BYTES_MIN: u32 = WINDOW_BYTES / 4;
@@ -63,8 +65,8 @@ mod tests {
         assert_eq!(credit.top_up(0), None, "too little to be worth a frame");
         credit.spend(1);
         assert_eq!(credit.top_up(0), Some(GRANT_BYTES_MIN));
-        credit.spend(1 << 20);
+        credit.spend(WINDOW_BYTES as usize);
         assert_eq!(credit.left(), 0, "one record more than was granted is no debt");
-        assert_eq!(Credit::begin(1 << 20).left(), 0);
+        assert_eq!(Credit::begin(WINDOW_BYTES as usize).left(), 0);
     }
 }

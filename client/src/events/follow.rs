@@ -201,7 +201,7 @@ impl Follower {
                     true => self.shared.lock().nodes.succeed(),
                     false => self.shared.lock().connected_to = Some(visit.address.to_owned()),
                 }
-                self.shared.push(head, records);
+                self.shared.push(head, frame.body.slice_ref(records));
                 Ok(())
             }
             Kind::Error => Err(refusal(&frame.body)),

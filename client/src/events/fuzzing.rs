@@ -1,5 +1,6 @@
 //! Doors for the fuzz targets `events_frame` and `cursor`: see [`crate::fuzzing`].
 
+use bytes::Bytes;
 use stockd_protocol::EventsHead;
 
 use super::batch::Batch;
@@ -15,7 +16,10 @@ pub fn read_events(
 ) -> Option<(EventsHead, Vec<u64>)> {
     let mut place = Place { next: from, wants_all };
     let (head, records) = place.take(body).ok()?;
-    let events = Batch::new(head, records).events().map(|event| event.sequence).collect();
+    let events = Batch::new(head, Bytes::copy_from_slice(records))
+        .events()
+        .map(|event| event.sequence)
+        .collect();
     Some((head, events))
 }
 

@@ -11,6 +11,7 @@
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use bytes::Bytes;
 use stockd_protocol::{EventsHead, Start};
 use tokio::sync::Notify;
 use tokio::task::AbortHandle;
@@ -148,7 +149,7 @@ impl Shared {
     }
 
     /// Adds what comes next.
-    pub(super) fn push(&self, head: EventsHead, records: &[u8]) {
+    pub(super) fn push(&self, head: EventsHead, records: Bytes) {
         let mut state = self.lock();
         state.reached = head.reached;
         match &mut state.waiting {

@@ -111,14 +111,24 @@ impl<'a> EventRecord<'a> {
     /// # Errors
     /// There is none, or it is damaged; `reader` is then as before.
     pub fn take(reader: &mut Reader<'a>) -> Result<Self, EventError> {
-        let header = RecordHeader::peek(reader.rest())?;
         let mut rest = *reader;
-        let bytes = rest.bytes(header.bytes)?;
-        let crc = Reader::new(&bytes[LEN_BYTES..]).u32()?;
-        if crc != crc32fast::hash(&bytes[UNCHECKED_BYTES..]) {
+        let record = Self::take_checked(&mut rest)?;
+        let crc = Reader::new(&record.bytes[LEN_BYTES..]).u32()?;
+        if crc != crc32fast::hash(&record.bytes[UNCHECKED_BYTES..]) {
             return Err(EventError::Crc);
         }
         *reader = rest;
+        Ok(record)
+    }
+
+    /// Takes a record off the front of bytes that have been in memory since [`EventRecord::take`] found it there: the
+    /// checksum is not looked at again.
+    ///
+    /// # Errors
+    /// There is none; `reader` is then as before.
+    pub fn take_checked(reader: &mut Reader<'a>) -> Result<Self, EventError> {
+        let header = RecordHeader::peek(reader.rest())?;
+        let bytes = reader.bytes(header.bytes)?;
         Ok(Self { header, bytes })
     }
 
@@ -183,7 +193,7 @@ pub struct Events<'a> {
     header: RecordHeader,
     items: Reader<'a>,
     next: u64,
-    id: Option<ReservationId>,
+    id: Option<&'a [u8; 16]>,
     note: Option<Note<'a>>,
     principal: &'a [u8],
     done: bool,
@@ -247,7 +257,7 @@ impl<'a> Events<'a> {
             }
         } else {
             self.id = match has(shape::ID) {
-                true => Some(ReservationId(items.array()?)),
+                true => Some(items.chunk()?),
                 false => None,
             };
             self.note = match has(shape::NOTE) {
@@ -286,7 +296,7 @@ impl<'a> Events<'a> {
             shard,
             principal: self.principal,
             kind,
-            id: self.id,
+            id: self.id.map(|id| ReservationId(*id)),
             note: self.note,
             deadline,
             change,

@@ -28,7 +28,7 @@ mod stream;
 use std::cell::RefCell;
 
 pub use state::{Host, LinkState, Stats, WINDOW_BYTES};
-pub use stream::{OwnedReadHalf, OwnedWriteHalf, TcpListener, TcpStream, ToAddress};
+pub use stream::{OwnedReadHalf, OwnedWriteHalf, TcpListener, TcpStream, ToAddress, Writer};
 
 use state::Net;
 

@@ -1,7 +1,7 @@
 //! The socket types, as tokio has them.
 
 use std::future::poll_fn;
-use std::io;
+use std::io::{self, IoSlice};
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -104,6 +104,13 @@ impl Ends {
         with(|net| net.write(self.write, bytes, Some(cx)))
     }
 
+    fn try_write(&self, bytes: &[u8]) -> io::Result<usize> {
+        match with(|net| net.write(self.write, bytes, None)) {
+            Poll::Ready(result) => result,
+            Poll::Pending => Err(io::ErrorKind::WouldBlock.into()),
+        }
+    }
+
     fn shutdown(&self) -> Poll<io::Result<()>> {
         with(|net| net.shutdown(self.write));
         Poll::Ready(Ok(()))
@@ -155,15 +162,35 @@ impl TcpStream {
     /// # Errors
     /// `WouldBlock` when nothing does; the connection is broken.
     pub fn try_write(&self, bytes: &[u8]) -> io::Result<usize> {
-        match with(|net| net.write(self.ends.write, bytes, None)) {
-            Poll::Ready(result) => result,
-            Poll::Pending => Err(io::ErrorKind::WouldBlock.into()),
-        }
+        self.ends.try_write(bytes)
     }
 
     /// Two halves, to be used by two tasks.
     pub fn into_split(self) -> (OwnedReadHalf, OwnedWriteHalf) {
         (OwnedReadHalf(self.ends.clone()), OwnedWriteHalf(self.ends))
+    }
+}
+
+/// Writes beside the task that has the stream.
+#[derive(Debug)]
+pub struct Writer(Arc<Ends>);
+
+impl Writer {
+    /// A writer to the connection, which is not closed before that is dropped.
+    ///
+    /// # Errors
+    /// Never; a real one may.
+    pub fn of(stream: &TcpStream) -> io::Result<Self> {
+        Ok(Self(stream.ends.clone()))
+    }
+
+    /// Writes what fits at once.
+    ///
+    /// # Errors
+    /// `WouldBlock` when nothing does; the connection is broken.
+    pub fn write(&mut self, parts: &[IoSlice<'_>]) -> io::Result<usize> {
+        let Some(part) = parts.iter().find(|part| !part.is_empty()) else { return Ok(0) };
+        self.0.try_write(part)
     }
 }
 
