@@ -70,6 +70,7 @@ layer() {
     steps) words=(-p stockd --test engine_steps) ;;
     archive) words=(-p stockd --test archive) ;;
     audit) words=(-p stockd --test audit) ;;
+    backup) words=(-p stockd --test backup) ;;
     events) words=(-p stockd --test event_log) ;;
     power) words=(-p stockd --test log_power) ;;
     replica) words=(-p stockd --test replica) ;;

@@ -8,9 +8,9 @@ use std::process::Command;
 /// Fewer would be no check of the tests.
 const PATCHES_MIN: usize = 15;
 
-const LAYERS: [&str; 16] = [
-    "archive", "audit", "chaos", "cluster", "events", "faults", "fuzz", "lib", "model", "power",
-    "races", "replica", "sessions", "sim", "snapshot", "steps",
+const LAYERS: [&str; 17] = [
+    "archive", "audit", "backup", "chaos", "cluster", "events", "faults", "fuzz", "lib", "model",
+    "power", "races", "replica", "sessions", "sim", "snapshot", "steps",
 ];
 
 fn patches() -> Vec<PathBuf> {
