@@ -49,12 +49,12 @@ impl Inner {
     /// See [`EventLog::read`](super::EventLog::read).
     pub fn read(&self, from: u64, bytes_max: usize) -> Result<Chunk, ReadError> {
         let view = self.view_of(from)?;
-        let (first, next, mut bytes) = view.read(from, bytes_max)?;
+        let mut chunk = view.read(from, bytes_max)?;
         if view.index.map().is_some() {
             // It may be kept for long, and the file would be there for as long.
-            bytes = Bytes::copy_from_slice(&bytes);
+            chunk.bytes = Bytes::copy_from_slice(&chunk.bytes);
         }
-        Ok(Chunk { first, next, bytes })
+        Ok(chunk)
     }
 
     /// See [`EventLog::find`](super::EventLog::find).

@@ -8,6 +8,7 @@ use bytes::Bytes;
 use super::error::{Flaw, ReadError};
 use super::index::{BLOCK_BYTES, Block, Index, seed_of};
 use super::key::Key;
+use super::reader::Chunk;
 use super::records::Records;
 use super::segment::Segment;
 use crate::protocol::event::EventError;
@@ -81,7 +82,7 @@ impl View {
     /// Whole records: the one that has an event, and what follows it, up to so many bytes if that is more.
     ///
     /// The event is in the segment.
-    pub fn read(&self, from: u64, bytes_max: usize) -> Result<(u64, u64, Bytes), ReadError> {
+    pub fn read(&self, from: u64, bytes_max: usize) -> Result<Chunk, ReadError> {
         let at = self.last_block(|block| block.first <= from);
         let block = self.block(at);
         let room = block.offset.saturating_add(BLOCK_BYTES).saturating_add(bytes_max as u64);
@@ -89,8 +90,8 @@ impl View {
         let bytes = self.bytes(block.offset, end)?;
         let mut records = self.records(at, &bytes);
         let offset = |records: &Records<'_>| bytes.len() - records.rest_bytes();
-        let (mut begin, mut first, mut next) = (0, block.first, block.first);
-        while records.rest_bytes() > 0 {
+        let (mut next, mut enough) = (block.first, 0);
+        while records.rest_bytes() > 0 && (next <= from || offset(&records) <= enough) {
             let before = offset(&records);
             let record = match records.take() {
                 Ok(record) => record,
@@ -101,16 +102,15 @@ impl View {
                 Err(flaw) => return Err(self.damaged(block.offset + before as u64, flaw)),
             };
             if next <= from {
-                (begin, first) = (before, record.header().first);
-            } else if offset(&records) - begin > bytes_max {
-                return Ok((first, next, bytes.slice(begin..before)));
+                enough = before.saturating_add(bytes_max);
             }
             next = record.header().next();
         }
         if next <= from {
             return Err(self.damaged(block.offset, Flaw::Index));
         }
-        Ok((first, next, bytes.slice(begin..offset(&records))))
+        let checked = bytes.slice(..offset(&records));
+        Ok(Chunk { first: block.first, next, bytes: checked }.part(from, bytes_max))
     }
 
     /// Some of its bytes.

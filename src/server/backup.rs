@@ -1,7 +1,7 @@
 //! Backups: a node's files, listed and read piece by piece, on a thread of its own.
 //!
 //! ```text
-//! session ──BACKUP_LIST, BACKUP_READ──▶ jobs ──▶ backup: list, read ──▶ answers ──▶ a task ──▶ outbox
+//! session ──BACKUP_LIST, BACKUP_READ──▶ jobs ──▶ backup: list, read ──▶ outbox
 //! ```
 //!
 //! What is read comes from a cold disk, so no session waits for it. Who asks sets the pace: it has one answer before
@@ -57,27 +57,20 @@ enum Wish {
 type Answer = Result<BytesMut, Refusal>;
 
 impl Backups {
-    /// Starts the thread, and the task that hands its answers on: sessions are woken by tasks of the node.
+    /// Starts the thread.
     ///
     /// # Errors
     /// There is no thread to be had.
     pub fn start(replica: &Replica, world: &World) -> io::Result<Self> {
         let (jobs, incoming) = mpsc::unbounded_channel();
-        let (answers, mut answered) = mpsc::unbounded_channel();
         let waiting = Arc::new(AtomicU32::new(0));
         let desk = Desk {
             replica: replica.clone(),
             clock: world.clock.clone(),
             waiting: waiting.clone(),
-            answers,
             open: Vec::new(),
         };
         world.threads.spawn("backup", Box::pin(desk.run(incoming)))?;
-        tokio::spawn(async move {
-            while let Some((job, answer)) = answered.recv().await {
-                deliver(&job, answer);
-            }
-        });
         Ok(Self { jobs, waiting })
     }
 
@@ -119,13 +112,6 @@ impl Backups {
     }
 }
 
-fn deliver(job: &Job, answer: Answer) {
-    match answer {
-        Ok(frame) => job.outbox.frame(&[], frame.freeze()),
-        Err(refusal) => job.outbox.error(job.request_id, &refusal),
-    }
-}
-
 /// A file that is being read.
 struct Open {
     name: String,
@@ -138,7 +124,6 @@ struct Desk {
     replica: Replica,
     clock: Arc<dyn Clock>,
     waiting: Arc<AtomicU32>,
-    answers: mpsc::UnboundedSender<(Job, Answer)>,
     /// The one that was read last comes last.
     open: Vec<Open>,
 }
@@ -165,8 +150,10 @@ impl Desk {
             };
             self.close_unused();
             self.waiting.fetch_sub(1, Ordering::Relaxed);
-            // The node may be stopping.
-            let _ = self.answers.send((job, answer));
+            match answer {
+                Ok(frame) => job.outbox.frame(&[], frame.freeze()),
+                Err(refusal) => job.outbox.error(job.request_id, &refusal),
+            }
         }
     }
 

@@ -338,8 +338,7 @@ impl Reader {
         let active = &mut self.active[at];
         active.next = part.next;
         if active.filter.wants_all() {
-            let crc = part.crc();
-            self.tell(at, part.records, Some(crc));
+            self.tell(at, part.records, part.crc);
             return Turn::GoesOn;
         }
         let wanted = active.filter.pick(&part.records, &self.cells);

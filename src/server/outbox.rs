@@ -340,11 +340,10 @@ impl Outbox {
         let waits = inner.unsent > 0;
         inner.unsent += bytes;
         metrics::add(&self.metrics.bytes_unsent, bytes as u64);
+        inner.bytes.extend_from_slice(head);
         if tail.len() < SHARED_BYTES_MIN {
-            inner.bytes.extend_from_slice(head);
             inner.bytes.extend_from_slice(&tail);
         } else {
-            inner.bytes.extend_from_slice(head);
             let own = std::mem::take(&mut inner.bytes);
             let piece = Piece { own, shared: tail };
             if !waits && let Direct::Free(writer) = std::mem::take(&mut inner.direct) {

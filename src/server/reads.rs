@@ -253,7 +253,7 @@ impl Answering<'_> {
         if ready.list.is_empty() {
             return false;
         }
-        if self.outbox.unsent() > self.shared.limits.unsent_bytes_pause {
+        if self.outbox.is_unsent_over(self.shared.limits.unsent_bytes_pause) {
             // Whose client does not read must not have the turn that others wait for.
             ready.place = Place::default();
             return false;

@@ -43,13 +43,7 @@ pub(super) struct Part {
     pub next: u64,
     pub records: Bytes,
     /// Of the records, if it is known.
-    crc: Option<u32>,
-}
-
-impl Part {
-    pub fn crc(&self) -> u32 {
-        self.crc.unwrap_or_else(|| crc32(&self.records))
-    }
+    pub crc: Option<u32>,
 }
 
 impl Read {
