@@ -2,6 +2,8 @@
 
 use std::collections::BTreeMap;
 use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use stockd_client::events::{Cursor, EventBody, EventKind, EventStream, Subscription};
 use stockd_client::{
@@ -141,10 +143,10 @@ impl Dice {
 
 const SKUS: [&str; 4] = ["mug", "cup", "hat", "tie"];
 
-/// Sells whatever is there, for ever.
-async fn sell_on(client: Client, seed: u64) {
+/// Sells whatever is there, until nobody buys any more.
+async fn sell_on(client: Client, seed: u64, is_over: Arc<AtomicBool>) {
     let mut dice = Dice(seed);
-    loop {
+    while !is_over.load(Ordering::Relaxed) {
         let sku = SKUS[dice.roll(SKUS.len() as u64) as usize];
         let units = 1 + dice.roll(4) as u32;
         let cart = Reserve::new(client.new_id()).line("BER", sku, units).commit();
@@ -172,7 +174,8 @@ async fn each_crossing_is_ordered_once_however_often_the_buyer_is_killed() {
     let nodes = cluster.addresses();
     let mut stream = Subscription::new(nodes.clone()).from_sequence(1).open().await.unwrap();
     let mut book = Book::default();
-    let sales = tokio::spawn(sell_on(cluster.client().await, seed));
+    let is_over = Arc::new(AtomicBool::new(false));
+    let sales = tokio::spawn(sell_on(cluster.client().await, seed, is_over.clone()));
     let mut dice = Dice(seed);
     for _ in 0..KILLS {
         let mut buyer = Buyer::start(&path, &nodes);
@@ -190,8 +193,9 @@ async fn each_crossing_is_ordered_once_however_often_the_buyer_is_killed() {
     }
     // The last one does what is left, while nobody sells any more.
     let mut buyer = Buyer::start(&path, &nodes);
-    sales.abort();
-    let _ = sales.await;
+    is_over.store(true, Ordering::Relaxed);
+    sales.await.unwrap();
+    book.read_all(&mut stream, &nodes).await;
     while book.open() > 0 {
         buyer.assert_runs();
         book.read(&mut stream).await;
