@@ -140,10 +140,12 @@ fn mend(content: &mut Vec<u8>, flags: u8, before: Position) -> Position {
     if flags & 4 != 0 {
         content[16..24].copy_from_slice(&before.next.to_le_bytes());
         content[24..56].copy_from_slice(&before.chain);
+        set_part(&mut content[58], before);
     }
     let mut end = Position {
         next: word(content, 16).expect("a header is there"),
         chain: *content[24..].first_chunk().expect("a header is there"),
+        is_whole: content[58] & PART == 0,
     };
     let has_trailer = content.len() >= HEADER_BYTES + TRAILER_BYTES
         && content[content.len() - TRAILER_BYTES..].starts_with(b"STKDEVTE");
@@ -157,6 +159,7 @@ fn mend(content: &mut Vec<u8>, flags: u8, before: Position) -> Position {
     if has_trailer && flags & 2 == 0 {
         content[trailer_at + 32..trailer_at + 40].copy_from_slice(&end.next.to_le_bytes());
         content[trailer_at + 64..].copy_from_slice(&end.chain);
+        set_part(&mut content[trailer_at + 52], end);
     }
     if has_trailer && flags & 1 == 0 {
         let footer = crc32fast::hash(&content[records_end.max(HEADER_BYTES)..trailer_at]);
@@ -164,6 +167,13 @@ fn mend(content: &mut Vec<u8>, flags: u8, before: Position) -> Position {
         set_crc(content, trailer_at + 16..=trailer_at + TRAILER_BYTES - 1, trailer_at + 12);
     }
     end
+}
+
+/// A flag of a head or a trailer: the chain is not whole.
+const PART: u8 = 2;
+
+fn set_part(flags: &mut u8, position: Position) {
+    *flags = *flags & !PART | if position.is_whole { 0 } else { PART };
 }
 
 /// Sets the checksums of records right, and goes past them.

@@ -56,8 +56,8 @@ fn mend_records(bytes: &mut [u8]) {
     let word = |bytes: &[u8], at: usize| {
         u64::from_le_bytes(*bytes[at..].first_chunk().expect("a head is there"))
     };
-    let mut position =
-        Position { next: word(bytes, 72), chain: *bytes[80..].first_chunk().expect("a head") };
+    let chain = *bytes[80..].first_chunk().expect("a head");
+    let mut position = Position { next: word(bytes, 72), chain, is_whole: true };
     let mut at = begin;
     while let Some(len) = u32_at(&bytes[..end], at) {
         let to = at + 4 + len as usize;
@@ -92,7 +92,7 @@ fn mend_digest(bytes: &mut [u8]) {
     let Some(end) = bytes.len().checked_sub(DIGEST_BYTES).filter(|end| *end >= 32) else { return };
     // The chain after a record is the SHA-256 of the 32 bytes before it, and of the record.
     let chain = *bytes.first_chunk().expect("there are so many");
-    let mut all = Position { next: 0, chain };
+    let mut all = Position { next: 0, chain, is_whole: true };
     all.pass(&bytes[32..end], 0);
     bytes[end..].copy_from_slice(&all.chain);
 }

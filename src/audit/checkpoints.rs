@@ -15,8 +15,8 @@
 //!
 //! Invariants:
 //! - What is not known is not judged: the totals behind a gap or damage, up to the next CHECKPOINT; the chain where a
-//!   leader keeps no events (it says 0), where events are not here, or where the chain began anew because a node
-//!   without events gave the snapshot (its position has zeros).
+//!   leader keeps no events (it says 0), where events are not here, or where the chain is not whole
+//!   (`events/position.rs`).
 //! - A CHECKPOINT that is wrong is believed from there on, so that each fault is told once.
 //! - Nothing grows: totals are added up as the events pass, and only so many positions are kept as an anchor may be
 //!   back.
@@ -64,8 +64,6 @@ impl fmt::Display for Checked {
 pub(super) struct Checkpoints {
     /// After the events so far, but for the reservations; `None`: nobody knows.
     totals: Option<Totals>,
-    /// The chain is the one that every node has.
-    has_chain: bool,
     recent: Recent,
     /// The first event of the record.
     first: u64,
@@ -74,13 +72,7 @@ pub(super) struct Checkpoints {
 
 impl Checkpoints {
     pub fn new() -> Self {
-        Self {
-            totals: None,
-            has_chain: false,
-            recent: Recent::default(),
-            first: 0,
-            checked: Checked::default(),
-        }
+        Self { totals: None, recent: Recent::default(), first: 0, checked: Checked::default() }
     }
 
     /// How much there is of everything after the events so far; reservations are not counted.
@@ -96,14 +88,13 @@ impl Checkpoints {
     /// Events begin there, which follow nothing that is known.
     pub fn begin_at(&mut self, position: &Position) {
         self.totals = (*position == Position::START).then(Totals::default);
-        self.has_chain = position.has_chain();
     }
 
     /// A record comes, at that position.
     #[inline]
     pub fn begin_record(&mut self, before: Position, header: &RecordHeader) {
         self.first = header.first;
-        if self.has_chain {
+        if before.is_whole {
             self.recent.push(before, header.next());
         }
     }
@@ -160,8 +151,8 @@ impl Checkpoints {
 
     /// `false`: there is nothing to compare it with.
     fn check_anchor(&self, sequence: u64, anchor: &Anchor, wrong: &mut dyn FnMut(String)) -> bool {
-        let said = Position { next: anchor.next, chain: anchor.chain };
-        if said.next == 0 || !said.has_chain() {
+        let said = Position::told(anchor.next, anchor.chain);
+        if said.next == 0 || !said.is_whole {
             return false;
         }
         if said.next > self.first {
@@ -278,16 +269,16 @@ mod tests {
         // It is said again, though there is more by now. Then it is believed.
         let text =
             ["event 6 says that the number of cells is 1 in all; the events up to it add up to 2"];
-        let behind = Position { next: 4, chain: [4; 32] };
+        let behind = Position::told(4, [4; 32]);
         assert_eq!(wrong_with(&mut checkpoints, behind, &record(4, &totals, &nobody)), text);
         let mut more = Totals { cells: 2, ..totals };
         (more.sums[0], more.sums[3]) = (4, 3);
         let text = ["event 9 says that damaged is 3 in all; the events up to it add up to 4"];
-        let behind = Position { next: 7, chain: [7; 32] };
+        let behind = Position::told(7, [7; 32]);
         assert_eq!(wrong_with(&mut checkpoints, behind, &record(7, &more, &nobody)), text);
         assert_eq!(checkpoints.checked, Checked { seen: 3, compared: 3, totals: 3, chains: 0 });
         checkpoints.forget();
-        let behind = Position { next: 10, chain: [9; 32] };
+        let behind = Position::told(10, [9; 32]);
         let unknown = record(10, &totals, &nobody);
         assert_eq!(wrong_with(&mut checkpoints, behind, &unknown), Vec::<String>::new());
         assert_eq!(checkpoints.checked, Checked { seen: 4, compared: 3, totals: 3, chains: 0 });
@@ -295,7 +286,7 @@ mod tests {
 
     #[test]
     fn a_position_is_known_as_long_as_an_anchor_may_be_back() {
-        let at = |next: u64| Position { next, chain: [next as u8; 32] };
+        let at = |next: u64| Position::told(next, [next as u8; 32]);
         let mut recent = Recent::default();
         assert_eq!(recent.before(1), None);
         // Records of two events, and 100 that are missing.

@@ -168,7 +168,6 @@ fn state_of(
             file: checkpoint.file.clone(),
             position: checkpoint.events,
             is_own: own.is_some_and(|record| record.term == checkpoint.term),
-            has_chain: checkpoint.events.has_chain(),
         }
     });
     if mark.is_none() {

@@ -23,8 +23,6 @@ pub(super) struct Mark {
     pub position: Position,
     /// This node has made the snapshot itself, as far as the log tells: then the events before are on disk.
     pub is_own: bool,
-    /// It says the chain. It does not if the node kept no events by then.
-    pub has_chain: bool,
 }
 
 /// What becomes of a walk.
@@ -101,6 +99,11 @@ impl<'a> Walk<'a> {
         }
         let (end, ignored_bytes) = (records.position(), records.ignored_bytes());
         self.end = end;
+        if end.is_some_and(|end| !end.is_whole) {
+            let why =
+                "the chain begins anew where the node kept no events before: no other node has it";
+            self.notes.push(why.to_owned());
+        }
         if let (Some(end), Some(last)) = (end, files.segments().last()) {
             self.meet(end, (&last.file, last.bytes - ignored_bytes));
             self.check_tail(files, ignored_bytes, end);
@@ -118,7 +121,7 @@ impl<'a> Walk<'a> {
         if std::mem::replace(&mut self.has_met, true) {
             return;
         }
-        if mark.has_chain && mark.position.chain != at.chain {
+        if !mark.position.fits(&at) {
             let what = format!(
                 "before event {} the chain is {}; {} says that it is {}: events before were changed",
                 at.next,
@@ -191,7 +194,7 @@ impl<'a> Walk<'a> {
                 "events are kept from {} on, after the snapshot: nothing to compare its counters with",
                 oldest.unwrap_or_default()
             )),
-            true if !mark.has_chain => self.notes.push(
+            true if !mark.position.is_whole => self.notes.push(
                 "the node kept no events when the snapshot was made: nothing to compare with".to_owned(),
             ),
             true if !mark.is_own => self.notes.push(format!(

@@ -291,8 +291,6 @@ struct Walk<'a> {
     /// Payload of all entries that are applied, in bytes.
     bytes: u64,
     position: Position,
-    /// The chain is known.
-    has_chain: bool,
 }
 
 impl<'a> Walk<'a> {
@@ -303,12 +301,11 @@ impl<'a> Walk<'a> {
         end: u64,
     ) -> Result<Self, Error> {
         let (begin, position) = (from.index, from.events);
-        let has_chain = position.has_chain();
         let behind = log.all().range(begin + 1..).take_while(|(index, _)| **index <= end);
         let bytes = behind.map(|(_, record)| record.payload.len() as u64).sum();
         let replay = Replay::until(from, log, SHARD, end.max(begin));
         let replay = replay.map_err(|what| Error::Gap { what })?;
-        Ok(Self { backup, replay, bytes, position, has_chain })
+        Ok(Self { backup, replay, bytes, position })
     }
 
     fn run(mut self, progress: Progress<'_>) -> Result<Reached, Error> {
@@ -321,17 +318,13 @@ impl<'a> Walk<'a> {
             progress("applying the log", self.bytes / all * done, self.bytes);
             while let Some(made) = self.replay.take() {
                 let header = RecordHeader::peek(&made).expect("the engine makes whole records");
-                let before = self.has_chain.then_some(self.position);
                 let count = u64::from(header.count);
-                match there.has(&made, &header, before)? {
+                match there.has(&made, &header, &self.position)? {
                     true => compared += count,
                     false => not_compared += count,
                 }
                 self.position.pass(&made, header.next());
             }
-        }
-        if !self.has_chain {
-            self.position.chain = [0; 32];
         }
         let index = self.replay.applied();
         let (stock, position) = (self.replay.into_stock(), self.position);
@@ -342,9 +335,8 @@ impl<'a> Walk<'a> {
 impl Reached {
     /// The events are those that the manifest tells of.
     fn is_at(&self, manifest: &Manifest) -> bool {
-        let (head, at) = (manifest.head, self.position);
-        let is_chain = head.chain == at.chain || [head.chain, at.chain].contains(&[0; 32]);
-        head.next_event == 0 || head.next_event == at.next && is_chain
+        let head = Position::told(manifest.head.next_event, manifest.head.chain);
+        head.next == 0 || head.fits(&self.position)
     }
 }
 
@@ -385,12 +377,12 @@ impl<'a> There<'a> {
         Ok(())
     }
 
-    /// Is a record that the log makes among them? `before`: where it begins, if the chain is known.
+    /// Is a record that the log makes among them? `before`: where it begins.
     fn has(
         &mut self,
         made: &[u8],
         header: &RecordHeader,
-        before: Option<Position>,
+        before: &Position,
     ) -> Result<bool, Error> {
         while self.header.is_some_and(|there| there.next() <= header.first) {
             self.advance()?;
@@ -405,7 +397,7 @@ impl<'a> There<'a> {
         if self.bytes != made {
             return differs(format!("event {} is not what the log makes", header.first));
         }
-        match before.is_none_or(|before| before == self.before) {
+        match before.fits(&self.before) {
             true => Ok(true),
             false => differs(format!("the chain before event {} is another one", header.first)),
         }

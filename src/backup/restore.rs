@@ -39,7 +39,7 @@ pub fn restore(
         let _ = clear(to);
     }
     let cluster_id = done?;
-    let (digest, chain) = (reached.stock.digest(), hex(&reached.position.chain));
+    let (digest, chain) = (reached.stock.digest(), hex(&reached.position.told_chain()));
     Ok(Restored { cluster_id, digest, chain })
 }
 

@@ -108,7 +108,10 @@ fn print_proof(proof: &Proof) {
     let Proof { head, events, records, defined, checkpoints, digest } = proof;
     let hex = |bytes: &[u8]| bytes.iter().map(|byte| format!("{byte:02x}")).collect::<String>();
     let count = |number: u64| grouped(number.into());
-    let chain = |at: Position| format!("before event {}, chain {}", at.next, hex(&at.chain));
+    let chain = |at: Position| {
+        let part = if at.is_whole { "" } else { ", which began anew: no other node has it" };
+        format!("before event {}, chain {}{part}", at.next, hex(&at.chain))
+    };
     let [grace, retention, max_life] = head.rules_ms;
     let (first, last) = (head.before.next, head.after.next - 1);
     println!("cluster    {:016x}, shard {}", head.cluster_id, head.shard.0);

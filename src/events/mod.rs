@@ -186,6 +186,8 @@ impl EventLog {
     ) -> io::Result<Self> {
         let opened = open::open(storage.as_ref(), shard, position);
         let opened = opened.map_err(|error| advised(storage.as_ref(), error))?;
+        let (end, is_there) = (opened.end, opened.end.next == position.next);
+        let position = if is_there { end } else { position };
         let inner = Arc::new(Inner {
             storage,
             options,
@@ -202,11 +204,11 @@ impl EventLog {
             is_full: AtomicBool::new(false),
             notice,
         });
-        if opened.end != position {
+        if !is_there {
             // The writer ends what is there, and begins anew.
             inner.lock().items.push(Item::Rebase(position, None));
         }
-        let writer = Writer::new(inner.clone(), opened.current, opened.end);
+        let writer = Writer::new(inner.clone(), opened.current, end);
         world.threads.spawn("events", Box::pin(writer.run()))?;
         Ok(Self(inner))
     }

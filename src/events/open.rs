@@ -176,7 +176,7 @@ impl Opened {
         self.follow(&opening, &header)?;
         let trailer = opening.synced_trailer()?;
         if let Some(trailer) = trailer.filter(|trailer| trailer.end.next <= position.next) {
-            if trailer.end.next == position.next && trailer.end != position {
+            if trailer.end.next == position.next && !trailer.end.fits(&position) {
                 return Err(opening.damaged(trailer.records_end, Flaw::Chain));
             }
             self.add_sealed(opening, (header, trailer))?;
@@ -206,7 +206,7 @@ impl Opened {
             let flaw = Flaw::Sequence { expected: position.next, found: end.next };
             return Err(opening.damaged(at, flaw));
         }
-        if end.next == position.next && end != position {
+        if end.next == position.next && !end.fits(&position) {
             return Err(opening.damaged(at, Flaw::Chain));
         }
         if end == header.start {

@@ -88,7 +88,8 @@ impl Inner {
         let view = self.view_of(next)?;
         let at = view.last_block(|block| block.first <= next);
         let block = view.block(at);
-        let mut position = Position { next: block.first, chain: block.chain };
+        let is_whole = view.segment.header.start.is_whole;
+        let mut position = Position { next: block.first, chain: block.chain, is_whole };
         let bytes = view.block_bytes(at)?;
         let mut records = view.records(at, &bytes);
         while position.next < next {

@@ -15,9 +15,10 @@
 //! 16  8 first sequence number            16  8 where the records end
 //! 24 32 chain before it                  24  8 blocks
 //! 56  2 shard                            32  8 sequence number after the last event
-//! 58  2 flags: 1 AFTER_GAP               40  8 `at` of the last record, µs
+//! 58  2 flags: 1 AFTER_GAP, 2 PART       40  8 `at` of the last record, µs
 //! 60  4 0                                48  4 crc32 of all between records and trailer
-//!                                        52 12 0
+//!                                        52  2 flags: 2 PART
+//!                                        54 10 0
 //!                                        64 32 chain at the end
 //! ```
 //!
@@ -46,8 +47,10 @@ const MAGIC_END: &[u8; 8] = b"STKDEVTE";
 const FORMAT: u32 = 2;
 /// A disk writes so many bytes or none of them.
 const SECTOR_BYTES: u64 = 512;
-/// A flag of the header.
+/// A flag of the header: events before it are missing on purpose.
 const AFTER_GAP: u8 = 1;
+/// A flag of both: the chain is not whole.
+const PART: u8 = 2;
 /// Bytes before the first record.
 pub(super) const HEADER_BYTES: usize = 64;
 /// Bytes at the end of a sealed segment.
@@ -83,7 +86,7 @@ impl Header {
         bytes[16..24].copy_from_slice(&self.start.next.to_le_bytes());
         bytes[24..56].copy_from_slice(&self.start.chain);
         bytes[56..58].copy_from_slice(&self.shard.0.to_le_bytes());
-        bytes[58] = if self.is_after_gap { AFTER_GAP } else { 0 };
+        bytes[58] = if self.is_after_gap { AFTER_GAP } else { 0 } | part(&self.start);
         finish(&mut bytes, MAGIC);
         bytes
     }
@@ -91,15 +94,15 @@ impl Header {
     /// `Err`: what is wrong.
     fn decode(bytes: &[u8; HEADER_BYTES]) -> Result<Self, &'static str> {
         check(bytes, MAGIC)?;
-        let start = Position { next: word(bytes, 16), chain: array(bytes, 24) };
+        let is_whole = bytes[58] & PART == 0;
+        let start = Position { next: word(bytes, 16), chain: array(bytes, 24), is_whole };
         let shard = ShardId(u16::from_le_bytes(array(bytes, 56)));
         Ok(Self { shard, start, is_after_gap: bytes[58] & AFTER_GAP != 0 })
     }
 
     /// In the place of one that cannot be read.
     pub const fn unknown(first: u64) -> Self {
-        let start = Position { next: first, chain: [0; 32] };
-        Self { shard: ShardId(0), start, is_after_gap: false }
+        Self { shard: ShardId(0), start: Position::unknown(first), is_after_gap: false }
     }
 
     /// Does it follow what ends there? It may leave a gap if it says so.
@@ -145,6 +148,7 @@ impl Trailer {
             place.copy_from_slice(&word.to_le_bytes());
         }
         bytes[48..52].copy_from_slice(&self.footer_crc.to_le_bytes());
+        bytes[52] = part(&self.end);
         bytes[64..].copy_from_slice(&self.end.chain);
         finish(&mut bytes, MAGIC_END);
         bytes
@@ -158,7 +162,11 @@ impl Trailer {
             blocks: word(bytes, 24),
             last_at_us: word(bytes, 40),
             footer_crc: u32::from_le_bytes(array(bytes, 48)),
-            end: Position { next: word(bytes, 32), chain: array(bytes, 64) },
+            end: Position {
+                next: word(bytes, 32),
+                chain: array(bytes, 64),
+                is_whole: bytes[52] & PART == 0,
+            },
         };
         let room = (file_bytes - TRAILER_BYTES as u64).checked_sub(trailer.records_end)?;
         let index_bytes = trailer.blocks.checked_mul(ENTRY_BYTES as u64)?;
@@ -202,6 +210,10 @@ impl Trailer {
         });
         Ok(looks_so && !is_torn)
     }
+}
+
+fn part(position: &Position) -> u8 {
+    if position.is_whole { 0 } else { PART }
 }
 
 fn finish(bytes: &mut [u8], magic: &[u8; 8]) {
@@ -372,7 +384,7 @@ mod tests {
     use crate::log::SimStorage;
 
     fn position(next: u64) -> Position {
-        Position { next, chain: [next as u8; 32] }
+        Position { next, chain: [next as u8; 32], is_whole: next.is_multiple_of(2) }
     }
 
     #[test]
@@ -438,6 +450,7 @@ mod tests {
         let missing = Flaw::Sequence { expected: 9, found: 10 };
         assert_eq!(header.follows(position(9)), Err(missing));
         assert!(after_gap.follows(position(11)).is_err());
-        assert_eq!(header.follows(Position { next: 10, chain: [1; 32] }), Err(Flaw::Chain));
+        assert_eq!(header.follows(Position::told(10, [1; 32])), Err(Flaw::Chain));
+        assert_eq!(header.follows(Position { is_whole: false, ..position(10) }), Err(Flaw::Chain));
     }
 }

@@ -149,7 +149,9 @@ impl Writer {
                     let result = self.rebase(base).await?;
                     if let Some(Item::Rebase(_, Some(answer))) = self.taken.pop_front() {
                         match result {
-                            Ok(()) => self.marks.push((base, answer)),
+                            Ok(()) => {
+                                self.marks.push((self.again.unwrap_or(self.position), answer));
+                            }
                             Err(error) => drop(answer.send(Err(error))),
                         }
                     }
@@ -250,16 +252,17 @@ impl Writer {
             }
             let (from, to) = (self.position.next, base.next - 1);
             (self.log.notice)(&format!(
-                "events: this node was given a snapshot instead of the events {from} to {to}, and will not have them"
+                "events: {from} to {to} are not here and will not be: this node was given a snapshot in their place, \
+                 or kept no events then"
             ));
             (self.position, self.is_after_gap) = (base, true);
             self.log.publish(base);
         } else if base.next == self.position.next {
-            return Ok(if base == self.position { Ok(()) } else { Err(other_history(base)) });
+            return Ok(if base.fits(&self.position) { Ok(()) } else { Err(other_history(base)) });
         } else {
             self.write()?;
             match self.log.position_at(base.next) {
-                Ok(ours) if ours == base => self.again = Some(base),
+                Ok(ours) if ours.fits(&base) => self.again = Some(ours),
                 Ok(_) => return Ok(Err(other_history(base))),
                 Err(error) => return Ok(Err(io::Error::other(error))),
             }

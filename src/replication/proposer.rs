@@ -179,10 +179,11 @@ impl Proposer {
         count
     }
 
-    /// How far this leader's events are, and their chain.
+    /// How far this leader's events are, and their chain, if it is one that others have.
     fn anchor(&self) -> Anchor {
         let events = self.core.shared.events.as_ref().map(|events| events.position());
-        events.map(|Position { next, chain }| Anchor { next, chain }).unwrap_or_default()
+        let whole = events.filter(|position| position.is_whole);
+        whole.map(|Position { next, chain, .. }| Anchor { next, chain }).unwrap_or_default()
     }
 
     /// The next entry and its term, or `None` if this node is not in office or nothing is to be said.

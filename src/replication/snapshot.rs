@@ -208,7 +208,7 @@ fn put_header(out: &mut BytesMut, meta: &SnapshotMeta, events: Position) {
     let mut body = BytesMut::new();
     put_snapshot_meta(&mut body, meta);
     body.put_u64_le(events.next);
-    body.put_slice(&events.chain);
+    body.put_slice(&events.told_chain());
     out.put_slice(MAGIC);
     out.put_u32_le(FORMAT);
     out.put_u32_le(body.len() as u32);
@@ -286,7 +286,7 @@ impl<'a> FileReader<'a> {
         let mut reader = Reader::new(&body);
         let meta = take_snapshot_meta(&mut reader);
         let meta = meta.map_err(|error| self.damaged(error.to_string()))?;
-        let mut events = || Ok(Position { next: reader.u64()?, chain: reader.array()? });
+        let mut events = || Ok(Position::told(reader.u64()?, reader.array()?));
         let events = events().map_err(|_: Truncated| self.damaged("the header is cut off"))?;
         Ok((meta, events))
     }

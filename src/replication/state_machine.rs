@@ -367,7 +367,7 @@ impl SnapshotBuilder {
             };
             self.shared.archive_forgotten(&mut applied.stock);
             let next_event = applied.stock.next_event();
-            let unknown = Position { next: next_event, chain: [0; 32] };
+            let unknown = Position::unknown(next_event);
             let mark = self.shared.events.as_ref().map(|events| events.mark());
             let events = async move {
                 match mark {

@@ -219,7 +219,7 @@ fn put_files(out: &mut BytesMut, history: &History) {
         index: history.index,
         now_us: history.now.0,
         next_event: events.map_or(0, |position| position.next),
-        chain: events.map_or([0; 32], |position| position.chain),
+        chain: events.map_or([0; 32], |position| position.told_chain()),
     };
     head.encode(out);
     out.put_u32_le(history.files.len() as u32);

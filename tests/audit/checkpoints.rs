@@ -226,7 +226,7 @@ fn what_is_behind_a_gap_is_judged_as_far_as_it_is_known() {
     let known = early.iter().chain(&late).filter(|told| !lacking.contains(&told.anchor.next));
     assert_eq!(checked.chains, known.count() as u64);
     // The snapshot was of a node without events: the chain behind it is no other node's.
-    let unknown = Position { chain: [0; 32], ..positions[to] };
+    let unknown = Position::unknown(positions[to].next);
     let before = Part { start: Position::START, records: &all[..from] };
     let anew = [before, Part { start: unknown, records: &all[to..] }];
     let known = late.iter().filter(|told| told.anchor.next < lacking.start).chain(&early).count();

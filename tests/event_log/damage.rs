@@ -159,9 +159,9 @@ async fn another_history_is_refused() {
         assert!(error.to_string().contains("the chain is another"), "{index}: {error}");
     }
     // In the middle of a record.
-    let inside = Position { next: first_of(47) + 1, chain: at[46].chain };
+    let inside = Position { next: first_of(47) + 1, ..at[46] };
     assert!(open(&disk, SMALL, inside).is_err());
-    let other = Position { next: end.next, chain: [7; 32] };
+    let other = Position::told(end.next, [7; 32]);
     let error = open(&disk, SMALL, other).err().expect("it is of another history");
     assert!(error.to_string().contains("the chain is another"), "{error}");
     // Nothing was cut off: with the right one, all is there.

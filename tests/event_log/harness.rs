@@ -117,7 +117,7 @@ pub fn scanned(log: &EventLog, key: Key, range: Range<u64>, direction: Direction
 
 /// The index of the entry that begins with an event.
 pub fn index_of(first: u64) -> u64 {
-    index_at(Position { next: first, chain: [0; 32] })
+    index_at(Position::unknown(first))
 }
 
 /// The positions before each entry from the first on.

@@ -118,7 +118,7 @@ async fn a_snapshot_that_is_not_ahead_must_be_of_this_history() {
     assert_eq!(audit(&disk).unwrap(), ((1..=120).collect(), at[120], 0));
     assert_eq!(log.stats().waiting_bytes, 0);
     for (index, next) in [(120, at[120].next), (70, at[70].next), (120, at[120].next + 1)] {
-        let other = Position { next, chain: at[index - 1].chain };
+        let other = Position { next, ..at[index - 1] };
         let result = log.rebase(other).await;
         if next > at[120].next {
             assert_eq!(result.unwrap(), other, "nobody knows what is ahead");
@@ -126,6 +126,66 @@ async fn a_snapshot_that_is_not_ahead_must_be_of_this_history() {
             assert_eq!(result.unwrap_err().kind(), ErrorKind::InvalidData, "{index}");
         }
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn events_that_are_here_are_believed_where_a_snapshot_does_not_know_them() {
+    let at = positions(150).await;
+    let unknown = |entries: usize| Position::unknown(at[entries].next);
+    let disk = SimStorage::new();
+    let log = open(&disk, SMALL, Position::START).unwrap();
+    append(&log, 1..=100);
+    assert_eq!(log.rebase(unknown(100)).await.unwrap(), at[100]);
+    assert_eq!(log.rebase(unknown(60)).await.unwrap(), at[60]);
+    append(&log, 61..=110);
+    assert_eq!(log.mark().await.unwrap(), at[110]);
+    let inside = log.rebase(Position::unknown(at[60].next + 1)).await;
+    assert_eq!(inside.unwrap_err().kind(), ErrorKind::InvalidData, "no record begins there");
+    for entries in [110, 60] {
+        let log = open(&disk, SMALL, unknown(entries)).unwrap();
+        assert_eq!((log.position(), log.stats().gaps), (at[entries], 0));
+        append(&log, [entries as u64 + 1]);
+        assert_eq!(log.mark().await.unwrap(), at[entries + 1]);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn behind_events_that_nobody_knows_the_chain_is_not_whole_until_a_snapshot_has_one() {
+    let at = positions(300).await;
+    let disk = SimStorage::new();
+    let log = open(&disk, SMALL, Position::START).unwrap();
+    append(&log, 1..=50);
+    let base = Position::unknown(at[100].next);
+    assert_eq!(log.rebase(base).await.unwrap(), base);
+    append(&log, 101..=200);
+    let end = log.mark().await.unwrap();
+    assert!(!end.is_whole && !end.fits(&at[150]) && end.fits(&at[200]));
+    let is_whole =
+        |log: &EventLog, entries: usize| log.position_at(at[entries].next).unwrap().is_whole;
+    assert_eq!([49, 100, 150].map(|entries| is_whole(&log, entries)), [true, false, false]);
+    // Neither the seal of a segment nor a start nor retention changes that.
+    let few = EventOptions { bytes_max: 4_000, ..SMALL };
+    for told in [end, Position::unknown(end.next)] {
+        drop(log_of(&disk, few, told).await);
+        let log = log_of(&disk, few, told).await;
+        assert!(index_of(log.oldest()) > 110 && log.position() == end);
+        assert!(!is_whole(&log, 190));
+    }
+    let log = log_of(&disk, few, end).await;
+    append(&log, 201..=210);
+    assert_eq!(log.rebase(at[250]).await.unwrap(), at[250]);
+    append(&log, 251..=260);
+    assert_eq!(log.mark().await.unwrap(), at[260]);
+    assert!(is_whole(&log, 255));
+    assert_eq!(audit(&disk).unwrap().1, at[260]);
+}
+
+/// … after the writer has removed what is superfluous.
+async fn log_of(disk: &SimStorage, options: EventOptions, position: Position) -> EventLog {
+    let log = open(disk, options, position).unwrap();
+    log.mark().await.unwrap();
+    settled().await;
+    log
 }
 
 #[tokio::test(start_paused = true)]

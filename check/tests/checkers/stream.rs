@@ -88,7 +88,7 @@ async fn directory(name: &str, records: &[Vec<u8>], gap_before: usize) -> PathBu
     let log =
         EventLog::open(storage, &world, options, SHARD, Position::START, Arc::new(|_| ())).unwrap();
     if gap_before > 0 {
-        let position = Position { next: first.header().first, chain: [7; 32] };
+        let position = Position::told(first.header().first, [7; 32]);
         log.rebase(position).await.unwrap();
     }
     for record in &records[gap_before..] {

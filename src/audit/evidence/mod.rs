@@ -5,7 +5,7 @@
 //!      0    8  magic "STKDEVID"
 //!      8    4  format = 1
 //!     12    2  shard
-//!     14    2  0
+//!     14    2  flags                     1 PART: the chain is not whole
 //!     16    8  cluster id
 //!     24    8  node id                   whose directory it was taken from
 //!     32   24  rules                     grace, retention, longest life: u64 each, in ms
@@ -42,6 +42,8 @@ use crate::protocol::{Reader, ShardId, Truncated};
 
 const MAGIC: &[u8; 8] = b"STKDEVID";
 const FORMAT: u32 = 1;
+/// The only flag.
+const PART: u16 = 1;
 /// Bytes before the cells.
 const HEAD_BYTES: usize = 164;
 /// Bytes of the digest at the end.
@@ -78,7 +80,7 @@ impl Head {
         out.extend_from_slice(MAGIC);
         out.extend_from_slice(&FORMAT.to_le_bytes());
         out.extend_from_slice(&self.shard.0.to_le_bytes());
-        out.extend_from_slice(&[0; 2]);
+        out.extend_from_slice(&if self.before.is_whole { 0 } else { PART }.to_le_bytes());
         let [grace, retention, max_life] = self.rules_ms;
         let words = [self.cluster_id, self.node_id, grace, retention, max_life, self.from, self.to];
         words.iter().for_each(|word| out.extend_from_slice(&word.to_le_bytes()));
@@ -100,14 +102,16 @@ impl Head {
 
     fn take(reader: &mut Reader<'_>) -> Result<Option<Self>, Truncated> {
         let (magic, format) = (reader.array::<8>()?, reader.u32()?);
-        let (shard, reserved) = (ShardId(reader.u16()?), reader.u16()?);
-        if magic != *MAGIC || format != FORMAT || reserved != 0 {
+        let (shard, flags) = (ShardId(reader.u16()?), reader.u16()?);
+        if magic != *MAGIC || format != FORMAT || flags > PART {
             return Ok(None);
         }
         let (cluster_id, node_id) = (reader.u64()?, reader.u64()?);
         let rules_ms = [reader.u64()?, reader.u64()?, reader.u64()?];
         let (from, to) = (reader.u64()?, reader.u64()?);
-        let mut position = || Ok(Position { next: reader.u64()?, chain: reader.array()? });
+        let is_whole = flags != PART;
+        let mut position =
+            || Ok(Position { next: reader.u64()?, chain: reader.array()?, is_whole });
         let (before, after) = (position()?, position()?);
         let (records_bytes, named) = (reader.u64()?, reader.u32()?);
         Ok(Some(Self {
@@ -131,7 +135,7 @@ mod tests {
 
     #[test]
     fn a_head_is_what_it_was() {
-        let position = |next: u64| Position { next, chain: [next as u8; 32] };
+        let position = |next: u64| Position { next, chain: [next as u8; 32], is_whole: false };
         let head = Head {
             shard: ShardId(2),
             cluster_id: 3,
@@ -148,7 +152,7 @@ mod tests {
         assert_eq!(Head::decode(&bytes), Ok(head));
         for at in [0, 8, 14] {
             let mut other = bytes;
-            other[at] ^= 1;
+            other[at] ^= 2;
             assert!(Head::decode(&other).is_err(), "byte {at}");
         }
     }

@@ -505,7 +505,7 @@ fn say_chain_differs(core: &Core, index: u64, anchor: &Anchor) {
         reconciler.tell.notify_one();
         core.note(format_args!(
             "ALARM: this node's events before {} are not those of the leader: stockd audit tells whether the files were \
-             changed; it is no fault if one of the two kept no events for a while (--events 0s)",
+             changed",
             anchor.next
         ));
     }

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use super::Proof;
 use crate::engine::{Difference, Fingerprint, Place, SnapshotCut, StockState, differences};
-use crate::events::ReadError;
+use crate::events::{Position, ReadError};
 use crate::protocol::event::Anchor;
 use crate::replication::core::Core;
 use crate::replication::snapshot::{self, CHUNK_BYTES_MAX};
@@ -82,13 +82,13 @@ impl<'a> Round<'a> {
         Ok(live)
     }
 
-    /// This node's events are, some way back, those of the leader that made the CHECKPOINT; if either is not known, too.
+    /// This node's events are, some way back, those of the leader that made the CHECKPOINT, as far as both know theirs.
     pub fn has_chain(&self, anchor: &Anchor) -> Result<bool, ReadError> {
         let Some(events) = self.core.shared.events.as_ref().filter(|_| anchor.next > 0) else {
             return Ok(true);
         };
         match events.position_at(anchor.next) {
-            Ok(own) => Ok((own.next, own.chain) == (anchor.next, anchor.chain)),
+            Ok(own) => Ok(own.fits(&Position::told(anchor.next, anchor.chain))),
             Err(ReadError::Gone { .. } | ReadError::Ahead { .. }) => Ok(true),
             Err(error) => Err(error),
         }
