@@ -8,8 +8,10 @@
 
 use std::collections::BTreeMap;
 
+use bytes::{BufMut, BytesMut};
+
 use crate::protocol::event::Counts;
-use crate::protocol::{CellHandle, ReservationId};
+use crate::protocol::{CellHandle, Reader, ReservationId, Truncated};
 
 use super::cells::CELL_BYTES;
 use super::crossings::KEPT_BYTES;
@@ -25,6 +27,22 @@ use super::snapshot::{BLOCK_HEADER_BYTES, Kind};
 pub struct Place {
     kind: u8,
     at: u32,
+}
+
+impl Place {
+    /// Appends it.
+    pub fn encode(self, out: &mut BytesMut) {
+        out.put_u8(self.kind);
+        out.put_u32_le(self.at);
+    }
+
+    /// Takes it off the front of a body.
+    ///
+    /// # Errors
+    /// It is cut off.
+    pub fn take(reader: &mut Reader<'_>) -> Result<Self, Truncated> {
+        Ok(Self { kind: reader.u8()?, at: reader.u32()? })
+    }
 }
 
 /// The checksums of a snapshot's blocks: a few bytes for each 64 KiB of a state.
@@ -69,6 +87,32 @@ impl Fingerprint {
         digest.finish()
     }
 
+    /// Appends it.
+    pub fn encode(&self, out: &mut BytesMut) {
+        out.put_u64_le(self.bytes);
+        out.put_u8(self.blocks.len() as u8);
+        for (kind, blocks) in &self.blocks {
+            out.put_u8(*kind);
+            out.put_u32_le(blocks.len() as u32);
+            blocks.iter().for_each(|crc| out.put_u32_le(*crc));
+        }
+    }
+
+    /// Takes it off the front of a body.
+    ///
+    /// # Errors
+    /// It is cut off.
+    pub fn take(reader: &mut Reader<'_>) -> Result<Self, Truncated> {
+        let mut print = Self { bytes: reader.u64()?, ..Self::default() };
+        for _ in 0..reader.u8()? {
+            let (kind, count) = (reader.u8()?, reader.u32()? as usize);
+            let crcs = reader.bytes(count.saturating_mul(4))?.chunks_exact(4);
+            let crcs = crcs.map(|crc| u32::from_le_bytes(*crc.first_chunk().expect("four bytes")));
+            print.blocks.insert(kind, crcs.collect());
+        }
+        Ok(print)
+    }
+
     /// The blocks that the two do not share.
     pub fn differing(&self, other: &Self) -> Vec<Place> {
         let kinds = self.blocks.keys().chain(other.blocks.keys());
@@ -96,28 +140,28 @@ pub struct Difference {
     pub id: Option<ReservationId>,
     /// What is in memory.
     pub live: String,
-    /// What the log makes.
-    pub replayed: String,
+    /// What it should be: what the log makes, or what another node has.
+    pub right: String,
 }
 
 /// The entries of a block that differ.
-pub fn differences(place: Place, live: &[u8], replayed: &[u8]) -> Vec<Difference> {
+pub fn differences(place: Place, live: &[u8], right: &[u8]) -> Vec<Difference> {
     let (part, bytes) = part_of(place.kind);
     let first = place.at * PAGE as u32;
     let entry = |block: &'_ [u8], at: usize| {
         let begin = (at * bytes).min(block.len());
         block[begin..block.len().min(begin + bytes)].to_vec()
     };
-    let count = live.len().max(replayed.len()).div_ceil(bytes);
-    let differ = (0..count).map(|at| (at, entry(live, at), entry(replayed, at)));
-    let differ = differ.filter(|(_, live, replayed)| live != replayed);
+    let count = live.len().max(right.len()).div_ceil(bytes);
+    let differ = (0..count).map(|at| (at, entry(live, at), entry(right, at)));
+    let differ = differ.filter(|(_, live, right)| live != right);
     differ
-        .map(|(at, live, replayed)| {
+        .map(|(at, live, right)| {
             let number = first + at as u32;
-            let known = if replayed.len() == bytes { &replayed } else { &live };
+            let known = if right.len() == bytes { &right } else { &live };
             let (cell, id) = about(place.kind, number, known);
-            let [live, replayed] = [&live, &replayed].map(|entry| show(place.kind, entry));
-            Difference { part, number, cell, id, live, replayed }
+            let [live, right] = [&live, &right].map(|entry| show(place.kind, entry));
+            Difference { part, number, cell, id, live, right }
         })
         .collect()
 }
@@ -266,6 +310,10 @@ mod tests {
         let (same, _) = print(&mut other);
         assert!(right.differing(&same).is_empty());
         assert_eq!(right.digest(), same.digest());
+        let mut told = BytesMut::new();
+        right.encode(&mut told);
+        assert_eq!(Fingerprint::take(&mut Reader::new(&told)), Ok(right.clone()));
+        assert!(Fingerprint::take(&mut Reader::new(&told[..told.len() - 1])).is_err());
 
         other.plant_fault(CellHandle(2_050), -1);
         let (wrong, wrong_blocks) = print(&mut other);
@@ -274,10 +322,10 @@ mod tests {
         assert_eq!(places, [Place { kind: Kind::Cells as u8, at: 2 }]);
         let found = differences(places[0], &wrong_blocks[&places[0]], &right_blocks[&places[0]]);
         assert_eq!(found.len(), 1, "{found:?}");
-        let Difference { part, number, cell, live, replayed, .. } = &found[0];
+        let Difference { part, number, cell, live, right, .. } = &found[0];
         assert_eq!((*part, *number, *cell), ("cell", 2_050, Some(CellHandle(2_050))));
         assert!(live.starts_with("on_hand=9 reserved=3"), "{live}");
-        assert!(replayed.starts_with("on_hand=10 reserved=3"), "{replayed}");
+        assert!(right.starts_with("on_hand=10 reserved=3"), "{right}");
     }
 
     #[test]
@@ -296,6 +344,6 @@ mod tests {
             .collect();
         assert_eq!(found.len(), 1, "{places:?}");
         assert!(found[0].live.starts_with("RELEASED"), "{found:?}");
-        assert!(found[0].replayed.starts_with("ACTIVE"), "{found:?}");
+        assert!(found[0].right.starts_with("ACTIVE"), "{found:?}");
     }
 }

@@ -543,6 +543,12 @@ impl Core {
         }
     }
 
+    /// The next entry that this node proposes is a CHECKPOINT, or has one.
+    pub fn ask_checkpoint(&self) {
+        self.checkpoint_asked.store(true, Ordering::Relaxed);
+        self.ingress.poke();
+    }
+
     pub fn must_lead(&self) -> Result<(), AdminError> {
         let leadership = self.leadership();
         match leadership.role {

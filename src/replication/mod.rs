@@ -501,8 +501,7 @@ impl Replica {
             let why = "this node compares nothing: start it without --reconcile 0s";
             return Err(AdminError::Failed(why.to_owned()));
         }
-        core.checkpoint_asked.store(true, Ordering::Relaxed);
-        core.ingress.poke();
+        core.ask_checkpoint();
         Ok(())
     }
 
@@ -799,7 +798,7 @@ pub(crate) mod tests {
         assert_eq!(differences.len(), 1, "{differences:?}");
         assert_eq!(differences[0].cell, Some(CellHandle(0)));
         assert!(differences[0].live.contains("on_hand=9"), "{differences:?}");
-        assert!(differences[0].replayed.contains("on_hand=10"), "{differences:?}");
+        assert!(differences[0].right.contains("on_hand=10"), "{differences:?}");
         let events = replica.events().expect("this node keeps events").clone();
         until("the event", || kinds(&events).contains(&EventKind::Diverged)).await;
         assert!(kinds(&events).contains(&EventKind::Checkpoint));
@@ -985,6 +984,14 @@ pub(crate) mod tests {
         until("the alarm", || third.status().reconcile.alarm.is_some()).await;
         assert_eq!(third.status().reconcile.alarm.unwrap().finding, Finding::Replica);
         assert!(third.core.shared.reconciler.is_diverged());
+        let alarm = || third.status().reconcile.alarm.expect("nothing has ended it");
+        until("where it is", || !alarm().differences.is_empty()).await;
+        let Alarm { differences, events, .. } = alarm();
+        assert_eq!(differences.len(), 1, "{differences:?}");
+        assert_eq!(differences[0].cell, Some(CellHandle(0)));
+        assert!(differences[0].live.contains("on_hand=11"), "{differences:?}");
+        assert!(differences[0].right.contains("on_hand=10"), "{differences:?}");
+        assert!(events.contains(&2), "it was received then: {events:?}");
         for right in [first, second] {
             until("the event", || !told(right).is_empty()).await;
             let told: Vec<_> = told(right).iter().map(|told| (told.node, told.finding)).collect();

@@ -35,6 +35,8 @@ pub enum Kind {
     Leave = 0x4a,
     /// A node tells the leader of its state; see `reconcile/replicas.rs`.
     Compared = 0x4b,
+    /// A node asks the leader where their states differ; see `reconcile/places.rs`.
+    Differing = 0x4c,
     /// The answer to any of the above.
     Reply = 0xc0,
     /// The request was not executed; the body is text after the clock.
@@ -42,7 +44,7 @@ pub enum Kind {
 }
 
 impl Kind {
-    const ALL: [Self; 13] = [
+    const ALL: [Self; 14] = [
         Self::Hello,
         Self::Append,
         Self::Vote,
@@ -54,6 +56,7 @@ impl Kind {
         Self::Join,
         Self::Leave,
         Self::Compared,
+        Self::Differing,
         Self::Reply,
         Self::Refused,
     ];

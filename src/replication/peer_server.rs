@@ -231,6 +231,7 @@ impl Session {
                 Box::pin(async move { leave(&core, &body).await })
             }
             Kind::Compared => Box::pin(std::future::ready(compared(&self.core, self.peer, &body))),
+            Kind::Differing => Box::pin(std::future::ready(differing(&self.core, &body))),
             _ => {
                 let core = self.core.clone();
                 Box::pin(async move { raft(&core, kind, &body).await })
@@ -354,6 +355,16 @@ fn compared(core: &Core, peer: u64, body: &[u8]) -> Result<BytesMut, String> {
     let mut out = BytesMut::new();
     out.put_u8(u8::from(reconcile::hear(core, peer, told)));
     Ok(out)
+}
+
+/// Tells a node where its state is not this one's.
+fn differing(core: &Core, body: &[u8]) -> Result<BytesMut, String> {
+    core.admit()?;
+    core.must_lead().map_err(|error| error.to_string())?;
+    if !core.shared.reconciler.is_right(core.me()) {
+        return Err("the state of this node was found to be wrong, too".to_owned());
+    }
+    reconcile::differing(core, body).map_err(|_| "the message is cut short".to_owned())
 }
 
 /// # Errors

@@ -13,6 +13,7 @@ use super::status::{named, progress};
 use super::words::escape;
 use crate::engine::Difference;
 use crate::protocol::CellHandle;
+use crate::protocol::event::Finding;
 use crate::replication::{Alarm, ReconcileStatus};
 
 /// Cells whose events are shown, and of each the latest so many.
@@ -68,6 +69,10 @@ fn name_of(shared: &Shared, cell: CellHandle) -> Option<String> {
 }
 
 fn differences(shared: &Shared, alarm: &Alarm) -> Value {
+    let whose = match alarm.finding {
+        Finding::Replica => "by_the_leader",
+        _ => "by_the_log",
+    };
     let row = |difference: &Difference| {
         vec![
             ("part", difference.part.into()),
@@ -75,7 +80,7 @@ fn differences(shared: &Shared, alarm: &Alarm) -> Value {
             ("cell", difference.cell.and_then(|cell| name_of(shared, cell)).into()),
             ("id", difference.id.map(|id| id.to_string()).into()),
             ("in_memory", difference.live.as_str().into()),
-            ("by_the_log", difference.replayed.as_str().into()),
+            (whose, difference.right.as_str().into()),
         ]
     };
     Value::Table(alarm.differences.iter().map(row).collect())

@@ -24,6 +24,7 @@
 //!
 //! Threads: looks and checks run on a thread that has no sockets; what is told is told by a task of the node.
 
+mod places;
 mod replicas;
 mod round;
 
@@ -34,6 +35,7 @@ use std::time::Duration;
 
 use tokio::sync::{Notify, oneshot};
 
+pub(super) use places::differing;
 pub(super) use replicas::{Statement, hear};
 pub(super) use round::{GaveUp, Round};
 
@@ -43,6 +45,7 @@ use crate::log::Log;
 use crate::protocol::ShardId;
 use crate::protocol::event::{Anchor, Divergence, Finding};
 use crate::world::UnixMicros;
+use places::{Look, Looks};
 use replicas::{CHECKPOINTS_MAX, Digests, NOBODY, Words};
 use round::Outcome;
 
@@ -125,6 +128,7 @@ struct Inner {
     /// The latest CHECKPOINTs.
     checkpoints: VecDeque<u64>,
     digests: Digests,
+    looks: Looks,
     words: Words,
     /// By node and finding.
     named: BTreeMap<(u64, Finding), Divergence>,
@@ -212,15 +216,15 @@ impl Reconciler {
         !self.lock().named.keys().any(|(named, _)| *named == node)
     }
 
-    /// A CHECKPOINT was applied. A state that is known to be wrong is not looked at again. `true`: the state was cut,
-    /// and nobody else may until it has been read.
+    /// A CHECKPOINT was applied. A state that is known to be wrong is not looked at again, but to find where. `true`: the
+    /// state was cut, and nobody else may until it has been read.
     pub fn begin(
         &self,
         stock: &mut StockState,
         (index, generation): (u64, u64),
         anchor: Anchor,
     ) -> bool {
-        if !self.note_checkpoint(index) || self.is_diverged() {
+        if !self.note_checkpoint(index) || self.is_diverged() && !self.lock().is_searching() {
             return false;
         }
         let (cut, at, next_event) = (stock.begin_snapshot(), stock.now(), stock.next_event());
@@ -274,6 +278,7 @@ impl Reconciler {
         inner.words.forget_digest();
         (inner.right_until, inner.agreed_until) = (next_event, next_event);
         (inner.judged, inner.status.alarm) = (None, None);
+        inner.looks = Looks::default();
         inner.status.digest = (0, 0);
     }
 
@@ -402,6 +407,7 @@ pub async fn serve_words(core: Arc<Core>) {
             diverge(&core, Finding::Replica, index, Vec::new(), next_event);
         }
         replicas::tell(&core).await;
+        places::search(&core).await;
     }
 }
 
@@ -409,14 +415,21 @@ async fn look(core: &Arc<Core>, offer: Offer) {
     let reconciler = &core.shared.reconciler;
     let Offer { cut, generation, index, at, next_event, anchor } = offer;
     let mut round = Round::new(core);
-    let print = match round.look(cut, generation).await {
-        Ok(print) => print,
+    let wanted = reconciler.lock().looks.take_wanted();
+    let (print, blocks) = match round.look(cut, generation, &wanted).await {
+        Ok(found) => found,
         Err(why) => return give_up(core, index, &why),
     };
     {
+        let is_wrong = reconciler.is_diverged();
         let mut inner = reconciler.lock();
         let digest = print.digest();
+        inner.looks.keep(Look { index, next_event, print: print.clone(), blocks });
         inner.status.digest = (digest, index);
+        if is_wrong {
+            drop(inner);
+            return reconciler.tell.notify_one();
+        }
         inner.words.digest((index, digest), next_event);
     }
     reconciler.tell.notify_one();

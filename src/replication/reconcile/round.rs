@@ -27,7 +27,7 @@ const LOG_BYTES: usize = 1 << 20;
 /// Differing blocks whose entries are looked at; a wrong state may differ everywhere.
 const BLOCKS_MAX: usize = 64;
 /// Differences that are kept to be shown.
-const DIFFERENCES_MAX: usize = 100;
+pub(super) const DIFFERENCES_MAX: usize = 100;
 /// Until the engine's one cut is free.
 const CUT_RETRY: Duration = Duration::from_millis(20);
 /// Memory that a state takes, by the bytes of its snapshot, at most (ARCHITECTURE section 5).
@@ -69,17 +69,21 @@ pub(in crate::replication) struct Round<'a> {
     piece_began: Duration,
 }
 
-type Blocks = BTreeMap<Place, Vec<u8>>;
+pub(super) type Blocks = BTreeMap<Place, Vec<u8>>;
 
 impl<'a> Round<'a> {
     pub fn new(core: &'a Arc<Core>) -> Self {
         Self { core, piece_began: core.world.clock.monotonic() }
     }
 
-    /// What was in memory at a CHECKPOINT.
-    pub async fn look(&mut self, cut: SnapshotCut, generation: u64) -> Result<Fingerprint, GaveUp> {
-        let (live, _) = self.read_live(cut, generation, &BTreeSet::new()).await?;
-        Ok(live)
+    /// What was in memory at a CHECKPOINT, and the bytes of some blocks of it.
+    pub(super) async fn look(
+        &mut self,
+        cut: SnapshotCut,
+        generation: u64,
+        wanted: &BTreeSet<Place>,
+    ) -> Result<(Fingerprint, Blocks), GaveUp> {
+        self.read_live(cut, generation, wanted).await
     }
 
     /// This node's events are, some way back, those of the leader that made the CHECKPOINT, as far as both know theirs.
