@@ -1007,6 +1007,11 @@ pub(crate) mod tests {
         assert!(!third.core.shared.reconciler.is_diverged());
         assert_eq!(third.status().reconcile.alarm, None);
         assert_eq!(third.status().reconcile.digest, (0, 0), "old CHECKPOINTs are not looked at");
+        // Its snapshot is still the wrong one.
+        first.reconcile().expect("it leads");
+        until("the alarm", || third.status().reconcile.alarm.is_some()).await;
+        let refused = third.snapshot().await;
+        assert!(matches!(refused, Err(AdminError::Failed(_))), "{refused:?}");
         for node in [third, second.clone(), first.clone()] {
             node.shutdown().await;
         }

@@ -255,8 +255,11 @@ impl Inner {
         self.named.retain(|(node, _), named| !is_over(*node) || named.index >= index);
     }
 
+    /// The log tells it already. What it told of a node before an entry after which that node is wrong again was of
+    /// another state, perhaps: a node that has been started since does not look at it.
     fn is_named(&self, divergence: &Divergence) -> bool {
-        self.named.contains_key(&(divergence.node, divergence.finding))
+        let named = self.named.get(&(divergence.node, divergence.finding));
+        named.is_some_and(|named| named.node == NOBODY || named.index >= divergence.index)
     }
 }
 
