@@ -229,7 +229,7 @@ fn look_ups(log: &Arc<EventLog>, end: u64, cells: u64) -> Result<(), Failure> {
     (unknown[6], unknown[8]) = (0x4f, 0xbf);
     let unknown = ReservationId(unknown);
     show("history of an id without a time that never was", |_| {
-        past.life(unknown, end, |_| ()).map(|()| 0).map_err(Failure::from)
+        past.life(unknown, end, |_| ()).map(|_| 0).map_err(Failure::from)
     })
 }
 

@@ -5,6 +5,9 @@
 //! now. No checkpoint has to be loaded, and nothing is added up. The rules of a cell are only in the events that set
 //! them, which have a key of their own: a cell that sells all day is not searched for them.
 //!
+//! Where events are missing, because they were too old or a snapshot was installed in their place, nothing is concluded
+//! from there being none.
+//!
 //! All of it may read the disk.
 
 use std::ops::{ControlFlow, Range};
@@ -55,15 +58,32 @@ impl Past {
     /// The number after the last event up to a moment, in µs of the cluster's clock.
     ///
     /// # Errors
-    /// See [`EventLog::find`].
+    /// [`ReadError::Gone`]: events just before are missing, so it may be the moment of one of those. What is on disk is
+    /// not in order.
     pub fn after_moment(&self, at_us: u64) -> Result<u64, ReadError> {
-        self.events.find(at_us.saturating_add(1))
+        let end = self.events.find(at_us.saturating_add(1))?;
+        match self.is_known_before(end)? {
+            true => Ok(end),
+            false => Err(ReadError::Gone { oldest: end }),
+        }
+    }
+
+    /// The event before is here, or this is the first of all.
+    fn is_known_before(&self, sequence: u64) -> Result<bool, ReadError> {
+        if sequence <= 1 {
+            return Ok(true);
+        }
+        match self.events.read(sequence - 1, 1) {
+            Ok(_) => Ok(true),
+            Err(ReadError::Gone { .. }) => Ok(false),
+            Err(error) => Err(error),
+        }
     }
 
     /// What was in a cell before the event `end`; `None`: it was not there.
     ///
     /// # Errors
-    /// What is on disk is not in order.
+    /// [`ReadError::Gone`]: it cannot be told without events that are missing. What is on disk is not in order.
     pub fn cell_before(&self, cell: CellHandle, end: u64) -> Result<Option<Was>, ReadError> {
         let key = Key::Cell(cell);
         let oldest = self.oldest();
@@ -72,11 +92,14 @@ impl Past {
             let change = event.change?;
             Some((change.after, event.has_details, event.sequence))
         };
-        let last = self.find(key, before.clone(), Direction::Backward, told)?;
+        let (last, is_all) = match self.find(key, before.clone(), Direction::Backward, told) {
+            Err(ReadError::Gone { .. }) => (None, false),
+            last => (last?, oldest == 1),
+        };
         let (counts, has_details, by) = match last {
             Some((counts, has_details, by)) => (counts, has_details, Some(by)),
             // It was not there yet.
-            None if oldest == 1 => return Ok(None),
+            None if is_all => return Ok(None),
             None => {
                 let found = |event: &Event<'_>| {
                     // The event that makes a cell finds none.
@@ -111,8 +134,10 @@ impl Past {
             EventBody::Policy { before, after } => Some((before, after)),
             _ => None,
         };
-        if let Some((_, policy)) = self.find(key, before, Direction::Backward, set)? {
-            return Ok(policy);
+        match self.find(key, before, Direction::Backward, set) {
+            Ok(Some((_, policy))) => return Ok(policy),
+            Ok(None) | Err(ReadError::Gone { .. }) => {}
+            Err(error) => return Err(error),
         }
         if let Some((policy, _)) = self.find(key, after, Direction::Forward, set)? {
             return Ok(policy);
@@ -120,8 +145,8 @@ impl Past {
         Ok(self.live.map(|(_, policy)| policy).unwrap_or_default())
     }
 
-    /// Shows the latest events about a cell in a range, at most `count_max` of them and the newest first. `true`: these
-    /// are all that are there.
+    /// Shows the latest events about a cell in a range, at most `count_max` of them and the newest first, until events
+    /// are missing. `true`: these are all that there were.
     ///
     /// # Errors
     /// What is on disk is not in order.
@@ -132,21 +157,25 @@ impl Past {
         count_max: usize,
         mut visit: impl FnMut(&Event<'_>),
     ) -> Result<bool, ReadError> {
-        let (mut shown, mut is_all) = (0, true);
-        let range = range.start.max(self.oldest())..range.end.min(self.next);
-        self.scan(Key::Cell(cell), range, Direction::Backward, &mut |event| {
-            is_all = shown < count_max;
-            if is_all {
-                visit(event);
-                shown += 1;
-                return ControlFlow::Continue(());
+        let mut shown = 0;
+        let range = range.start..range.end.min(self.next);
+        let scan = self.events.scan(Key::Cell(cell), range, Direction::Backward, &mut |event| {
+            if shown == count_max {
+                return ControlFlow::Break(());
             }
-            ControlFlow::Break(())
-        })?;
-        Ok(is_all)
+            visit(event);
+            shown += 1;
+            ControlFlow::Continue(())
+        });
+        match scan {
+            Ok(flow) => Ok(flow.is_continue()),
+            Err(ReadError::Gone { .. }) => Ok(false),
+            Err(error) => Err(error),
+        }
     }
 
-    /// Shows all events about an id that are there and come before the event `end`, the oldest first.
+    /// Shows all events about an id that are there and come before the event `end`, the oldest first. `true`: these are
+    /// all that there were.
     ///
     /// # Errors
     /// What is on disk is not in order.
@@ -155,12 +184,20 @@ impl Past {
         id: ReservationId,
         end: u64,
         mut visit: impl FnMut(&Event<'_>),
-    ) -> Result<(), ReadError> {
-        let range = self.birth(&id)?.min(end)..end;
-        self.scan(Key::Id(id), range, Direction::Forward, &mut |event| {
-            visit(event);
-            ControlFlow::Continue(())
-        })
+    ) -> Result<bool, ReadError> {
+        let mut from = self.birth(&id)?;
+        let mut is_all = self.is_known_before(from)?;
+        loop {
+            let scan = self.events.scan(Key::Id(id), from..end, Direction::Forward, &mut |event| {
+                visit(event);
+                ControlFlow::Continue(())
+            });
+            match scan {
+                // What comes behind the gap is shown, too.
+                Err(ReadError::Gone { oldest }) => (from, is_all) = (oldest, false),
+                done => return done.map(|_| is_all),
+            }
+        }
     }
 
     /// Where events about an id can begin.
@@ -180,24 +217,10 @@ impl Past {
         mut pick: impl FnMut(&Event<'_>) -> Option<T>,
     ) -> Result<Option<T>, ReadError> {
         let mut found = None;
-        self.scan(key, range, direction, &mut |event| {
+        let _ = self.events.scan(key, range, direction, &mut |event| {
             found = pick(event);
             if found.is_some() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
         })?;
         Ok(found)
-    }
-
-    /// Scans, as far as there are events.
-    fn scan(
-        &self,
-        key: Key,
-        range: Range<u64>,
-        direction: Direction,
-        visit: &mut dyn FnMut(&Event<'_>) -> ControlFlow<()>,
-    ) -> Result<(), ReadError> {
-        match self.events.scan(key, range, direction, visit) {
-            Ok(_) | Err(ReadError::Gone { .. }) => Ok(()),
-            Err(error) => Err(error),
-        }
     }
 }

@@ -106,7 +106,13 @@ impl Told {
 }
 
 fn said(error: ReadError) -> String {
-    error.to_string()
+    match error {
+        ReadError::Gone { oldest } => format!(
+            "this cannot be told without events before {oldest}, which are not on this node: they are older than events are \
+             kept, or it was given a snapshot in their place; ask another node"
+        ),
+        error => error.to_string(),
+    }
 }
 
 /// A moment of the cluster's clock.
@@ -159,11 +165,10 @@ pub(super) async fn why(
 impl Told {
     fn why(&self, cell: CellHandle, shown: usize, mut fields: Fields) -> Result<Value, String> {
         let (past, mut first) = (&self.past, None);
-        let told = self.latest(cell, past.oldest()..past.next(), shown, |event| {
+        let told = self.latest(cell, 1..past.next(), shown, |event| {
             first = event.change.and_then(|change| change.before());
         });
-        let (is_all, mut lines) = told?;
-        let is_whole = is_all && past.oldest() == 1;
+        let (is_whole, mut lines) = told?;
         if let Some(was) = past.cell_before(cell, past.next()).map_err(said)? {
             fields.extend(counted(&was));
         }
@@ -179,8 +184,8 @@ impl Told {
         Ok(Value::Object(fields))
     }
 
-    /// The latest events about a cell in a range, the oldest first, and whether these are all. Each is shown to `visit`,
-    /// the newest first.
+    /// The latest events about a cell in a range, the oldest first, and whether these are all that there were. Each is
+    /// shown to `visit`, the newest first.
     pub fn latest(
         &self,
         cell: CellHandle,
@@ -232,6 +237,8 @@ struct Life {
     last: Option<EventKind>,
     deadline: Option<u64>,
     is_cut: bool,
+    /// No event of it is missing on this node.
+    is_whole: bool,
 }
 
 impl Life {
@@ -261,7 +268,8 @@ impl Told {
                 false => life.is_cut = true,
             }
         });
-        told.map(|()| life).map_err(said)
+        life.is_whole = told.map_err(said)?;
+        Ok(life)
     }
 
     fn units(&self, life: &Life) -> Value {
@@ -301,6 +309,7 @@ pub(super) async fn hold_as_of(
         Ok(Value::Object(vec![
             ("id", id.to_string().into()),
             ("as_of_event", (end - 1).into()),
+            ("is_whole_story", life.is_whole.into()),
             ("last", last.name().into()),
             ("deadline", life.deadline.into()),
             ("units", told.units(&life)),
@@ -320,6 +329,7 @@ pub(super) async fn history(shared: &Arc<Shared>, id: &[u8]) -> Result<Value, St
             ("id", id.to_string().into()),
             ("last", last.name().into()),
             ("deadline", life.deadline.into()),
+            ("is_whole_story", life.is_whole.into()),
             ("more", life.is_cut.into()),
             ("units", told.units(&life)),
             ("events", Value::Lines(life.lines)),

@@ -129,6 +129,51 @@ async fn a_snapshot_that_is_not_ahead_must_be_of_this_history() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn nothing_is_concluded_from_events_that_are_missing() {
+    let at = positions(200).await;
+    let gap = first_of(51)..at[99].next;
+    let log = Arc::new(open(&SimStorage::new(), SMALL, Position::START).unwrap());
+    append(&log, 1..=50);
+    log.rebase(at[99]).await.unwrap();
+    append(&log, 100..=103);
+    log.mark().await.unwrap();
+    // Cells 6 and 2 were last moved by entries 48 and 44 before the gap; behind it comes 100 of cell 2, and none of 6.
+    let (live, next) = (Counts { on_hand: 777, ..Counts::default() }, log.next());
+    let past = Past::new(log.clone(), next, Some((live, Policy::default())));
+    let was = |cell: u32, end| match past.cell_before(CellHandle(cell), end) {
+        Ok(was) => Ok(was.map(|was| was.counts.on_hand)),
+        Err(ReadError::Gone { oldest }) => Err(oldest),
+        Err(error) => panic!("{error}"),
+    };
+    assert_eq!(was(6, next), Ok(Some(777)), "no event since the gap: what is there now");
+    assert_eq!(was(6, gap.end), Ok(Some(777)));
+    for end in [gap.start + 1, gap.end - 1] {
+        assert_eq!((was(6, end), was(2, end)), (Err(gap.end), Err(gap.end)), "{end}");
+    }
+    let known = |cell: u32, index: u64| was(cell, first_of(index + 1)).unwrap();
+    assert!(known(6, 48).is_some() && known(6, 48) != Some(777));
+    assert!(known(2, 44).is_some() && known(2, 100) == known(2, 103));
+    assert_eq!(was(999, first_of(10)), Ok(None), "all that came before is here");
+    let latest = |cell: u32, from| {
+        let mut seen = Vec::new();
+        let show = |event: &Event<'_>| seen.push(event.index);
+        let is_all = past.latest(CellHandle(cell), from..next, 100, show).unwrap();
+        (is_all, seen)
+    };
+    assert_eq!(latest(6, 1), (false, vec![]));
+    assert_eq!(latest(2, gap.end).0, true);
+    let life = |index| {
+        let mut seen = Vec::new();
+        let is_all = past.life(id(index), next, |event| seen.push(event.index)).unwrap();
+        (is_all, seen)
+    };
+    assert_eq!((life(2), life(100)), ((false, vec![2; 3]), (false, vec![100])), "on either side");
+    let in_gap = past.after_moment(time_of(70) * 1_000);
+    assert!(matches!(in_gap, Err(ReadError::Gone { oldest }) if oldest == gap.end), "{in_gap:?}");
+    assert_eq!(past.after_moment(time_of(101) * 1_000).unwrap(), first_of(102));
+}
+
+#[tokio::test(start_paused = true)]
 async fn events_that_are_here_are_believed_where_a_snapshot_does_not_know_them() {
     let at = positions(150).await;
     let unknown = |entries: usize| Position::unknown(at[entries].next);

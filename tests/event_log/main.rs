@@ -17,13 +17,14 @@ use std::time::Duration;
 
 use stockd::archive::Notice;
 use stockd::events::{
-    Checks, Direction, EventDir, EventLog, EventOptions, Flaw, Key, Position, ReadError,
+    Checks, Direction, EventDir, EventLog, EventOptions, Flaw, Key, Past, Position, ReadError,
 };
 use stockd::log::{Fault, FileEntry, SimStorage, Storage, Survival};
 use stockd::protocol::event::{
-    Cause, CellChange, Counts, EventBody, EventKind, EventRecord, RecordHeader, RecordWriter, seal,
+    Cause, CellChange, Counts, Event, EventBody, EventKind, EventRecord, RecordHeader,
+    RecordWriter, seal,
 };
-use stockd::protocol::{CellHandle, Reader, ReservationId, ShardId};
+use stockd::protocol::{CellHandle, Policy, Reader, ReservationId, ShardId};
 use stockd::world::{TaskThreads, Threads, World};
 
 use harness::*;
