@@ -8,12 +8,13 @@ use super::segment::Segment;
 use crate::log::Storage;
 
 impl Inner {
-    /// Removes what is too old or too much. Only what is sealed, and so on disk before some snapshot.
+    /// Removes what is too old or too much; only what is sealed.
     pub fn remove_superfluous(&self) -> io::Result<()> {
         while let Some(oldest) = self.superfluous() {
-            // Readers that have it go on reading it.
+            // In this order: what cannot be removed is tried again, and leaves no hole. Readers that have it go on
+            // reading it.
+            self.remove_file(&oldest)?;
             self.forget_segment(&oldest);
-            self.removed(&oldest)?;
         }
         Ok(())
     }
@@ -27,8 +28,8 @@ impl Inner {
         (is_over || bytes > self.options.bytes_max).then(|| oldest.clone())
     }
 
-    /// Removes its file, on disk as well before that of the next one: what is left has no hole.
-    fn removed(&self, segment: &Segment) -> io::Result<()> {
+    /// Removes its file, on disk as well before that of the next one.
+    fn remove_file(&self, segment: &Segment) -> io::Result<()> {
         let storage: &dyn Storage = self.storage.as_ref();
         match storage.remove(&segment.name()) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),

@@ -42,9 +42,10 @@ impl Default for KeepOptions {
 /// A segment that was put aside.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub(super) struct Kept {
-    /// When, in ms of the wall clock. First, so that they sort by it.
-    pub(super) since_ms: u64,
+    /// Its number in the log. First, so that they sort by it: clocks are set back at times.
     pub(super) number: u64,
+    /// When, in ms of the wall clock.
+    pub(super) since_ms: u64,
     pub(super) bytes: u64,
 }
 
@@ -117,10 +118,8 @@ fn remove(storage: &dyn Storage, kept: &Kept) -> io::Result<()> {
 
 /// Those of the log that goes on with segment `first`, without a hole up to there, the oldest first.
 pub(super) fn before(storage: &dyn Storage, (log_id, first): (u64, u64)) -> io::Result<Vec<Kept>> {
-    let mut found = list(storage)?;
-    found.sort_unstable_by_key(|kept| (kept.number, kept.since_ms));
     let (mut expected, mut run) = (first, Vec::new());
-    for kept in found.into_iter().rev() {
+    for kept in list(storage)?.into_iter().rev() {
         if kept.number + 1 == expected && is_of(storage, &kept, log_id)? {
             expected = kept.number;
             run.push(kept);
@@ -163,6 +162,15 @@ mod tests {
             let entry = FileEntry { name: other.to_owned(), bytes: 1 };
             assert_eq!(Kept::of(&entry), None, "{other}");
         }
+    }
+
+    #[test]
+    fn the_oldest_go_also_when_a_clock_was_set_back() {
+        let storage = SimStorage::new();
+        [(1, 9_000), (2, 3_000), (3, 4_000)].map(|(number, since)| put(&storage, number, since));
+        assert_eq!(numbers(&storage), [1, 2, 3]);
+        assert!(remove_oldest(&storage).unwrap());
+        assert_eq!(numbers(&storage), [2, 3]);
     }
 
     #[test]

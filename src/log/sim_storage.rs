@@ -36,7 +36,7 @@ pub enum Fault {
     PowerCut,
     /// A sync fails with EIO. Another operation is not struck.
     SyncFails,
-    /// A write fails with EIO. Another operation is not struck.
+    /// A write or a change of names fails with EIO. Another operation is not struck.
     WriteFails,
 }
 
@@ -241,7 +241,9 @@ impl Disk {
     }
 
     fn change_names(&mut self, change: NameChange) -> io::Result<()> {
-        self.operation()?;
+        if self.operation()? == Some(Fault::WriteFails) {
+            return Err(eio());
+        }
         change.apply(&mut self.names);
         self.names_unsynced.push(change);
         self.alive()

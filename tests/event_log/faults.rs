@@ -65,6 +65,36 @@ async fn a_disk_that_says_no_once_harms_nothing() {
     assert!(faults > 100, "{faults}");
 }
 
+#[tokio::test(start_paused = true)]
+async fn what_cannot_be_removed_is_removed_later_and_leaves_no_hole() {
+    let few = EventOptions { bytes_max: 8_192, ..SMALL };
+    for operation in 1.. {
+        let disk = SimStorage::new();
+        let log = open(&disk, few, Position::START).unwrap();
+        append(&log, 1..=100);
+        log.mark().await.unwrap();
+        settled().await;
+        disk.fault_at(disk.operations() + operation, Fault::WriteFails);
+        for index in 101..=150 {
+            append(&log, [index]);
+            // Until it is tried again.
+            tokio::time::sleep(Duration::from_millis(300)).await;
+        }
+        let end = marked(&log).await;
+        settled().await;
+        let on_disk: u64 = content(&disk).values().map(|content| content.len() as u64).sum();
+        assert!(on_disk <= 8_192 && on_disk == log.stats().bytes, "{operation}: {on_disk}");
+        drop(log);
+        settled().await;
+        let log = open(&disk, few, end).unwrap_or_else(|error| panic!("{operation}: {error}"));
+        assert_eq!(read_all(&log, log.oldest()).last(), Some(&150), "{operation}");
+        if disk.struck() == 0 {
+            assert!(operation > 50, "{operation}");
+            break;
+        }
+    }
+}
+
 /// A record of one event that is as long as one may be, about: a name of 200 bytes, many times over.
 fn long_record(index: u64, first: u64) -> Vec<u8> {
     let mut writer = RecordWriter::begin(Vec::new(), SHARD, first, index, time_of(index) * 1_000);

@@ -305,7 +305,8 @@ async fn an_operator_asks_what_was_and_why() {
     let held_then = operator.ask(&format!("asof 3 {held}")).await;
     assert!(held_then.contains("RESERVED") && held_then.contains("reserved"), "{held_then}");
     let history = operator.ask(&format!("history {held}")).await;
-    assert!(history.contains("last      CONFIRMED"), "{history}");
+    assert!(history.contains("last            CONFIRMED"), "{history}");
+    assert!(history.contains("is_whole_story  yes"), "{history}");
     assert!(history.contains("3 RESERVED") && history.contains("4 CONFIRMED"), "{history}");
     let nobody = operator.ask(&format!("history {}", id(77))).await;
     assert!(nobody.contains("no event about"), "{nobody}");

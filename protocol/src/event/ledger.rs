@@ -204,6 +204,11 @@ impl Ledger {
     }
 }
 
+/// One lacks what the other has more. Whoever wrote the event may have written any numbers.
+fn are_even(one: i64, other: i64) -> bool {
+    one.checked_add(other) == Some(0)
+}
+
 /// Does an event of this kind change a cell like that? See the module.
 fn is_sound(kind: EventKind, delta: &Counts) -> bool {
     let Counts { on_hand, reserved, committed, blocked, incoming, in_transit } = *delta;
@@ -220,7 +225,7 @@ fn is_sound(kind: EventKind, delta: &Counts) -> bool {
         EventKind::Moved => only(&|rest| rest.blocked = [0; 4]),
         EventKind::Announced => only(&|rest| rest.incoming = 0),
         EventKind::Arrived => {
-            let arrived = incoming <= 0 && on_hand == -incoming && no_bucket_shrinks;
+            let arrived = incoming <= 0 && are_even(on_hand, incoming) && no_bucket_shrinks;
             let rest =
                 |rest: &mut Counts| (rest.on_hand, rest.incoming, rest.blocked) = (0, 0, [0; 4]);
             arrived && into_buckets <= on_hand && only(&rest)
@@ -237,7 +242,7 @@ fn is_sound(kind: EventKind, delta: &Counts) -> bool {
             let rest = |rest: &mut Counts| {
                 (rest.on_hand, rest.in_transit, rest.blocked[0]) = (0, 0, 0);
             };
-            let arrived = in_transit <= 0 && on_hand == -in_transit;
+            let arrived = in_transit <= 0 && are_even(on_hand, in_transit);
             arrived && (0..=on_hand).contains(&blocked[0]) && only(&rest)
         }
         EventKind::TransferClosed => in_transit <= 0 && only(&|rest| rest.in_transit = 0),
@@ -252,7 +257,7 @@ fn is_sound(kind: EventKind, delta: &Counts) -> bool {
         EventKind::Amended => reserved != 0 && only(&|rest| rest.reserved = 0),
         EventKind::Confirmed => {
             let rest = |rest: &mut Counts| (rest.reserved, rest.committed) = (0, 0);
-            committed > 0 && reserved == -committed && only(&rest)
+            committed > 0 && are_even(reserved, committed) && only(&rest)
         }
         EventKind::Released | EventKind::Expired | EventKind::Reclaimed => {
             reserved < 0 && only(&|rest| rest.reserved = 0)
