@@ -1,8 +1,8 @@
 //! Records of events: what is written is read, and damaged ones are errors.
 
 use stockd_protocol::event::{
-    Cause, CellChange, Counts, Event, EventBody, EventError, EventKind, EventRecord, RecordWriter,
-    seal,
+    Cause, CellChange, Counts, Event, EventBody, EventError, EventKind, EventRecord, Ledger,
+    RecordWriter, seal,
 };
 use stockd_protocol::{
     CellHandle, Code, Naming, Note, Opcode, OwnerLimits, Policy, Reader, ReservationId, ShardId,
@@ -152,6 +152,50 @@ fn body_of(kind: EventKind, dice: &mut Dice) -> EventBody<'static> {
         }
         _ => EventBody::None,
     }
+}
+
+/// Of events that anybody may have made up.
+#[test]
+fn a_ledger_takes_no_number_that_overflows() {
+    let extremes = [i64::MIN, i64::MIN + 1, -1, 0, 1, i64::MAX];
+    let counts = |one: usize, other: usize, [first, second]: [i64; 2]| {
+        let mut all = [0; 9];
+        (all[one], all[other]) = (first, second);
+        let [on_hand, reserved, committed, a, b, c, d, incoming, in_transit] = all;
+        Counts { on_hand, reserved, committed, blocked: [a, b, c, d], incoming, in_transit }
+    };
+    let pairs = || extremes.iter().flat_map(|one| extremes.map(|other| [*one, other]));
+    let mut taken = 0;
+    for kind in EventKind::ALL {
+        for (one, other) in (0..9).flat_map(|one| (one + 1..9).map(move |other| (one, other))) {
+            for (delta, after) in pairs().flat_map(|delta| pairs().map(move |after| (delta, after)))
+            {
+                let [delta, after] = [delta, after].map(|units| counts(one, other, units));
+                let change = Some(CellChange { cell: CellHandle(0), after, delta });
+                let event = Event {
+                    sequence: 1,
+                    index: 1,
+                    at_us: AT_US,
+                    shard: ShardId(0),
+                    principal: b"",
+                    kind: *kind,
+                    id: None,
+                    note: None,
+                    deadline: None,
+                    change,
+                    has_details: true,
+                    body: EventBody::None,
+                };
+                let mut ledger = Ledger::new();
+                ledger.expect(1);
+                if ledger.take(&event).is_ok() {
+                    taken += 1;
+                    assert_eq!(ledger.counts(CellHandle(0)), Some(after), "{kind:?}");
+                }
+            }
+        }
+    }
+    assert!(taken > 1_000, "{taken}");
 }
 
 #[test]

@@ -124,14 +124,6 @@ impl Index {
             }
         }
     }
-
-    /// The segment's content, if it is mapped.
-    pub fn map(&self) -> Option<&Bytes> {
-        match self {
-            Self::Open { .. } => None,
-            Self::Sealed(sealed) => Some(&sealed.map),
-        }
-    }
 }
 
 impl Sealed {

@@ -270,9 +270,9 @@ impl EventLog {
         wait_for(answered)
     }
 
-    /// A snapshot was installed: what is appended next begins at `base`. If that is ahead, a gap is left; if it is
-    /// not, it must be of this history, and what comes again up to its end must be the same. Resolves as a mark:
-    /// before the snapshot is kept, so that no power cut leaves what looks like damage.
+    /// A snapshot was installed: what is appended next begins at `base`. If that is ahead, a gap is left; if it is where
+    /// events end, it must be of this history. Behind the end it cannot be: Raft installs no snapshot of what is applied.
+    /// Resolves as a mark: before the snapshot is kept, so that no power cut leaves what looks like damage.
     ///
     /// # Errors
     /// `InvalidData`: it is of another history, and nothing may be appended. Else the disk says no, as for a mark; what

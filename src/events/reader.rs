@@ -48,13 +48,7 @@ impl Chunk {
 impl Inner {
     /// See [`EventLog::read`](super::EventLog::read).
     pub fn read(&self, from: u64, bytes_max: usize) -> Result<Chunk, ReadError> {
-        let view = self.view_of(from)?;
-        let mut chunk = view.read(from, bytes_max)?;
-        if view.index.map().is_some() {
-            // It may be kept for long, and the file would be there for as long.
-            chunk.bytes = Bytes::copy_from_slice(&chunk.bytes);
-        }
-        Ok(chunk)
+        self.view_of(from)?.read(from, bytes_max)
     }
 
     /// See [`EventLog::find`](super::EventLog::find).

@@ -361,7 +361,7 @@ impl Segment {
         self.state.lock().expect("no holder panics")
     }
 
-    /// Bytes of an unsealed one.
+    /// Some of its bytes.
     pub fn read(&self, from: u64, to: u64) -> io::Result<Bytes> {
         let mut bytes = vec![0; (to - from) as usize];
         self.file.read_at(from, &mut bytes)?;

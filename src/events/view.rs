@@ -113,11 +113,9 @@ impl View {
         Ok(Chunk { first: block.first, next, bytes: checked }.part(from, bytes_max))
     }
 
-    /// Some of its bytes.
+    /// Some of its bytes. They are read and not mapped: a sector that has gone bad is an error then, and not the end of
+    /// the node.
     fn bytes(&self, from: u64, to: u64) -> Result<Bytes, ReadError> {
-        if let Some(map) = self.index.map() {
-            return Ok(map.slice(from as usize..to as usize));
-        }
         self.segment.read(from, to).map_err(|error| match error.kind() {
             io::ErrorKind::UnexpectedEof => self.damaged(from, Flaw::Record(EventError::Truncated)),
             _ => ReadError::Io(error),

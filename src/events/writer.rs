@@ -32,8 +32,6 @@ pub(super) struct Writer {
     spare_bytes: usize,
     /// After the last record that is in a segment, be it written or not.
     position: Position,
-    /// After the last one that was appended again: up to `position` the same must come as before.
-    again: Option<Position>,
     /// Events before `position` are missing.
     is_after_gap: bool,
     current: Option<Current>,
@@ -52,7 +50,6 @@ impl Writer {
             spares: Vec::new(),
             spare_bytes: 0,
             position,
-            again: None,
             is_after_gap: false,
             current,
             unwritten: 0,
@@ -132,16 +129,14 @@ impl Writer {
                     if self.unwritten > 0 && self.unwritten + bytes > WRITE_BYTES {
                         return Ok(());
                     }
-                    if self.again.is_none() {
-                        self.make_room(bytes as u64).await?;
-                    }
+                    self.make_room(bytes as u64).await?;
                     if let Some(Item::Record(record)) = self.taken.pop_front() {
                         self.put(record);
                     }
                 }
                 Item::Mark(_) => {
                     if let Some(Item::Mark(answer)) = self.taken.pop_front() {
-                        self.marks.push((self.again.unwrap_or(self.position), answer));
+                        self.marks.push((self.position, answer));
                     }
                 }
                 Item::Rebase(base, _) => {
@@ -149,9 +144,7 @@ impl Writer {
                     let result = self.rebase(base).await?;
                     if let Some(Item::Rebase(_, Some(answer))) = self.taken.pop_front() {
                         match result {
-                            Ok(()) => {
-                                self.marks.push((self.again.unwrap_or(self.position), answer));
-                            }
+                            Ok(()) => self.marks.push((self.position, answer)),
                             Err(error) => drop(answer.send(Err(error))),
                         }
                     }
@@ -186,16 +179,9 @@ impl Writer {
     fn put(&mut self, mut bytes: Vec<u8>) {
         seal(&mut bytes);
         let record = EventRecord::take(&mut Reader::new(&bytes)).expect("it was just sealed");
-        let next = self.again.unwrap_or(self.position).next;
-        assert!(record.header().first == next, "nothing is appended to a history that was refused");
-        if let Some(again) = &mut self.again {
-            again.pass(&bytes, record.header().next());
-            if again.next >= self.position.next {
-                assert!(*again == self.position, "events that come again are the same as before");
-                self.again = None;
-            }
-            self.log.written(bytes.len());
-        } else if let Some(current) = &mut self.current {
+        let is_next = record.header().first == self.position.next;
+        assert!(is_next, "nothing is appended to a history that was refused");
+        if let Some(current) = &mut self.current {
             current.put(&record, &mut self.position);
             self.unwritten += bytes.len();
         }
@@ -245,7 +231,6 @@ impl Writer {
 
     /// What comes next begins at `base`. `Err`: it is not of this history.
     async fn rebase(&mut self, base: Position) -> io::Result<io::Result<()>> {
-        self.again = None;
         if base.next > self.position.next {
             if self.current.is_some() {
                 self.seal().await?;
@@ -257,15 +242,8 @@ impl Writer {
             ));
             (self.position, self.is_after_gap) = (base, true);
             self.log.publish(base);
-        } else if base.next == self.position.next {
-            return Ok(if base.fits(&self.position) { Ok(()) } else { Err(other_history(base)) });
-        } else {
-            self.write()?;
-            match self.log.position_at(base.next) {
-                Ok(ours) if ours.fits(&base) => self.again = Some(ours),
-                Ok(_) => return Ok(Err(other_history(base))),
-                Err(error) => return Ok(Err(io::Error::other(error))),
-            }
+        } else if !base.fits(&self.position) {
+            return Ok(Err(other_history(base)));
         }
         Ok(Ok(()))
     }

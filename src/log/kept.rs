@@ -167,7 +167,9 @@ mod tests {
     #[test]
     fn the_oldest_go_also_when_a_clock_was_set_back() {
         let storage = SimStorage::new();
-        [(1, 9_000), (2, 3_000), (3, 4_000)].map(|(number, since)| put(&storage, number, since));
+        for (number, since_ms) in [(1, 9_000), (2, 3_000), (3, 4_000)] {
+            put(&storage, number, since_ms);
+        }
         assert_eq!(numbers(&storage), [1, 2, 3]);
         assert!(remove_oldest(&storage).unwrap());
         assert_eq!(numbers(&storage), [2, 3]);

@@ -80,16 +80,21 @@ impl Replica {
 
     async fn history_after(&self, snapshot: Option<DurableFile>) -> io::Result<History> {
         let core = &self.core;
-        let (index, now, mark) = {
+        let (index, now, next_event, mark) = {
             let applied = core.shared.lock();
             let mark = core.shared.events.as_ref().map(|events| events.mark());
-            (applied.last.map_or(0, |last| last.index), applied.stock.now(), mark)
+            let (index, stock) = (applied.last.map_or(0, |last| last.index), &applied.stock);
+            (index, stock.now(), stock.next_event(), mark)
         };
         LogStore::new(core.log.shard(core.shard)).sync().await?;
         let position = match mark {
             Some(mark) => Some(mark.await?),
             None => None,
         };
+        if position.is_some_and(|position| position.next != next_event) {
+            let why = "a snapshot is being installed; ask again";
+            return Err(io::Error::new(io::ErrorKind::Interrupted, why));
+        }
         let log = core.log.files().map_err(io::Error::other)?;
         let events = core.shared.events.as_ref().map(|events| events.files()).unwrap_or_default();
         let identity = *core.identity.lock().expect("no holder panics");

@@ -1082,6 +1082,22 @@ pub(crate) mod tests {
         }
     }
 
+    #[tokio::test]
+    async fn what_is_listed_while_a_snapshot_is_installed_is_not_of_two_moments() {
+        let replica = start(&SimStorage::new()).await;
+        assert!(leads(&replica, PATIENCE).await, "alone it founds the cluster");
+        write_a_cell(&replica).await;
+        replica.history().await.expect("nothing is being installed");
+        // As an installation does before the state is replaced.
+        let events = replica.events().expect("this node keeps events");
+        events.rebase(crate::events::Position::unknown(1_000)).await.expect("the disk has room");
+        let refused = replica.history().await.map(|history| history.index);
+        assert_eq!(refused.expect_err("what is it of?").kind(), std::io::ErrorKind::Interrupted);
+        let snapshot = timeout(Duration::from_millis(300), replica.snapshot()).await;
+        assert!(snapshot.is_err(), "it waits: {snapshot:?}");
+        assert_eq!(replica.core.shared.snapshot_index(), 0);
+    }
+
     /// What the last CHECKPOINT that can be read says of the leader's chain.
     fn last_checkpoint(events: &EventLog) -> Option<Anchor> {
         let chunk = events.read(events.oldest(), 1 << 20).ok()?;

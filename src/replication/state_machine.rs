@@ -370,9 +370,14 @@ impl SnapshotBuilder {
             let unknown = Position::unknown(next_event);
             let mark = self.shared.events.as_ref().map(|events| events.mark());
             let events = async move {
-                match mark {
-                    Some(mark) => mark.await,
-                    None => Ok(unknown),
+                let Some(mark) = mark else { return Ok(unknown) };
+                match mark.await? {
+                    // A snapshot is being installed: its events are there, and its state is not yet.
+                    position if position.next != next_event => {
+                        tokio::time::sleep(CUT_RETRY).await;
+                        Err(io::ErrorKind::Interrupted.into())
+                    }
+                    position => Ok(position),
                 }
             };
             let cut = applied.stock.begin_snapshot();

@@ -206,7 +206,11 @@ impl Desk {
 }
 
 fn no_disk(error: &io::Error) -> Refusal {
-    Refusal::busy(BUSY_RETRY_MS, format!("the disk does not take what is applied: {error}"))
+    let message = match error.kind() {
+        io::ErrorKind::Interrupted => error.to_string(),
+        _ => format!("the disk does not take what is applied: {error}"),
+    };
+    Refusal::busy(BUSY_RETRY_MS, message)
 }
 
 fn put_files(out: &mut BytesMut, history: &History) {

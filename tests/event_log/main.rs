@@ -11,7 +11,6 @@ mod reading;
 use std::collections::BTreeMap;
 use std::io::ErrorKind;
 use std::ops::{ControlFlow, Range};
-use std::pin::Pin;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -25,6 +24,6 @@ use stockd::protocol::event::{
     RecordWriter, seal,
 };
 use stockd::protocol::{CellHandle, Policy, Reader, ReservationId, ShardId};
-use stockd::world::{TaskThreads, Threads, World};
+use stockd::world::{TaskThreads, World};
 
 use harness::*;
