@@ -104,6 +104,8 @@ pub struct EventStats {
     pub next: u64,
     /// Places where events are missing, because a snapshot was installed.
     pub gaps: u64,
+    /// The chain is over all records, as on other nodes.
+    pub is_whole: bool,
     /// The last attempt to write or to remove something failed.
     pub is_failing: bool,
 }
@@ -388,6 +390,7 @@ impl EventLog {
             waiting_bytes: self.0.waiting_bytes.load(Ordering::Relaxed),
             oldest: segments.first().map_or(next, |segment| segment.first()),
             next,
+            is_whole: self.position().is_whole,
             is_failing: self.0.is_failing.load(Ordering::Relaxed),
             ..EventStats::default()
         };

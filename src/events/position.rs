@@ -9,8 +9,8 @@
 //! moved gives another chain at its place and at every later one.
 //!
 //! A node that kept no events for a while knows no chain before those that it keeps again: there it begins anew with
-//! zeros, and is **not whole** from there on, until the node is given a snapshot with one that is. Such a chain tells
-//! what was changed on this node later; with the chains of others it has nothing in common.
+//! zeros, and is **not whole** from there on, until the node is given a snapshot with one that is. Such a chain binds this
+//! node's records together; with the chains of others, in snapshots and CHECKPOINTs, it has nothing in common.
 
 use sha2::{Digest, Sha256};
 

@@ -206,7 +206,8 @@ pub fn samples() -> Vec<(Message, Vec<u8>)> {
         put(Message::AppendReply, &|out| message::put_append_response(out, &reply, stamp));
     }
     let divergence = Divergence { node: 2, index: 9, finding: Finding::Replay, cell: None };
-    for statement in [Statement::Digest(9, 0xfeed), Statement::Alarm(divergence)] {
+    let digest = Statement::Digest { index: 9, digest: 0xfeed, chain: Some(0xbeef) };
+    for statement in [digest, Statement::Alarm(divergence)] {
         put(Message::Compared, &|out| out.extend_from_slice(&statement.encode()));
     }
     put(Message::HelloReply, &|out| {

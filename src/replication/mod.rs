@@ -1036,22 +1036,44 @@ pub(crate) mod tests {
     }
 
     #[tokio::test]
-    async fn events_that_are_not_the_leaders_are_found() {
-        let replica = start(&SimStorage::new()).await;
-        assert!(leads(&replica, PATIENCE).await, "alone it founds the cluster");
-        write_a_cell(&replica).await;
-        let events = replica.events().expect("this node keeps events").clone();
-        until("the events", || events.position().next > 2).await;
-        let position = events.position_at(1).expect("it is there");
-        let anchor = Anchor { next: 1, chain: position.chain };
-        let round = reconcile::Round::new(&replica.core);
-        let has_chain = |anchor| round.has_chain(&anchor).expect("what is on disk is in order");
-        assert!(has_chain(anchor));
-        assert!(!has_chain(Anchor { chain: [7; 32], ..anchor }));
-        assert!(!has_chain(Anchor { next: 2, ..anchor }), "no record begins there");
-        assert!(has_chain(Anchor::default()), "the leader keeps none");
-        assert!(has_chain(Anchor { next: u64::MAX, ..anchor }), "this node is not as far");
-        replica.shutdown().await;
+    async fn events_that_are_not_the_others_are_found_and_told_until_they_are() {
+        let nodes: Vec<_> = start_three().await.into_iter().map(|(.., node)| node).collect();
+        write_a_cell(&nodes[0]).await;
+        let round = |node: &Replica| {
+            nodes[0].reconcile().expect("it leads");
+            let before = node.status().reconcile.digest.1;
+            let node = node.clone();
+            async move {
+                until("a look", || node.status().reconcile.digest.1 > before).await;
+                node.status().reconcile.digest
+            }
+        };
+        let (digest, index) = round(&nodes[0]).await;
+        let anchor = last_checkpoint(nodes[0].events().expect("it keeps events"));
+        let anchor = anchor.expect("there was one");
+        let chain_at = async |node: &Replica| {
+            let found = reconcile::Round::new(&node.core).chain_at(&anchor).await;
+            found.expect("what is on disk is in order")
+        };
+        let chain = chain_at(&nodes[0]).await;
+        assert!(chain.is_some() && chain == chain_at(&nodes[1]).await);
+        // Whoever it is, the leader included.
+        let leader = &nodes[0].core;
+        for (node, chain) in [(1, Some(7)), (2, chain), (3, chain)] {
+            reconcile::hear(leader, node, reconcile::Statement::Digest { index, digest, chain });
+        }
+        let named = || nodes[1].status().reconcile.named;
+        let chain_of_1 = Divergence { node: 1, index, finding: Finding::Chain, cell: None };
+        until("the event", || named() == [chain_of_1]).await;
+        assert_eq!(nodes[0].status().reconcile.chain_differs_at, Some(index));
+        assert!(!nodes[0].core.shared.reconciler.is_diverged(), "its state is right");
+        // Its state is right at the next one, too, and that ends nothing; its chain is then.
+        let (_, index) = round(&nodes[0]).await;
+        until("agreement", || nodes[0].status().reconcile.agreed_index == index).await;
+        until("the end of it", || nodes[0].status().reconcile.named.is_empty()).await;
+        for node in nodes {
+            node.shutdown().await;
+        }
     }
 
     #[tokio::test]
@@ -1073,8 +1095,8 @@ pub(crate) mod tests {
                 assert!(!position.is_whole);
                 assert_eq!(last_checkpoint(events), Some(Anchor::default()));
                 let of_another = Anchor { next: before.next, chain: [7; 32] };
-                let round = reconcile::Round::new(&replica.core);
-                assert!(round.has_chain(&of_another).expect("what is on disk is in order"));
+                let chain = reconcile::Round::new(&replica.core).chain_at(&of_another).await;
+                assert_eq!(chain.expect("what is on disk is in order"), None);
             }
             replica.snapshot().await.expect("nothing is wrong");
             replica.shutdown().await;

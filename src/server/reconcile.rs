@@ -149,6 +149,7 @@ mod tests {
         replica.plant_fault(CellHandle(0), -1);
         replica.reconcile().expect("it leads");
         until("the alarm", || replica.status().reconcile.alarm.is_some()).await;
+        until("the event", || !replica.status().reconcile.named.is_empty()).await;
 
         let any = "127.0.0.1:0".parse().unwrap();
         let listeners = Listeners::bind(any, any).await.unwrap();

@@ -103,6 +103,7 @@ fn events(events: &EventStats) -> Value {
         ("event_bytes", events.bytes.into()),
         ("event_files", events.segments.into()),
         ("event_gaps", events.gaps.into()),
+        ("event_chain_whole", events.is_whole.into()),
         ("event_bytes_waiting", events.waiting_bytes.into()),
         ("events_failing", events.is_failing.into()),
     ])

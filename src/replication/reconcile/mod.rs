@@ -73,7 +73,7 @@ pub struct ReconcileStatus {
     pub running: Option<(&'static str, u64, u64)>,
     /// The state is wrong.
     pub alarm: Option<Alarm>,
-    /// After this entry the events were found not to be those of the leader.
+    /// After this entry the events were found not to be those of a majority.
     pub chain_differs_at: Option<u64>,
     /// What the log tells of nodes, and was not seen to be over since; node 0: nobody knows which.
     pub named: Vec<Divergence>,
@@ -128,6 +128,7 @@ struct Inner {
     /// The latest CHECKPOINTs.
     checkpoints: VecDeque<u64>,
     digests: Digests,
+    chains: Digests,
     looks: Looks,
     words: Words,
     /// By node and finding.
@@ -187,7 +188,13 @@ impl Reconciler {
 
     pub fn status(&self) -> ReconcileStatus {
         let inner = self.lock();
-        ReconcileStatus { named: inner.named.values().copied().collect(), ..inner.status.clone() }
+        let mine =
+            self.scope.as_ref().and_then(|scope| inner.named.get(&(scope.me, Finding::Chain)));
+        ReconcileStatus {
+            named: inner.named.values().copied().collect(),
+            chain_differs_at: mine.map(|divergence| divergence.index),
+            ..inner.status.clone()
+        }
     }
 
     /// States are compared on this node.
@@ -420,6 +427,10 @@ async fn look(core: &Arc<Core>, offer: Offer) {
         Ok(found) => found,
         Err(why) => return give_up(core, index, &why),
     };
+    let chain = round.chain_at(&anchor).await.unwrap_or_else(|error| {
+        core.note(format_args!("the events before {} cannot be read: {error}", anchor.next));
+        None
+    });
     {
         let is_wrong = reconciler.is_diverged();
         let mut inner = reconciler.lock();
@@ -430,16 +441,9 @@ async fn look(core: &Arc<Core>, offer: Offer) {
             drop(inner);
             return reconciler.tell.notify_one();
         }
-        inner.words.digest((index, digest), next_event);
+        inner.words.digest((index, digest), chain, next_event);
     }
     reconciler.tell.notify_one();
-    match round.has_chain(&anchor) {
-        Ok(true) => (),
-        Ok(false) => say_chain_differs(core, index, &anchor),
-        Err(error) => {
-            core.note(format_args!("the events before {} cannot be read: {error}", anchor.next));
-        }
-    }
     reconciler.compare(Proof { index, next_event, generation, print }, at);
 }
 
@@ -508,22 +512,6 @@ fn give_up(core: &Core, index: u64, why: &GaveUp) {
     }
 }
 
-fn say_chain_differs(core: &Core, index: u64, anchor: &Anchor) {
-    let reconciler = &core.shared.reconciler;
-    let mut inner = reconciler.lock();
-    if inner.status.chain_differs_at.replace(index).is_none() {
-        let finding = Finding::Chain;
-        inner.words.alarm(Divergence { node: core.me(), index, finding, cell: None });
-        drop(inner);
-        reconciler.tell.notify_one();
-        core.note(format_args!(
-            "ALARM: this node's events before {} are not those of the leader: stockd audit tells whether the files were \
-             changed",
-            anchor.next
-        ));
-    }
-}
-
 /// The state is wrong. What is found first is what is shown.
 fn diverge(
     core: &Core,
@@ -563,6 +551,14 @@ fn diverge(
 fn notice_of(divergence: &Divergence) -> String {
     let Divergence { node, index, finding, .. } = divergence;
     match (*node, finding) {
+        (NOBODY, Finding::Chain) => format!(
+            "ALARM: the nodes' events before entry {index} are not the same, and no majority agrees; stockd audit tells \
+             whose files were changed"
+        ),
+        (_, Finding::Chain) => format!(
+            "ALARM: the events of node {node} before entry {index} are not those that a majority has; stockd audit tells \
+             whether its files were changed"
+        ),
         (NOBODY, _) => format!(
             "ALARM: the nodes' states after entry {index} are not the same, and no majority agrees on one"
         ),
@@ -570,7 +566,7 @@ fn notice_of(divergence: &Divergence) -> String {
             "ALARM: the state of node {node} after entry {index} is not the one that a majority has"
         ),
         _ => format!(
-            "ALARM: node {node} has found its state or its events wrong after entry {index}; see reconcile there"
+            "ALARM: node {node} has found its state wrong after entry {index}; see reconcile there"
         ),
     }
 }

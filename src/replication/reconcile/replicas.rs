@@ -1,7 +1,8 @@
-//! Are the states of the nodes the same after the same entry?
+//! Are the states of the nodes the same after the same entry, and their events up to the same one?
 //!
 //! ```text
 //!  every node: digest after a CHECKPOINT ─▶ leader: what do more than half of the voters say? who says otherwise?
+//!              chain at its anchor       ─▶         └ and of the chain?
 //!              it has found itself wrong ─▶         └─▶ DIVERGED, in the log ─▶ every node knows who is wrong
 //! ```
 //!
@@ -28,7 +29,7 @@ const ASKED_MAX: u32 = 30;
 /// In the place of a node: nobody knows which.
 pub(super) const NOBODY: u64 = 0;
 
-/// What the nodes have told a leader, by entry and node.
+/// What the nodes have told a leader of one thing, by entry and node.
 #[derive(Default)]
 pub(super) struct Digests(BTreeMap<u64, BTreeMap<u64, u64>>);
 
@@ -102,6 +103,7 @@ pub(super) struct Words {
 struct Told {
     index: u64,
     digest: u64,
+    chain: Option<u64>,
     next_event: u64,
     asked: u32,
 }
@@ -115,8 +117,8 @@ impl Words {
         !self.alarms.is_empty()
     }
 
-    pub fn digest(&mut self, (index, digest): (u64, u64), next_event: u64) {
-        self.digest = Some(Told { index, digest, next_event, asked: 0 });
+    pub fn digest(&mut self, (index, digest): (u64, u64), chain: Option<u64>, next_event: u64) {
+        self.digest = Some(Told { index, digest, chain, next_event, asked: 0 });
     }
 
     /// The state that it was of is another's by now.
@@ -145,14 +147,13 @@ pub(super) async fn tell(core: &Core) {
         // What did not arrive is said again.
         say(core, Statement::Alarm(divergence)).await;
     }
-    let Some(Told { index, digest, next_event, asked }) = told else { return };
-    let is_right = say(core, Statement::Digest(index, digest)).await;
+    let Some(Told { index, digest, chain, next_event, asked }) = told else { return };
+    let is_right = say(core, Statement::Digest { index, digest, chain }).await;
     let mut inner = reconciler.lock();
     if is_right {
         inner.status.agreed_index = inner.status.agreed_index.max(index);
         inner.agreed_until = inner.agreed_until.max(next_event);
-        let me = core.me();
-        inner.named.retain(|(node, _), named| *node != me || named.index >= index);
+        inner.settle(Finding::Replica, index, &BTreeSet::from([core.me()]));
     }
     if let Some(told) = inner.words.digest.as_mut().filter(|told| told.index == index) {
         told.asked = asked + 1;
@@ -165,14 +166,15 @@ pub(super) async fn tell(core: &Core) {
 /// One thing that a node tells.
 ///
 /// ```text
-/// 0 · index u64 · digest u64       its state after an entry
-/// 1 · divergence 21                it has found itself wrong
+/// 0 · index u64 · digest u64 · chain u64       its state after an entry, a CHECKPOINT, and 8 bytes of the chain of its
+///                                              events at the place that this tells of (0: it has none, or not whole)
+/// 1 · divergence 21                            it has found itself wrong
 /// ```
 ///
-/// The answer is a byte: 1, a majority has the same; 0, not so, or not known yet.
+/// The answer is a byte: 1, a majority has the same state; 0, not so, or not known yet.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(in crate::replication) enum Statement {
-    Digest(u64, u64),
+    Digest { index: u64, digest: u64, chain: Option<u64> },
     Alarm(Divergence),
 }
 
@@ -180,10 +182,11 @@ impl Statement {
     pub fn encode(&self) -> Bytes {
         let mut out = BytesMut::new();
         match self {
-            Self::Digest(index, digest) => {
+            Self::Digest { index, digest, chain } => {
                 out.put_u8(0);
                 out.put_u64_le(*index);
                 out.put_u64_le(*digest);
+                out.put_u64_le(chain.unwrap_or(0));
             }
             Self::Alarm(divergence) => {
                 out.put_u8(1);
@@ -198,7 +201,10 @@ impl Statement {
     pub fn decode(body: &[u8]) -> Result<Option<Self>, Truncated> {
         let mut reader = Reader::new(body);
         Ok(match reader.u8()? {
-            0 => Some(Self::Digest(reader.u64()?, reader.u64()?)),
+            0 => {
+                let (index, digest, chain) = (reader.u64()?, reader.u64()?, reader.u64()?);
+                Some(Self::Digest { index, digest, chain: Some(chain).filter(|chain| *chain != 0) })
+            }
             1 => Divergence::take(&mut reader)?.map(Self::Alarm),
             _ => None,
         })
@@ -226,16 +232,18 @@ pub(in crate::replication) fn hear(core: &Core, node: u64, statement: Statement)
     let voters: BTreeSet<u64> = members.voter_ids().collect();
     let mut inner = core.shared.reconciler.lock();
     let (found, is_right) = match statement {
-        Statement::Digest(index, digest) if inner.checkpoints.contains(&index) => {
-            let Judgement { right, wrong } = inner.digests.take(node, (index, digest), &voters);
-            inner.settle(index, &right);
-            let finding = Finding::Replica;
-            let found = wrong.into_iter();
-            let found = found.map(|(node, index)| Divergence { node, index, finding, cell: None });
-            (found.filter(|found| !inner.is_named(found)).collect(), right.contains(&node))
+        Statement::Digest { index, digest, chain } if inner.checkpoints.contains(&index) => {
+            let states = inner.digests.take(node, (index, digest), &voters);
+            let is_right = states.right.contains(&node);
+            let mut found = inner.follow(Finding::Replica, index, states);
+            if let Some(chain) = chain {
+                let chains = inner.chains.take(node, (index, chain), &voters);
+                found.extend(inner.follow(Finding::Chain, index, chains));
+            }
+            (found, is_right)
         }
         // This node has not applied the CHECKPOINT yet, or forgotten it.
-        Statement::Digest(..) => (Vec::new(), false),
+        Statement::Digest { .. } => (Vec::new(), false),
         Statement::Alarm(divergence) => {
             let divergence = Divergence { node, ..divergence };
             let known = inner.named.get(&(node, divergence.finding));
@@ -249,17 +257,28 @@ pub(in crate::replication) fn hear(core: &Core, node: u64, statement: Statement)
 }
 
 impl Inner {
-    /// These nodes were right after an entry. What was found before it is over.
-    fn settle(&mut self, index: u64, right: &BTreeSet<u64>) {
-        let is_over = |node: u64| right.contains(&node) || node == NOBODY && !right.is_empty();
-        self.named.retain(|(node, _), named| !is_over(*node) || named.index >= index);
+    /// What is to be told after a judgement.
+    fn follow(&mut self, finding: Finding, index: u64, judgement: Judgement) -> Vec<Divergence> {
+        self.settle(finding, index, &judgement.right);
+        let found = judgement.wrong.into_iter();
+        let found = found.map(|(node, index)| Divergence { node, index, finding, cell: None });
+        found.filter(|found| !self.is_named(found)).collect()
     }
 
-    /// The log tells it already. What it told of a node before an entry after which that node is wrong again was of
-    /// another state, perhaps: a node that has been started since does not look at it.
-    fn is_named(&self, divergence: &Divergence) -> bool {
-        let named = self.named.get(&(divergence.node, divergence.finding));
-        named.is_some_and(|named| named.node == NOBODY || named.index >= divergence.index)
+    /// These nodes were right after an entry. What was found of that before it is over: of their states, or their events.
+    fn settle(&mut self, finding: Finding, index: u64, right: &BTreeSet<u64>) {
+        let is_over = |node: u64| right.contains(&node) || node == NOBODY && !right.is_empty();
+        let is_of = |named: Finding| (named == Finding::Chain) == (finding == Finding::Chain);
+        self.named
+            .retain(|(node, of), named| !is_of(*of) || !is_over(*node) || named.index >= index);
+    }
+
+    /// The log tells it already. A state that it told of before is perhaps not the one that is wrong now: a node that was
+    /// started since does not take it for its own.
+    fn is_named(&self, found: &Divergence) -> bool {
+        let named = self.named.get(&(found.node, found.finding));
+        let is_lasting = found.node == NOBODY || found.finding == Finding::Chain;
+        named.is_some_and(|named| is_lasting || named.index >= found.index)
     }
 }
 
@@ -322,24 +341,30 @@ mod tests {
     #[test]
     fn a_finding_is_over_when_the_node_is_right_later() {
         let mut inner = Inner::default();
-        for (node, finding) in
-            [(2, Finding::Replica), (2, Finding::Replay), (NOBODY, Finding::Replica)]
-        {
+        for (node, finding) in [
+            (2, Finding::Replica),
+            (2, Finding::Replay),
+            (2, Finding::Chain),
+            (NOBODY, Finding::Replica),
+        ] {
             let named = Divergence { node, index: 20, finding, cell: None };
             inner.named.insert((node, finding), named);
         }
-        inner.settle(10, &[1, 2, 3].into());
-        assert_eq!(inner.named.len(), 3, "that was before");
-        inner.settle(30, &[1, 3].into());
-        assert_eq!(inner.named.len(), 2, "the others agree, and 2 has not told");
-        inner.settle(30, &[1, 2, 3].into());
+        inner.settle(Finding::Replica, 10, &[1, 2, 3].into());
+        assert_eq!(inner.named.len(), 4, "that was before");
+        inner.settle(Finding::Replica, 30, &[1, 3].into());
+        assert_eq!(inner.named.len(), 3, "the others agree, and 2 has not told");
+        inner.settle(Finding::Replica, 30, &[1, 2, 3].into());
+        assert_eq!(inner.named.len(), 1, "its events are others' all the same");
+        inner.settle(Finding::Chain, 30, &[1, 2, 3].into());
         assert!(inner.named.is_empty());
     }
 
     #[test]
     fn statements_come_back_and_those_of_another_version_are_none() {
         let divergence = Divergence { node: 2, index: 3, finding: Finding::Chain, cell: None };
-        for statement in [Statement::Digest(7, 8), Statement::Alarm(divergence)] {
+        let digest = |chain| Statement::Digest { index: 7, digest: 8, chain };
+        for statement in [digest(None), digest(Some(9)), Statement::Alarm(divergence)] {
             let bytes = statement.encode();
             assert_eq!(Statement::decode(&bytes), Ok(Some(statement)));
             assert!(Statement::decode(&bytes[..bytes.len() - 1]).is_err());

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use super::Proof;
 use crate::engine::{Difference, Fingerprint, Place, SnapshotCut, StockState, differences};
-use crate::events::{Position, ReadError};
+use crate::events::ReadError;
 use crate::protocol::event::Anchor;
 use crate::replication::core::Core;
 use crate::replication::snapshot::{self, CHUNK_BYTES_MAX};
@@ -28,6 +28,8 @@ const LOG_BYTES: usize = 1 << 20;
 const BLOCKS_MAX: usize = 64;
 /// Differences that are kept to be shown.
 pub(super) const DIFFERENCES_MAX: usize = 100;
+/// How long events are waited for that were applied.
+const EVENTS_PATIENCE: Duration = Duration::from_secs(1);
 /// Until the engine's one cut is free.
 const CUT_RETRY: Duration = Duration::from_millis(20);
 /// Memory that a state takes, by the bytes of its snapshot, at most (ARCHITECTURE section 5).
@@ -86,14 +88,22 @@ impl<'a> Round<'a> {
         self.read_live(cut, generation, wanted).await
     }
 
-    /// This node's events are, some way back, those of the leader that made the CHECKPOINT, as far as both know theirs.
-    pub fn has_chain(&self, anchor: &Anchor) -> Result<bool, ReadError> {
+    /// The chain of this node's events at the place that a CHECKPOINT tells of: its first bytes. `None`: it has no whole
+    /// one there, or the leader had none.
+    pub async fn chain_at(&self, anchor: &Anchor) -> Result<Option<u64>, ReadError> {
         let Some(events) = self.core.shared.events.as_ref().filter(|_| anchor.next > 0) else {
-            return Ok(true);
+            return Ok(None);
         };
+        // The CHECKPOINT itself comes behind that place, and is soon there; not on a disk that stands still.
+        let mut reached = events.subscribe();
+        let is_there = reached.wait_for(|reached| reached.next > anchor.next);
+        let _ = tokio::time::timeout(EVENTS_PATIENCE, is_there).await;
         match events.position_at(anchor.next) {
-            Ok(own) => Ok(own.fits(&Position::told(anchor.next, anchor.chain))),
-            Err(ReadError::Gone { .. } | ReadError::Ahead { .. }) => Ok(true),
+            // Where no record begins at that place, it is the one behind, and another one.
+            Ok(own) if own.is_whole => {
+                Ok(own.chain.first_chunk().map(|head| u64::from_le_bytes(*head)))
+            }
+            Ok(_) | Err(ReadError::Gone { .. } | ReadError::Ahead { .. }) => Ok(None),
             Err(error) => Err(error),
         }
     }
