@@ -52,6 +52,14 @@ pub struct Checked {
     pub chains: u64,
 }
 
+impl Checked {
+    /// In a few words.
+    pub fn verdict(&self) -> String {
+        let [seen, compared] = [self.seen, self.compared].map(|count| grouped(count.into()));
+        format!("{compared} of {seen} checkpoints compared")
+    }
+}
+
 impl fmt::Display for Checked {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let [seen, totals, chains] =

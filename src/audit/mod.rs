@@ -107,8 +107,7 @@ fn look(
     };
     let cells = derived.as_ref().map_or(0, |derived| derived.replay.stock().cells().count());
     let first = files.as_ref().and_then(|files| Some(files.segments().next()?.start.next));
-    let unseen = first.map_or(0, |first| first.saturating_sub(1).min(UNSEEN_CELLS_MAX));
-    let sums = Sums::new(u64::from(cells).max(unseen));
+    let sums = Sums::new(u64::from(cells));
     let mut walk = Walk::new(&mut findings, &mut notes, sums, mark, derived);
     if let Some(files) = &files {
         walk.run(storage, files, progress);

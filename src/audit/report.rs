@@ -60,7 +60,7 @@ impl Report {
                 end.next.saturating_sub(1),
                 counted(self.segments, "segment"),
                 end.chain[..4].iter().map(|byte| format!("{byte:02x}")).collect::<String>(),
-                counted(self.checkpoints.compared, "checkpoint"),
+                self.checkpoints.verdict(),
             ),
             _ => "no events".to_owned(),
         };

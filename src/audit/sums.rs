@@ -1,5 +1,6 @@
 //! Adding up all events, one after the other.
 
+use super::UNSEEN_CELLS_MAX;
 use super::checkpoints::Checkpoints;
 use crate::events::Position;
 use crate::protocol::CellHandle;
@@ -12,6 +13,8 @@ pub(super) struct Sums {
     pub checkpoints: Checkpoints,
     /// The event that comes next; `None`: whatever comes.
     next: Option<u64>,
+    /// After the last event that was added up.
+    reached: u64,
     /// The ledger has every event since the first one.
     is_complete: bool,
     /// Of the record before.
@@ -29,6 +32,7 @@ impl Sums {
             ledger: Ledger::new(),
             checkpoints: Checkpoints::new(),
             next: None,
+            reached: 0,
             is_complete: false,
             entry: (0, 0),
             cells_max: cells,
@@ -58,6 +62,9 @@ impl Sums {
             return None;
         }
         self.forget();
+        // What was left out may have made cells.
+        let unseen = position.next.saturating_sub(self.reached.max(1)).min(UNSEEN_CELLS_MAX);
+        self.cells_max = self.cells_max.max((self.cells_max + unseen).min(UNSEEN_CELLS_MAX));
         self.ledger.expect(position.next);
         self.next = Some(position.next);
         self.is_complete = position == Position::START;
@@ -94,7 +101,7 @@ impl Sums {
                 }
             }
         }
-        self.next = Some(header.next());
+        (self.next, self.reached) = (Some(header.next()), header.next());
         self.ledger.expect(header.next());
     }
 

@@ -14,6 +14,9 @@ const PROGRESS_BYTES: u64 = 4 << 20;
 /// So much of what is behind the last record is looked at; a node has less in one write.
 const TAIL_BYTES_MAX: usize = 8 << 20;
 
+const WHY_MISSING: &str =
+    "a snapshot was installed in their place, or the node kept none then (--events 0s)";
+
 /// Where a state was taken, which is the one that the log is applied to.
 #[derive(Clone, Debug)]
 pub(super) struct Mark {
@@ -78,7 +81,7 @@ impl<'a> Walk<'a> {
                     if let Some(next) = self.sums.go_on_at(found.before) {
                         let missing =
                             format!("events {next}..{} are not here", found.before.next - 1);
-                        self.notes.push(missing + ": a snapshot was installed in their place");
+                        self.notes.push(missing + ": " + WHY_MISSING);
                     }
                     self.meet(found.before, (found.file, found.offset));
                     if let Some(derived) = &mut self.derived
@@ -99,6 +102,12 @@ impl<'a> Walk<'a> {
         }
         let (end, ignored_bytes) = (records.position(), records.ignored_bytes());
         self.end = end;
+        let oldest = files.segments().next().map_or(1, |segment| segment.start.next);
+        if oldest > 1 {
+            let which = format!("events 1..{} are not here", oldest - 1);
+            self.notes
+                .push(format!("{which}: they are older than events are kept, or {WHY_MISSING}"));
+        }
         if end.is_some_and(|end| !end.is_whole) {
             let why =
                 "the chain begins anew where the node kept no events before: no other node has it";
@@ -197,10 +206,9 @@ impl<'a> Walk<'a> {
             true if !mark.position.is_whole => self.notes.push(
                 "the node kept no events when the snapshot was made: nothing to compare with".to_owned(),
             ),
-            true if !mark.is_own => self.notes.push(format!(
-                "events up to {} are not here: a snapshot was installed in their place",
-                next - 1
-            )),
+            true if !mark.is_own => {
+                self.notes.push(format!("events up to {} are not here: {WHY_MISSING}", next - 1));
+            }
             true => self.findings.about(&mark.file, match end {
                 Some(end) => format!(
                     "it has the events up to {}, and those on disk end with {}: the newest are missing",
@@ -230,7 +238,7 @@ impl<'a> Walk<'a> {
             ));
         } else if ahead > 0 && self.end.is_some() {
             self.notes.push(format!(
-                "the log makes {ahead} events more than there are on disk; the next start writes them"
+                "the log makes {ahead} events more than there are on disk; a start writes those behind its snapshot"
             ));
         }
         self.end_with_log(end);

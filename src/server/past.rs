@@ -83,12 +83,16 @@ impl Told {
                 false => Err(format!("event {sequence} has not happened; the next is {next}")),
             };
         }
-        let moment = humantime::parse_rfc3339_weak(text).ok();
-        let at = moment.and_then(|moment| moment.duration_since(UNIX_EPOCH).ok());
+        let at = humantime::parse_rfc3339_weak(text).ok();
+        let at = at.and_then(|at| at.duration_since(UNIX_EPOCH).ok());
         let at = at.ok_or_else(|| {
             format!("'{text}' is neither an event's number nor a moment like 2026-11-30T12:00:00Z")
         })?;
-        self.past.after_moment(at.as_micros() as u64).map_err(said)
+        let (at_us, now) = (at.as_micros() as u64, self.shared.replica.now());
+        if at_us > now.0 {
+            return Err(format!("{text} has not come; the cluster's clock says {}", moment(now.0)));
+        }
+        self.past.after_moment(at_us).map_err(said)
     }
 
     /// An event as an operator reads it, with names instead of handles.
@@ -99,7 +103,8 @@ impl Told {
             && let Some((warehouse, sku)) = cells.names(change.cell)
         {
             let names = format!("{} {}", escape(warehouse), escape(sku));
-            text = text.replace(&format!(" cell={}", change.cell.0), &format!(" {names}"));
+            // The first: what clients wrote comes behind it.
+            text = text.replacen(&format!(" cell={}", change.cell.0), &format!(" {names}"), 1);
         }
         text
     }
@@ -164,22 +169,27 @@ pub(super) async fn why(
 
 impl Told {
     fn why(&self, cell: CellHandle, shown: usize, mut fields: Fields) -> Result<Value, String> {
-        let (past, mut first) = (&self.past, None);
+        let (past, mut first) = (&self.past, None::<Option<Counts>>);
         let told = self.latest(cell, 1..past.next(), shown, |event| {
-            first = event.change.and_then(|change| change.before());
+            first = Some(event.change.and_then(|change| change.before()));
         });
         let (is_whole, mut lines) = told?;
-        if let Some(was) = past.cell_before(cell, past.next()).map_err(said)? {
-            fields.extend(counted(&was));
-        }
+        let was = past.cell_before(cell, past.next()).map_err(said)?;
+        fields.extend(was.iter().flat_map(counted));
         fields.push(("as_of_event", (past.next() - 1).into()));
         fields.push(("is_whole_story", is_whole.into()));
-        let before = first.unwrap_or_default();
-        let before = format!(
-            "before these: on_hand={} reserved={} committed={}",
-            before.on_hand, before.reserved, before.committed
+        let before = first.map(Option::unwrap_or_default);
+        lines.insert(
+            0,
+            match before {
+                Some(Counts { on_hand, reserved, committed, .. }) => {
+                    format!(
+                        "before these: on_hand={on_hand} reserved={reserved} committed={committed}"
+                    )
+                }
+                None => "no event about it is on this node".to_owned(),
+            },
         );
-        lines.insert(0, before);
         fields.push(("events", Value::Lines(lines)));
         Ok(Value::Object(fields))
     }
@@ -272,7 +282,11 @@ impl Told {
         Ok(life)
     }
 
-    fn units(&self, life: &Life) -> Value {
+    /// `None`: the beginning is missing, and with it what the rest is added to.
+    fn units(&self, life: &Life) -> Option<Value> {
+        if !life.is_whole {
+            return None;
+        }
         let cells = self.shared.replica.cells();
         let row = |(cell, [reserved, committed, fulfilled]): (&u32, &[i64; 3])| {
             let names = cells.names(CellHandle(*cell)).unwrap_or_default();
@@ -284,14 +298,21 @@ impl Told {
                 ("fulfilled", (*fulfilled).into()),
             ]
         };
-        Value::Table(life.units.iter().map(row).collect())
+        Some(Value::Table(life.units.iter().map(row).collect()))
     }
 }
 
-fn no_events(id: &ReservationId) -> String {
-    format!(
-        "no event about {id} is on this node: it never was, or it is longer ago than events are kept"
-    )
+impl Life {
+    /// What became of it last.
+    fn last(&self, id: &ReservationId) -> Result<&'static str, String> {
+        let last = self.last.map(EventKind::name);
+        last.ok_or_else(|| match self.is_whole {
+            true => format!("no event about {id} up to there: it was not there"),
+            false => format!(
+                "no event about {id} is on this node, which lacks some of those since its time; ask another node"
+            ),
+        })
+    }
 }
 
 /// `asof` of a reservation.
@@ -305,14 +326,14 @@ pub(super) async fn hold_as_of(
     told.aside(move |told| {
         let end = told.point(&point)?;
         let life = told.life(id, end)?;
-        let last = life.last.ok_or_else(|| no_events(&id))?;
+        let last = life.last(&id)?;
         Ok(Value::Object(vec![
             ("id", id.to_string().into()),
             ("as_of_event", (end - 1).into()),
             ("is_whole_story", life.is_whole.into()),
-            ("last", last.name().into()),
+            ("last", last.into()),
             ("deadline", life.deadline.into()),
-            ("units", told.units(&life)),
+            ("units", told.units(&life).into()),
         ]))
     })
     .await
@@ -324,14 +345,14 @@ pub(super) async fn history(shared: &Arc<Shared>, id: &[u8]) -> Result<Value, St
     let told = Told::open(shared, None).await?;
     told.aside(move |told| {
         let life = told.life(id, told.past.next())?;
-        let last = life.last.ok_or_else(|| no_events(&id))?;
+        let last = life.last(&id)?;
         Ok(Value::Object(vec![
             ("id", id.to_string().into()),
-            ("last", last.name().into()),
+            ("last", last.into()),
             ("deadline", life.deadline.into()),
             ("is_whole_story", life.is_whole.into()),
             ("more", life.is_cut.into()),
-            ("units", told.units(&life)),
+            ("units", told.units(&life).into()),
             ("events", Value::Lines(life.lines)),
         ]))
     })

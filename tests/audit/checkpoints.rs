@@ -94,7 +94,11 @@ fn what_a_leader_says_is_so_at_every_place() {
     let checked = Checked { seen: count, compared: count, totals: count, chains: count };
     let report = sound(files, "as the node left it");
     assert_eq!(report.checkpoints, checked);
-    assert!(report.verdict().contains(&format!(", {count} checkpoints, ")), "{}", report.verdict());
+    assert!(
+        report.verdict().contains(&format!(", {count} of {count} checkpoints compared, ")),
+        "{}",
+        report.verdict()
+    );
     let report = sound(&events_of(files), "events alone");
     assert_eq!(report.checkpoints, checked);
     assert!(report.derived == 0, "nobody makes them");

@@ -45,6 +45,18 @@ fn a_flipped_byte_anywhere_is_found_where_it_is() {
 }
 
 #[test]
+fn cells_that_a_damaged_segment_has_made_are_no_fault_of_later_events() {
+    let mut files = life().files.clone();
+    files.retain(|name, _| name.starts_with("events-") || name == "identity");
+    let first = segments(&files)[0].clone();
+    files.get_mut(&first).unwrap()[8] ^= 1;
+    let report = super::audited(&files);
+    let found: Vec<_> = report.findings.kept().iter().map(ToString::to_string).collect();
+    assert_eq!(found.len(), 1, "{found:?}");
+    assert!(found[0].contains("written by another version"), "{found:?}");
+}
+
+#[test]
 fn a_dropped_record_is_found() {
     let names = segments(&life().files);
     for name in &names {

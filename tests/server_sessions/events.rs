@@ -293,7 +293,7 @@ async fn an_operator_asks_what_was_and_why() {
         ("2", "\"on_hand\":10,\"reserved\":0,\"committed\":0,\"available\":10,\"since_event\":2"),
         ("3", "\"on_hand\":10,\"reserved\":3,\"committed\":0,\"available\":7,\"since_event\":3"),
         ("4", "\"on_hand\":10,\"reserved\":0,\"committed\":3,\"available\":7,\"since_event\":4"),
-        ("2099-01-01T00:00:00Z", "\"since_event\":4"),
+        ("2099-01-01T00:00:00Z", "has not come; the cluster's clock says 20"),
         ("2020-01-01T00:00:00Z", "\"there\":false"),
         ("9", "event 9 has not happened; the next is 5"),
         ("noon", "neither an event's number nor a moment"),
