@@ -83,10 +83,11 @@ pub(super) struct Serve {
     /// Most bytes on disk for that; above it the oldest answers are dropped. Each id takes about 58.
     #[arg(long, value_name = "BYTES", default_value_t = ArchiveOptions::default().bytes_max)]
     archive_bytes: u64,
-    /// How long events are kept, for subscribers and auditors: 30d, 12h; 0s: this node keeps none.
+    /// How long events are kept, for subscribers and auditors: 30d, 12h; 0s: this node keeps none. They go by files, each
+    /// of a sixteenth of that time or a minute at most.
     #[arg(long, value_name = "TIME", default_value = "30d", value_parser = parse_events)]
     events: Duration,
-    /// Most bytes on disk for that; above it the oldest events are removed. Each takes about 35.
+    /// Most bytes on disk for that; above it the oldest files are removed. An event takes about 35.
     #[arg(long, value_name = "BYTES", default_value_t = EventOptions::default().bytes_max)]
     events_bytes: u64,
     /// How often all counters and reservations in memory are compared with what the log makes of them: 5m, 1h; 0s:

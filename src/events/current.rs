@@ -35,8 +35,9 @@ pub(super) struct Current {
     unsynced: Vec<u8>,
     /// How many of the unsynced bytes are written.
     written: usize,
-    /// After what is in it, and when that was.
+    /// After what is in it, and when its first and its last record were.
     next: u64,
+    first_at_us: u64,
     last_at_us: u64,
 }
 
@@ -54,6 +55,7 @@ impl Current {
             unsynced: header.encode().to_vec(),
             written: 0,
             next: header.start.next,
+            first_at_us: u64::MAX,
             last_at_us: 0,
         }
     }
@@ -83,6 +85,11 @@ impl Current {
         self.next == self.segment.first() || self.end() + bytes <= bytes_max
     }
 
+    /// When its first record was, in ms; in the far future, if there is none.
+    pub fn first_at_ms(&self) -> u64 {
+        self.first_at_us / 1_000
+    }
+
     /// Takes a record in.
     pub fn put(&mut self, record: &EventRecord<'_>, position: &mut Position) {
         self.add(record, position);
@@ -93,6 +100,7 @@ impl Current {
         self.builder.add(record, &position.chain);
         position.pass(record.bytes(), record.header().next());
         self.next = position.next;
+        self.first_at_us = self.first_at_us.min(record.header().at_us);
         self.last_at_us = record.header().at_us;
     }
 

@@ -1,13 +1,34 @@
-//! What goes: whole segments, the oldest first, by age and by bytes.
+//! What goes: whole segments, the oldest first, by age and by bytes. So that not much stays for longer than it should,
+//! a segment ends when it is long by time, however little is in it.
 
 use std::io;
 use std::sync::Arc;
 
-use super::Inner;
 use super::segment::Segment;
+use super::{EventOptions, Inner};
 use crate::log::Storage;
 
+/// A segment is no longer than this part of the retention, nor than the least that is worth a file.
+const SEGMENTS_KEPT: u64 = 16;
+const SEGMENT_MS_MIN: u64 = 60_000;
+/// Of the bytes that are kept, a segment has this part at most, if that is not too little.
+const SEGMENT_SHARE: u64 = 4;
+const SEGMENT_BYTES_MIN: u64 = 64 << 10;
+
+impl EventOptions {
+    /// Bytes at which a segment ends.
+    pub(super) fn segment_bytes(&self) -> u64 {
+        self.segment_bytes.min((self.bytes_max / SEGMENT_SHARE).max(SEGMENT_BYTES_MIN))
+    }
+}
+
 impl Inner {
+    /// Has a segment that began at that time had its share of the retention?
+    pub fn is_long(&self, first_at_ms: u64) -> bool {
+        let share = (self.options.retention_ms / SEGMENTS_KEPT).max(SEGMENT_MS_MIN);
+        first_at_ms.saturating_add(share) <= self.now_ms()
+    }
+
     /// Removes what is too old or too much; only what is sealed.
     pub fn remove_superfluous(&self) -> io::Result<()> {
         while let Some(oldest) = self.superfluous() {

@@ -114,6 +114,10 @@ impl Writer {
             if unsynced >= SYNC_BYTES || !self.marks.is_empty() {
                 self.sync().await?;
             }
+            if self.current.as_ref().is_some_and(|current| self.log.is_long(current.first_at_ms()))
+            {
+                self.seal().await?;
+            }
             if self.taken.is_empty() {
                 return self.log.remove_superfluous();
             }
@@ -156,7 +160,7 @@ impl Writer {
 
     /// Sees to it that there is a segment with room for a record.
     async fn make_room(&mut self, bytes: u64) -> io::Result<()> {
-        let bytes_max = self.log.options.segment_bytes;
+        let bytes_max = self.log.options.segment_bytes();
         if self.current.as_ref().is_some_and(|current| !current.has_room(bytes, bytes_max)) {
             self.seal().await?;
         }

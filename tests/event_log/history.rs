@@ -43,12 +43,18 @@ async fn the_oldest_segments_go_by_bytes_and_by_age() {
     let oldest = index_of(log.oldest());
     // The last event of what is there is not older, and that of the segment before is.
     assert!((70..=100).contains(&oldest), "{oldest}");
-    // Nothing comes, and time goes on: what is not sealed stays.
-    log.tell_time(time_of(100_000));
+    // Nothing comes, and time goes on: what is not full goes, too.
+    let end = log.position();
+    log.tell_time(time_of(301) + 59_000);
     tokio::time::sleep(Duration::from_secs(70)).await;
-    assert_eq!(log.stats().segments, 1);
+    assert_eq!(log.stats().segments, 1, "it is not long enough to end");
     assert_eq!(read_all(&log, log.oldest()).last(), Some(&301));
-    assert_eq!(disk.list().unwrap().len(), 1);
+    log.tell_time(time_of(301) + 61_000);
+    tokio::time::sleep(Duration::from_secs(70)).await;
+    assert_eq!((log.stats().segments, disk.list().unwrap().len()), (0, 0));
+    assert_eq!((log.oldest(), log.position()), (end.next, end));
+    append(&log, [302]);
+    assert_eq!(log.mark().await.unwrap().next, first_of(303));
 }
 
 #[tokio::test(start_paused = true)]
