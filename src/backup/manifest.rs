@@ -21,7 +21,8 @@ use std::fmt::Write;
 
 use sha2::{Digest, Sha256};
 
-use super::{Error, PIECE_BYTES, Progress, hex};
+use super::{Error, PIECE_BYTES, Progress};
+use crate::audit::hex;
 use crate::engine::EngineConfig;
 use crate::log::Storage;
 use crate::protocol::BackupHead;

@@ -49,8 +49,3 @@ const PIECE_BYTES: u64 = 1 << 20;
 
 /// Told what is done, how many bytes of it, and of how many.
 pub type Progress<'a> = &'a mut dyn FnMut(&str, u64, u64);
-
-/// As people compare them.
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
-}

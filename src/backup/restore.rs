@@ -3,7 +3,8 @@
 use std::io;
 
 use super::point::{Backup, Reached};
-use super::{Error, PIECE_BYTES, Progress, SHARD, hex};
+use super::{Error, PIECE_BYTES, Progress, SHARD};
+use crate::audit::hex;
 use crate::events::{self, first_of};
 use crate::log::Storage;
 use crate::replication::{Founder, found};

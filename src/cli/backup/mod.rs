@@ -21,7 +21,7 @@ use super::Done;
 use super::client::CLIENT_ADDRESS;
 use super::events::moment::Moment;
 use super::progress::Progress;
-use crate::audit::grouped;
+use crate::audit::{grouped, hex};
 use crate::backup::{Manifest, Updated, update};
 use crate::log::{RealStorage, Storage};
 use crate::world::{Clock, RealClock};
@@ -129,10 +129,6 @@ fn print_reach(manifest: &Manifest) {
             hex(&head.chain)
         ),
     }
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 fn progress() -> Progress {
