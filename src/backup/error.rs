@@ -55,6 +55,11 @@ pub enum Error {
         /// Whose backup it is, and who was asked.
         what: String,
     },
+    /// No run has ended yet, so there is nothing to restore.
+    Unfinished {
+        /// The manifest's path.
+        file: String,
+    },
     /// The target is before the beginning of the backup, or behind its end.
     Unreachable {
         /// Why.
@@ -93,10 +98,13 @@ impl fmt::Display for Error {
             ),
             Self::Io { file, source } => write!(f, "{file}: {source}"),
             Self::NoBackup { file } => {
-                write!(f, "{file} is not there: this is no backup, or its first run did not end")
+                write!(f, "{file} is not there: this is no backup")
             }
             Self::Node { message } => f.write_str(message),
             Self::Other { file, what } => write!(f, "{file}: {what}; take another directory"),
+            Self::Unfinished { file } => {
+                write!(f, "{file}: this backup was never finished: run `stockd backup` again")
+            }
             Self::Unreachable { what } => f.write_str(what),
         }
     }

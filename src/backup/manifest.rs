@@ -14,7 +14,8 @@
 //! crc 8f0317ab                                    crc32 of all lines before
 //! ```
 //!
-//! It is written last, so that what it names is on disk.
+//! It is written last, so that what it names is on disk. Only a first run begins with one, too, so that no other node
+//! goes on with it: with no files, and `index 0`, which no node with an entry is at.
 
 use std::collections::BTreeMap;
 use std::fmt::Write;
@@ -71,6 +72,11 @@ impl Manifest {
     pub fn write(&self, storage: &dyn Storage) -> Result<(), Error> {
         let written = storage.replace_small(MANIFEST, self.encode().as_bytes());
         written.map_err(Error::io(storage.path(MANIFEST)))
+    }
+
+    /// A run has ended: there is something to restore.
+    pub const fn is_finished(&self) -> bool {
+        self.head.index > 0
     }
 
     /// The rules under which everything was decided.

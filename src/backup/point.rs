@@ -60,11 +60,14 @@ impl<'a> Backup<'a> {
     /// Opens the backup in a directory.
     ///
     /// # Errors
-    /// There is none, or its manifest is damaged.
+    /// There is none, it was never finished, or its manifest is damaged.
     pub fn open(storage: &'a dyn Storage) -> Result<Self, Error> {
         let file = storage.path(MANIFEST);
-        let manifest = Manifest::read(storage)?.ok_or(Error::NoBackup { file })?;
-        Ok(Self { storage, manifest })
+        match Manifest::read(storage)? {
+            None => Err(Error::NoBackup { file }),
+            Some(manifest) if !manifest.is_finished() => Err(Error::Unfinished { file }),
+            Some(manifest) => Ok(Self { storage, manifest }),
+        }
     }
 
     /// What it says of itself.

@@ -1,7 +1,7 @@
 //! Bringing a backup up to date: what the node has and the directory has not.
 //!
 //! A file comes under the name `NAME.part`, is synced, and gets its name. The manifest follows when everything that the
-//! node has listed is there. A segment that has grown is fetched from where it ended, and a little before: if that is not
+//! node has listed is there; the first run begins with one that names the node and no files. A segment that has grown is fetched from where it ended, and a little before: if that is not
 //! what is here, because a node has begun a segment of events anew, all of it is fetched.
 
 use std::collections::BTreeMap;
@@ -90,14 +90,16 @@ pub fn update(
     snapshots: usize,
     progress: Progress<'_>,
 ) -> Result<Updated, Error> {
-    let before = Manifest::read(storage)?;
-    let have = before.as_ref().map(|before| before.files.clone()).unwrap_or_default();
+    let before = match Manifest::read(storage)? {
+        Some(before) => before,
+        None => begin(storage, node)?,
+    };
     remove_parts(storage)?;
-    let mut update = Update { storage, have, files: 0, bytes: 0 };
+    let mut update = Update { storage, have: before.files.clone(), files: 0, bytes: 0 };
     let mut attempt = 1;
     let head = loop {
         let listing = node.list().map_err(|error| told(error, MANIFEST, storage))?;
-        check(storage, before.as_ref(), &listing)?;
+        check(storage, &before, &listing)?;
         match update.fetch_all(node, &listing, progress)? {
             None => break listing.head,
             Some(name) if attempt == ATTEMPTS => return Err(Error::Gone { name }),
@@ -115,6 +117,21 @@ pub fn update(
     Ok(Updated { manifest, files, bytes, removed: superfluous.len() as u64 })
 }
 
+/// Notes whose backup this will be before anything comes, so that a first run that is cut off is gone on with by the
+/// same node alone.
+fn begin(storage: &dyn Storage, node: &mut dyn Node) -> Result<Manifest, Error> {
+    let entries = storage.list().map_err(Error::io(storage.path("")))?;
+    if let Some(entry) = entries.iter().find(|entry| is_safe(&entry.name)) {
+        let what = format!("it is here, and no {MANIFEST} says of which node it is");
+        return Err(Error::Other { file: storage.path(&entry.name), what });
+    }
+    let head = node.list().map_err(|error| told(error, MANIFEST, storage))?.head;
+    let head = BackupHead { index: 0, now_us: 0, next_event: 0, chain: [0; 32], ..head };
+    let manifest = Manifest { head, files: BTreeMap::new() };
+    manifest.write(storage)?;
+    Ok(manifest)
+}
+
 /// What a run before has left behind.
 fn remove_parts(storage: &dyn Storage) -> Result<(), Error> {
     let entries = storage.list().map_err(Error::io(storage.path("")))?;
@@ -125,13 +142,12 @@ fn remove_parts(storage: &dyn Storage) -> Result<(), Error> {
 }
 
 /// The listing is of the node whose backup this is, and names files alone.
-fn check(storage: &dyn Storage, before: Option<&Manifest>, listing: &Listing) -> Result<(), Error> {
-    let (file, is) = (storage.path(MANIFEST), listing.head);
+fn check(storage: &dyn Storage, before: &Manifest, listing: &Listing) -> Result<(), Error> {
+    let (file, was, is) = (storage.path(MANIFEST), before.head, listing.head);
     let other = |what| Err(Error::Other { file, what });
     if let Some(name) = listing.files.iter().map(|file| &file.name).find(|name| !is_safe(name)) {
         return Err(Error::Fault { what: format!("{name:?} is no name of a file") });
     }
-    let Some(was) = before.map(|before| before.head) else { return Ok(()) };
     if was.cluster_id != is.cluster_id {
         return other(format!(
             "this is a backup of cluster {:016x}, and the node belongs to {:016x}",
@@ -521,6 +537,46 @@ mod tests {
             let mut again = Fake { head: node.head, files: node.files, ..Fake::default() };
             again.update(&disk, 11).unwrap();
         }
+    }
+
+    #[test]
+    fn a_first_run_that_was_cut_off_is_gone_on_with_by_its_node_alone() {
+        for n in 1.. {
+            let (storage, mut node) = (SimStorage::new(), Fake::default());
+            node.put("segment-1.log", 700, true);
+            node.put("segment-2.log", 100, false);
+            node.head = Some(head(10));
+            storage.fault_at(n, Fault::PowerCut);
+            let done = update(&storage, &mut node, 2, &mut |_, _, _| ());
+            let disk = storage.restart(Survival::Torn(n));
+            for who in [
+                BackupHead { node_id: 2, ..head(11) },
+                BackupHead { incarnation: 2, ..head(11) },
+                BackupHead { cluster_id: 2, ..head(11) },
+            ] {
+                let mut other = Fake { head: Some(who), ..Fake::default() };
+                let files = node.files.keys().map(|name| (name.clone(), (vec![7; 700], true)));
+                other.files = files.collect();
+                match update(&disk, &mut other, 2, &mut |_, _, _| ()) {
+                    Err(Error::Other { .. }) => {}
+                    // Nothing had come, not even the name of the node.
+                    came => assert_eq!(came.unwrap().bytes, 1_400, "{n}"),
+                }
+            }
+            if done.is_ok() {
+                return;
+            }
+        }
+    }
+
+    #[test]
+    fn files_of_nobody_knows_whom_are_not_believed() {
+        let (storage, mut node) = (SimStorage::new(), Fake::default());
+        node.put("segment-1.log", 100, true);
+        node.update(&storage, 10).unwrap();
+        storage.remove(MANIFEST).unwrap();
+        let refused = node.update(&storage, 11).unwrap_err().to_string();
+        assert!(refused.contains("no MANIFEST says of which node it is"), "{refused}");
     }
 
     #[test]

@@ -176,8 +176,12 @@ async fn a_backup_that_is_killed_goes_on() {
     until("a segment to be there", async || whole() > 0).await;
     child.kill().unwrap();
     child.wait().unwrap();
-    let verified = stockd(&["backup", "--verify", &directory]);
-    verified.refused("its first run did not end");
+    let unfinished = "this backup was never finished: run `stockd backup` again";
+    stockd(&["backup", "--verify", &directory]).refused(unfinished);
+    shop.restore("backup", "restored", &[]).refused(unfinished);
+    let other = Shop::start(1).await;
+    stockd(&["backup", &directory, "--node", &other.node().client])
+        .refused("and the node belongs to");
 
     let said = shop.back_up(0, "backup").ok();
     let all: u64 = shop.manifest("backup").files.values().map(|file| file.bytes).sum();
