@@ -14,6 +14,13 @@ pub enum Error {
         /// What is wrong.
         what: &'static str,
     },
+    /// The node has not applied what it once had, and was waited for.
+    Behind {
+        /// The last log entry that it has applied.
+        is: u64,
+        /// The one that the backup reaches.
+        was: u64,
+    },
     /// A file of the backup is not what it was, or does not fit the others.
     Damaged(Finding),
     /// The node has said something that cannot be.
@@ -85,6 +92,12 @@ impl fmt::Display for Error {
             Self::BadManifest { file, what } => write!(
                 f,
                 "{file}: {what}; take the backup anew, into another directory, and keep this one for who finds out why"
+            ),
+            Self::Behind { is, was } => write!(
+                f,
+                "the node is at entry {is}, and the backup reaches entry {was}: a node that was started again gets there \
+                 when it has a leader and has applied its log, so try later; one that stays behind has lost what was on \
+                 its disk, and needs a backup in another directory"
             ),
             Self::Damaged(finding) => write!(
                 f,

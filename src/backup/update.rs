@@ -7,6 +7,7 @@
 use std::collections::BTreeMap;
 use std::io;
 use std::ops::Range;
+use std::time::Duration;
 
 use sha2::{Digest, Sha256};
 
@@ -17,6 +18,9 @@ use crate::protocol::BackupHead;
 
 /// A file may go between the list and its turn; then the list is asked for again.
 const ATTEMPTS: u32 = 8;
+/// A node that has not applied all of its log yet is asked again after this, for a minute.
+const PAUSE: Duration = Duration::from_millis(500);
+const PAUSES_MAX: u32 = 120;
 /// What a file is called that is not whole.
 const PART: &str = ".part";
 /// So much before its end is compared when a file has grown.
@@ -54,6 +58,9 @@ pub trait Node {
     /// # Errors
     /// See [`NodeError`].
     fn list(&mut self) -> Result<Listing, NodeError>;
+
+    /// Lets so much time pass: the node may have more to list then.
+    fn pause(&mut self, pause: Duration);
 
     /// Gives bytes of a file to `sink`, in order.
     ///
@@ -98,8 +105,7 @@ pub fn update(
     let mut update = Update { storage, have: before.files.clone(), files: 0, bytes: 0 };
     let mut attempt = 1;
     let head = loop {
-        let listing = node.list().map_err(|error| told(error, MANIFEST, storage))?;
-        check(storage, &before, &listing)?;
+        let listing = list(storage, node, &before)?;
         match update.fetch_all(node, &listing, progress)? {
             None => break listing.head,
             Some(name) if attempt == ATTEMPTS => return Err(Error::Gone { name }),
@@ -141,6 +147,25 @@ fn remove_parts(storage: &dyn Storage) -> Result<(), Error> {
     Ok(())
 }
 
+/// What the node has, as soon as it is where it has been: one that was started again knows of a part of its log alone
+/// that it is committed, until it has a leader.
+fn list(storage: &dyn Storage, node: &mut dyn Node, before: &Manifest) -> Result<Listing, Error> {
+    let mut pauses = 0;
+    loop {
+        let listing = node.list().map_err(|error| told(error, MANIFEST, storage))?;
+        check(storage, before, &listing)?;
+        let (is, was) = (listing.head.index, before.head.index);
+        if is >= was {
+            return Ok(listing);
+        }
+        if pauses == PAUSES_MAX {
+            return Err(Error::Behind { is, was });
+        }
+        node.pause(PAUSE);
+        pauses += 1;
+    }
+}
+
 /// The listing is of the node whose backup this is, and names files alone.
 fn check(storage: &dyn Storage, before: &Manifest, listing: &Listing) -> Result<(), Error> {
     let (file, was, is) = (storage.path(MANIFEST), before.head, listing.head);
@@ -165,10 +190,6 @@ fn check(storage: &dyn Storage, before: &Manifest, listing: &Listing) -> Result<
             "node {} has lost its disk since, and begun another log",
             is.node_id
         ));
-    }
-    if was.index > is.index {
-        let what = format!("the node is at entry {}, and has been at {}", is.index, was.index);
-        return Err(Error::Fault { what });
     }
     Ok(())
 }
@@ -370,6 +391,8 @@ mod tests {
         read: u64,
         /// Removed when it is asked for.
         goes: Option<String>,
+        /// How often it was waited for.
+        pauses: u32,
     }
 
     fn head(index: u64) -> BackupHead {
@@ -414,6 +437,13 @@ mod tests {
             };
             let head = self.head.expect("it was set");
             Ok(Listing { head, files: self.files.iter().map(file).collect() })
+        }
+
+        /// An entry is applied meanwhile, up to the 99th.
+        fn pause(&mut self, _: Duration) {
+            self.pauses += 1;
+            let head = self.head.as_mut().unwrap();
+            head.index = (head.index + 1).min(99);
         }
 
         fn read(
@@ -500,14 +530,30 @@ mod tests {
             BackupHead { cluster_id: 2, ..head(11) },
             BackupHead { node_id: 2, ..head(11) },
             BackupHead { incarnation: 2, ..head(11) },
-            head(9),
         ] {
             node.head = Some(other);
             let refused = update(&storage, &mut node, 2, &mut |_, _, _| ());
-            assert!(matches!(refused, Err(Error::Other { .. } | Error::Fault { .. })), "{other:?}");
+            assert!(matches!(refused, Err(Error::Other { .. })), "{other:?}");
         }
         assert_eq!(storage.read_small(MANIFEST).unwrap(), before);
         assert_eq!(storage.read_small("segment-1.log").unwrap().unwrap().len(), 100);
+    }
+
+    #[test]
+    fn a_node_that_was_started_again_is_waited_for_but_not_for_ever() {
+        let (storage, mut node) = (SimStorage::new(), Fake::default());
+        node.put("segment-1.log", 100, false);
+        node.update(&storage, 90).unwrap();
+        let updated = node.update(&storage, 87).unwrap();
+        assert_eq!((updated.manifest.head.index, node.pauses), (90, 3));
+        let mut manifest = updated.manifest;
+        manifest.head.index = 100;
+        manifest.write(&storage).unwrap();
+        node.pauses = 0;
+        let refused = node.update(&storage, 90).unwrap_err().to_string();
+        assert!(refused.contains("is at entry 99, and the backup reaches entry 100"), "{refused}");
+        assert_eq!(node.pauses, PAUSES_MAX);
+        assert_eq!(Manifest::read(&storage).unwrap().unwrap(), manifest);
     }
 
     #[test]
