@@ -44,6 +44,19 @@ pub struct BackedUp {
     pub sha256: [u8; 32],
 }
 
+impl BackedUp {
+    /// Compares it with the SHA-256 of as many bytes of a file.
+    ///
+    /// # Errors
+    /// It is another one.
+    pub(super) fn compare(&self, found: [u8; 32], path: String) -> Result<(), Error> {
+        match found == self.sha256 {
+            true => Ok(()),
+            false => Err(Error::damaged(path, "its SHA-256 is not that of the manifest")),
+        }
+    }
+}
+
 /// See the module.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Manifest {
@@ -215,12 +228,7 @@ impl Manifest {
             done += more;
             progress("checking", done, total);
         });
-        match found.map_err(Error::io(storage.path(name)))? == wanted.sha256 {
-            true => Ok(()),
-            false => {
-                Err(Error::damaged(storage.path(name), "its SHA-256 is not that of the manifest"))
-            }
-        }
+        wanted.compare(found.map_err(Error::io(storage.path(name)))?, storage.path(name))
     }
 }
 
