@@ -16,7 +16,8 @@
 //!
 //! Invariants:
 //! - A file gets its name when all of it is on disk, and the manifest names it after that. A backup that was cut off is
-//!   the one before, and goes on where it was.
+//!   the one before, and goes on where it was. A file that a node has begun anew is the exception: the manifest counts
+//!   nothing of it from the moment on that the new one takes the place of the old one.
 //! - What is sealed is never fetched twice.
 //! - What is restored was derived again: the log's events are the bytes of the backup's events, whose chain is that of
 //!   the manifest.

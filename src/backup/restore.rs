@@ -73,7 +73,7 @@ fn copy_events(
 ) -> Result<(), Error> {
     let files = backup.manifest().files.iter();
     let is_before = |name: &str| first_of(name).is_some_and(|first| first < next);
-    let wanted: Vec<_> = files.filter(|(name, _)| is_before(name)).collect();
+    let wanted: Vec<_> = files.filter(|(name, file)| is_before(name) && file.bytes > 0).collect();
     let total = wanted.iter().map(|(_, file)| file.bytes).sum();
     let mut done = 0;
     for (name, file) in wanted {

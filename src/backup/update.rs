@@ -102,10 +102,10 @@ pub fn update(
         None => begin(storage, node)?,
     };
     remove_parts(storage)?;
-    let mut update = Update { storage, have: before.files.clone(), files: 0, bytes: 0 };
+    let mut update = Update { storage, have: before.files.clone(), before, files: 0, bytes: 0 };
     let mut attempt = 1;
     let head = loop {
-        let listing = list(storage, node, &before)?;
+        let listing = list(storage, node, &update.before)?;
         match update.fetch_all(node, &listing, progress)? {
             None => break listing.head,
             Some(name) if attempt == ATTEMPTS => return Err(Error::Gone { name }),
@@ -219,6 +219,9 @@ fn told(error: NodeError, name: &str, storage: &dyn Storage) -> Error {
 
 struct Update<'a> {
     storage: &'a dyn Storage,
+    /// What is on disk.
+    before: Manifest,
+    /// What comes next.
     have: BTreeMap<String, BackedUp>,
     files: u64,
     bytes: u64,
@@ -244,7 +247,10 @@ impl Update<'_> {
                 progress("fetching", done + bytes, total);
             });
             match fetched {
-                Ok(()) => done += file.bytes,
+                Ok(part) => {
+                    self.publish(file, &part)?;
+                    done += file.bytes;
+                }
                 Err(NodeError::Gone) => return Ok(Some(file.name.clone())),
                 Err(error) => return Err(told(error, &file.name, self.storage)),
             }
@@ -288,9 +294,9 @@ impl Update<'_> {
         node: &mut dyn Node,
         file: &DurableFile,
         told: &mut dyn FnMut(u64),
-    ) -> Result<(), NodeError> {
-        let part = format!("{}{PART}", file.name);
-        let mut sink = Sink::create(self.storage, &part).map_err(NodeError::Sink)?;
+    ) -> Result<Part, NodeError> {
+        let name = format!("{}{PART}", file.name);
+        let mut sink = Sink::create(self.storage, &name).map_err(NodeError::Sink)?;
         let from = self.prefix(node, file)?;
         sink.copy(self.storage, &file.name, from).map_err(NodeError::Sink)?;
         node.read(&file.name, from..file.bytes, &mut |bytes| {
@@ -302,12 +308,22 @@ impl Update<'_> {
             return Err(NodeError::Gone);
         }
         let sha256 = sink.finish().map_err(NodeError::Sink)?;
-        let published =
-            self.storage.rename(&part, &file.name).and_then(|()| self.storage.sync_dir());
-        published.map_err(NodeError::Sink)?;
-        self.note(file, sha256);
-        self.files += 1;
         self.bytes += file.bytes - from;
+        Ok(Part { name, goes_on: from > 0, sha256 })
+    }
+
+    /// Gives a file its name.
+    fn publish(&mut self, file: &DurableFile, part: &Part) -> Result<(), Error> {
+        if let Some(before) = self.before.files.get_mut(&file.name).filter(|_| !part.goes_on) {
+            // Its beginning is another one: from now on the manifest would be wrong about it.
+            *before = BackedUp::nothing();
+            self.before.write(self.storage)?;
+        }
+        let published =
+            self.storage.rename(&part.name, &file.name).and_then(|()| self.storage.sync_dir());
+        published.map_err(Error::io(self.storage.path(&file.name)))?;
+        self.note(file, part.sha256);
+        self.files += 1;
         Ok(())
     }
 
@@ -329,6 +345,14 @@ impl Update<'_> {
         self.bytes += there.len() as u64;
         Ok(if here == there { bytes } else { 0 })
     }
+}
+
+/// A file that has come, and has not got its name.
+struct Part {
+    name: String,
+    /// It begins with what is here.
+    goes_on: bool,
+    sha256: [u8; 32],
 }
 
 /// A file that is being written.
@@ -562,10 +586,14 @@ mod tests {
             let (storage, mut node) = (SimStorage::new(), Fake::default());
             node.put("segment-1.log", 700, false);
             node.put("events-1", 300, false);
+            node.put("events-2", 300, false);
             node.update(&storage, 10).unwrap();
             let before = Manifest::read(&storage).unwrap().unwrap();
             node.put("segment-1.log", 900, true);
             node.put("segment-2.log", 100, false);
+            // Two that the node has begun anew.
+            node.files.insert("events-1".to_owned(), (vec![7; 200], true));
+            node.files.insert("events-2".to_owned(), (vec![7; 400], false));
             node.head = Some(head(11));
             storage.fault_at(storage.operations() + n, Fault::PowerCut);
             let done = update(&storage, &mut node, 2, &mut |_, _, _| ());
@@ -577,7 +605,8 @@ mod tests {
                 }
                 Err(_) => assert!(found.head == before.head || found.head.index == 11, "{n}"),
             }
-            for name in found.files.keys() {
+            for (name, file) in &found.files {
+                assert!(file.bytes > 0 || name.starts_with("events-"), "{name} counts, at {n}");
                 found.check(&disk, name, 0, &mut |_, _, _| ()).unwrap();
             }
             let mut again = Fake { head: node.head, files: node.files, ..Fake::default() };
