@@ -162,18 +162,14 @@ impl<'a> Backup<'a> {
     /// The newest snapshot that is not past the goal, and the log that goes on from it.
     fn source(&self, goal: &Goal, progress: Progress<'_>) -> Result<(Checkpoint, Records), Error> {
         let engine = self.manifest.engine();
-        let of_snapshot = |error: crate::replication::Error| {
-            Error::damaged(self.storage.path("snapshot-*"), error.to_string())
-        };
-        let snapshots = self.manifest.files.keys().filter(|name| name.starts_with("snapshot-"));
-        for name in snapshots.rev() {
-            let (index, position) = peek_checkpoint(self.storage, name).map_err(of_snapshot)?;
+        for name in self.snapshots().rev() {
+            let (index, position) = self.peek(name)?;
             if goal.is_past(index, position.next) {
                 continue;
             }
             let told = &mut |done, total| progress("loading the snapshot", done, total);
-            let checkpoint =
-                load_checkpoint(self.storage, name, &engine, told).map_err(of_snapshot)?;
+            let checkpoint = load_checkpoint(self.storage, name, &engine, told)
+                .map_err(|error| self.of_snapshot(&error))?;
             if checkpoint.stock.now().0 <= goal.now_max {
                 let log = self.log_after(index, progress)?;
                 return Ok((checkpoint, log.unwrap_or_default()));
@@ -186,9 +182,22 @@ impl<'a> Backup<'a> {
         Ok((empty(engine), log))
     }
 
+    /// The oldest first: by name they are in the order of their entries.
+    fn snapshots(&self) -> impl DoubleEndedIterator<Item = &String> {
+        self.manifest.files.keys().filter(|name| name.starts_with("snapshot-"))
+    }
+
+    /// The last entry in a snapshot, and its place among the events.
+    fn peek(&self, name: &str) -> Result<(u64, Position), Error> {
+        peek_checkpoint(self.storage, name).map_err(|error| self.of_snapshot(&error))
+    }
+
+    fn of_snapshot(&self, error: &crate::replication::Error) -> Error {
+        Error::damaged(self.storage.path("snapshot-*"), error.to_string())
+    }
+
     fn too_early(&self) -> Error {
-        let oldest = self.manifest.files.keys().find(|name| name.starts_with("snapshot-"));
-        let oldest = oldest.and_then(|name| peek_checkpoint(self.storage, name).ok());
+        let oldest = self.snapshots().next().and_then(|name| self.peek(name).ok());
         let what = match oldest {
             Some((index, position)) => format!(
                 "that is before the beginning of the backup: its oldest snapshot is of entry {index}, after event {}",
@@ -199,12 +208,21 @@ impl<'a> Backup<'a> {
         Error::Unreachable { what }
     }
 
-    /// The segments without a hole in their numbers that have the entry after `index`, or should have it.
+    /// The entries after `index`, and a few before, as far as segments go on without a hole. `None`: they begin later.
     fn log_after(&self, index: u64, progress: Progress<'_>) -> Result<Option<Records>, Error> {
-        let Some(run) = self.runs()?.into_iter().rev().find(|run| run.first() <= index + 1) else {
-            return Ok(None);
-        };
-        self.read_run(&run, progress).map(Some)
+        let run = self.run_after(index)?;
+        run.map(|run| self.read_run(&run, progress)).transpose()
+    }
+
+    /// The segments that go on from the newest snapshot, or from nothing.
+    pub(super) fn newest_run(&self) -> Result<Option<Run>, Error> {
+        let newest = self.snapshots().next_back().map(|name| self.peek(name)).transpose()?;
+        self.run_after(newest.map_or(0, |(index, _)| index))
+    }
+
+    /// The segments that have the entry after `index`, or should have it, and what goes on from them.
+    fn run_after(&self, index: u64) -> Result<Option<Run>, Error> {
+        Ok(self.runs()?.into_iter().rev().find_map(|run| run.after(index)))
     }
 
     pub(super) fn read_run(&self, run: &Run, progress: Progress<'_>) -> Result<Records, Error> {
@@ -243,9 +261,13 @@ impl<'a> Backup<'a> {
 pub(super) struct Run(Vec<SegmentStart>);
 
 impl Run {
-    /// No entry before this one is in it, unless it was replaced later.
-    fn first(&self) -> u64 {
-        self.0[0].last.map_or(0, |last| last.index + 1)
+    /// From the last segment on before which there is no later entry than `index`: whatever was later when it began had
+    /// been truncated. `None`: there are later ones before each.
+    fn after(mut self, index: u64) -> Option<Self> {
+        let ends_before = |start: &SegmentStart| start.last.is_none_or(|last| last.index <= index);
+        let at = self.0.iter().rposition(ends_before)?;
+        self.0.drain(..at);
+        Some(self)
     }
 
     pub(super) fn names(&self) -> (&str, &str) {

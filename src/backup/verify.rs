@@ -67,7 +67,7 @@ pub fn verify(
         Ok(reached) => verdict.derived = reached.compared,
         Err(error) => verdict.wrong.push(error.to_string()),
     }
-    let report = audit_newest(backup, runs.last(), clock, progress)?;
+    let report = audit_newest(backup, clock, progress)?;
     verdict.wrong.extend(report.findings.kept().iter().map(ToString::to_string));
     verdict.audit = Some(report);
     Ok(verdict)
@@ -108,15 +108,14 @@ fn spans_of(backup: &Backup<'_>, run: &Run, progress: Progress<'_>) -> Result<Ve
     Ok(spans)
 }
 
-/// An audit of the newest snapshot, the newest segments, and all events.
+/// An audit of the newest snapshot, the segments that go on from it, and all events.
 fn audit_newest(
     backup: &Backup<'_>,
-    run: Option<&Run>,
     clock: &dyn Clock,
     progress: Progress<'_>,
 ) -> Result<Report, Error> {
-    let storage = backup.storage();
-    let newest = run.map_or("", |run| run.names().0);
+    let (storage, run) = (backup.storage(), backup.newest_run()?);
+    let newest = run.as_ref().map_or("", |run| run.names().0);
     let view = View::new(storage, |entry| {
         let is_old = entry.name.starts_with("segment-") && *entry.name < *newest;
         (!is_old && entry.name != MANIFEST).then(|| entry.name.clone())
