@@ -38,7 +38,7 @@ pub use manifest::{BackedUp, MANIFEST, Manifest};
 pub use point::{Backup, Reached, Target};
 pub use restore::{Restored, restore};
 pub use update::{Listing, Node, NodeError, Updated, update};
-pub use verify::{Span, Verdict, verify};
+pub use verify::{Verdict, verify};
 
 use crate::protocol::ShardId;
 

@@ -5,13 +5,15 @@
 //! of events that the log makes is compared with the backup's, byte by byte, and the chain over them is what the
 //! result has.
 
+use std::ops::RangeInclusive;
+
 use super::manifest::Manifest;
 use super::{Error, MANIFEST, Progress, SHARD};
 use crate::audit::{Finding, Replay, empty};
 use crate::engine::StockState;
 use crate::engine::batch::Batch;
 use crate::events::{Checks, DirRecords, EventDir, Position};
-use crate::log::{Records, SegmentStart, Storage, View, segment_starts};
+use crate::log::{self, Records, SegmentStart, Storage, View, segment_starts};
 use crate::protocol::event::RecordHeader;
 use crate::replication::{Checkpoint, batch_of, load_checkpoint, peek_checkpoint};
 use crate::world::UnixMicros;
@@ -225,24 +227,40 @@ impl<'a> Backup<'a> {
         Ok(self.runs()?.into_iter().rev().find_map(|run| run.after(index)))
     }
 
-    pub(super) fn read_run(&self, run: &Run, progress: Progress<'_>) -> Result<Records, Error> {
+    fn read_run(&self, run: &Run, progress: Progress<'_>) -> Result<Records, Error> {
+        let log = Records::read(&self.view_of(run)?, SHARD, &mut |at| {
+            progress("reading the log", at.bytes_done, at.bytes_total);
+        });
+        log.map_err(|error| self.of_log(&error))
+    }
+
+    /// The entries of some segments, in pieces without a hole.
+    pub(super) fn spans_of(
+        &self,
+        run: &Run,
+        progress: Progress<'_>,
+    ) -> Result<Vec<RangeInclusive<u64>>, Error> {
+        let spans = Records::spans(&self.view_of(run)?, SHARD, &mut |at| {
+            progress("looking for holes in the log", at.bytes_done, at.bytes_total);
+        });
+        spans.map_err(|error| self.of_log(&error))
+    }
+
+    fn view_of(&self, run: &Run) -> Result<View<'a>, Error> {
         let view = View::new(self.storage, |entry| {
             let is_of_it = run.0.iter().any(|segment| segment.name == entry.name);
             is_of_it.then(|| entry.name.clone())
         });
-        let view = view.map_err(Error::io(self.storage.path("")))?;
-        let log = Records::read(&view, SHARD, &mut |at| {
-            progress("reading the log", at.bytes_done, at.bytes_total);
-        });
-        log.map_err(|error| Error::damaged(self.storage.path("segment-*.log"), error.to_string()))
+        view.map_err(Error::io(self.storage.path("")))
+    }
+
+    fn of_log(&self, error: &log::Error) -> Error {
+        Error::damaged(self.storage.path("segment-*.log"), error.to_string())
     }
 
     /// The segments of the log, in pieces without a hole in their numbers.
     pub(super) fn runs(&self) -> Result<Vec<Run>, Error> {
-        let starts = segment_starts(self.storage, SHARD);
-        let starts = starts.map_err(|error| {
-            Error::damaged(self.storage.path("segment-*.log"), error.to_string())
-        })?;
+        let starts = segment_starts(self.storage, SHARD).map_err(|error| self.of_log(&error))?;
         let mut runs: Vec<Run> = Vec::new();
         for start in starts {
             if !self.manifest.files.contains_key(&start.name) {
