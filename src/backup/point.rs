@@ -59,6 +59,11 @@ impl Reached {
 }
 
 impl<'a> Backup<'a> {
+    /// A backup with this manifest, whether it is written or not.
+    pub(super) fn new(storage: &'a dyn Storage, manifest: Manifest) -> Self {
+        Self { storage, manifest }
+    }
+
     /// Opens the backup in a directory.
     ///
     /// # Errors
@@ -68,7 +73,7 @@ impl<'a> Backup<'a> {
         match Manifest::read(storage)? {
             None => Err(Error::NoBackup { file }),
             Some(manifest) if !manifest.is_finished() => Err(Error::Unfinished { file }),
-            Some(manifest) => Ok(Self { storage, manifest }),
+            Some(manifest) => Ok(Self::new(storage, manifest)),
         }
     }
 
@@ -177,9 +182,7 @@ impl<'a> Backup<'a> {
                 return Ok((checkpoint, log.unwrap_or_default()));
             }
         }
-        let log = self
-            .log_after(0, progress)?
-            .filter(|log| log.all().first_key_value().is_some_and(|(first, _)| *first <= 1));
+        let log = self.log_after(0, progress)?.filter(has_first_entry);
         let log = log.ok_or_else(|| self.too_early())?;
         Ok((empty(engine), log))
     }
@@ -225,6 +228,36 @@ impl<'a> Backup<'a> {
     /// The segments that have the entry after `index`, or should have it, and what goes on from them.
     fn run_after(&self, index: u64) -> Result<Option<Run>, Error> {
         Ok(self.runs()?.into_iter().rev().find_map(|run| run.after(index)))
+    }
+
+    /// The segment with which a restore from the oldest snapshot begins; `None`: there is no snapshot that can be read.
+    pub(super) fn first_needed_segment(&self) -> Result<Option<String>, Error> {
+        let Some(Ok((index, _))) = self.snapshots().next().map(|name| self.peek(name)) else {
+            return Ok(None);
+        };
+        Ok(self.run_after(index)?.map(|run| run.names().0.to_owned()))
+    }
+
+    /// Segments of which nothing can be restored any more: those before the one that the oldest snapshot needs, unless
+    /// they go on from the first entry. What cannot be read is no reason to remove anything.
+    pub(super) fn unneeded_segments(&self) -> Result<Vec<String>, Error> {
+        let Some(needed) = self.first_needed_segment()? else { return Ok(Vec::new()) };
+        let mut unneeded = Vec::new();
+        for mut run in self.runs()? {
+            run.0.retain(|segment| segment.name < needed);
+            let is_of_use = |first| self.begins_a_restore(first).unwrap_or(true);
+            if run.0.first().is_some_and(|first| !is_of_use(first)) {
+                unneeded.extend(run.0.into_iter().map(|segment| segment.name));
+            }
+        }
+        Ok(unneeded)
+    }
+
+    /// The segment has the first entry of all, so that no snapshot is needed.
+    fn begins_a_restore(&self, segment: &SegmentStart) -> Result<bool, Error> {
+        // A log that was given a snapshot, or goes on from one, begins with a later entry.
+        let run = Run(vec![segment.clone()]);
+        Ok(segment.last.is_none() && has_first_entry(&self.read_run(&run, &mut |_, _, _| ())?))
     }
 
     fn read_run(&self, run: &Run, progress: Progress<'_>) -> Result<Records, Error> {
@@ -273,6 +306,10 @@ impl<'a> Backup<'a> {
         }
         Ok(runs)
     }
+}
+
+fn has_first_entry(log: &Records) -> bool {
+    log.all().first_key_value().is_some_and(|(first, _)| *first <= 1)
 }
 
 /// Segments that go on from each other.

@@ -1,8 +1,9 @@
 //! Bringing a backup up to date: what the node has and the directory has not.
 //!
 //! A file comes under the name `NAME.part`, is synced, and gets its name. The manifest follows when everything that the
-//! node has listed is there; the first run begins with one that names the node and no files. A segment that has grown is fetched from where it ended, and a little before: if that is not
-//! what is here, because a node has begun a segment of events anew, all of it is fetched.
+//! node has listed is there; the first run begins with one that names the node and no files. A segment that has grown is
+//! fetched from where it ended, and a little before: if that is not what is here, because a node has begun a segment of
+//! events anew, all of it is fetched.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -12,6 +13,7 @@ use std::time::Duration;
 use sha2::{Digest, Sha256};
 
 use super::manifest::{BackedUp, Manifest, sha256_of};
+use super::point::Backup;
 use super::{Error, MANIFEST, PIECE_BYTES, Progress};
 use crate::log::{DurableFile, File, Storage};
 use crate::protocol::BackupHead;
@@ -83,11 +85,12 @@ pub struct Updated {
     pub files: u64,
     /// Bytes that came.
     pub bytes: u64,
-    /// Snapshots that went.
+    /// Snapshots and segments that went.
     pub removed: u64,
 }
 
-/// Fetches what is missing. `snapshots`: so many of the newest stay, at least one.
+/// Fetches what is missing. `snapshots`: so many of the newest stay, at least one, and the log since the oldest of them;
+/// all of the log if it begins with the first entry.
 ///
 /// # Errors
 /// See [`Error`]. What was fetched is kept, and the same call goes on from there.
@@ -102,7 +105,9 @@ pub fn update(
         None => begin(storage, node)?,
     };
     remove_parts(storage)?;
-    let mut update = Update { storage, have: before.files.clone(), before, files: 0, bytes: 0 };
+    let needed = Backup::new(storage, before.clone()).first_needed_segment()?;
+    let have = before.files.clone();
+    let mut update = Update { storage, before, needed, have, files: 0, bytes: 0 };
     let mut attempt = 1;
     let head = loop {
         let listing = list(storage, node, &update.before)?;
@@ -113,9 +118,12 @@ pub fn update(
         }
     };
     let Update { mut have, files, bytes, .. } = update;
-    let superfluous = superfluous_snapshots(&have, snapshots);
+    let mut superfluous = superfluous_snapshots(&have, snapshots);
     have.retain(|name, _| !superfluous.contains(name));
-    let manifest = Manifest { head, files: have };
+    let mut manifest = Manifest { head, files: have };
+    let segments = Backup::new(storage, manifest.clone()).unneeded_segments()?;
+    manifest.files.retain(|name, _| !segments.contains(name));
+    superfluous.extend(segments);
     manifest.write(storage)?;
     for name in &superfluous {
         storage.remove(name).map_err(Error::io(storage.path(name)))?;
@@ -221,6 +229,8 @@ struct Update<'a> {
     storage: &'a dyn Storage,
     /// What is on disk.
     before: Manifest,
+    /// The first segment that the oldest snapshot on disk needs.
+    needed: Option<String>,
     /// What comes next.
     have: BTreeMap<String, BackedUp>,
     files: u64,
@@ -260,11 +270,18 @@ impl Update<'_> {
 
     fn is_missing(&self, file: &DurableFile) -> bool {
         match self.have.get(&file.name) {
-            None => true,
+            None => !self.is_too_old(&file.name),
             // A node that has just been started makes its last events again: what is here is as good.
             Some(have) if !file.is_sealed => have.bytes < file.bytes,
             Some(have) => !have.is_sealed || have.bytes != file.bytes,
         }
+    }
+
+    /// A segment of the log that was removed as of no use any more, though the node still has it.
+    fn is_too_old(&self, name: &str) -> bool {
+        // By name they are in the order of their numbers.
+        let is_before = |needed: &String| name < needed.as_str();
+        name.starts_with("segment-") && self.needed.as_ref().is_some_and(is_before)
     }
 
     /// A sealed file that a run before has fetched, whose manifest was not written any more.

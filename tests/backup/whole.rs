@@ -49,11 +49,6 @@ fn new_bytes(before: &FilesOf, after: &FilesOf) -> u64 {
     after.iter().map(of).sum()
 }
 
-fn fetched_bytes(said: &Said) -> u64 {
-    let (_, bytes) = said.line("fetched").split_once(", ").unwrap();
-    bytes.trim_end_matches(" bytes").replace(',', "").parse().unwrap()
-}
-
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn refusals_that_were_told_are_told_again() {
     let arguments = ["--sample-refusals", "1"];

@@ -35,6 +35,10 @@ segments that are here are never fetched twice, and a run that was cut off goes 
 newest snapshot, from which a later restore begins. A node keeps the log since its last snapshots for a week
 (`stockd serve --keep-log`): take a backup more often.
 
+What stays: the newest snapshots (--snapshots), and the log since the oldest of them, so that every moment since then can
+be restored; a log that begins with the first entry, from which every moment can be; and all events, for auditors. Take
+a backup into a new directory to begin anew, and keep or remove the old one as a whole.
+
 Examples:
   stockd backup /backup/shop
   stockd backup /backup/shop --node db2:7400 --rate 20000000
@@ -104,7 +108,7 @@ fn print(directory: &Path, updated: &Updated) {
     let Updated { manifest, files, bytes, removed } = updated;
     println!("fetched    {} files, {} bytes", count(*files), count(*bytes));
     if *removed > 0 {
-        println!("removed    {} snapshots: newer ones are here", count(*removed));
+        println!("removed    {} files that no restore needs any more", count(*removed));
     }
     print_reach(manifest);
     let all: u64 = manifest.files.values().map(|file| file.bytes).sum();
