@@ -149,7 +149,8 @@ fn begin(storage: &dyn Storage, node: &mut dyn Node) -> Result<Manifest, Error> 
 /// What a run before has left behind.
 fn remove_parts(storage: &dyn Storage) -> Result<(), Error> {
     let entries = storage.list().map_err(Error::io(storage.path("")))?;
-    for entry in entries.iter().filter(|entry| entry.name.ends_with(PART)) {
+    let is_part = |name: &str| name.strip_suffix(PART).is_some_and(is_safe);
+    for entry in entries.iter().filter(|entry| is_part(&entry.name)) {
         storage.remove(&entry.name).map_err(Error::io(storage.path(&entry.name)))?;
     }
     Ok(())
@@ -556,8 +557,10 @@ mod tests {
         assert_eq!(names, ["segment-1.log", "snapshot-2"]);
         let parts = storage.list().unwrap().into_iter().filter(|entry| entry.name.ends_with(PART));
         assert_eq!(parts.count(), 1, "it is removed by the next run");
+        storage.create("a-film.part").unwrap();
         node.update(&storage, 10).unwrap();
-        assert!(storage.list().unwrap().iter().all(|entry| !entry.name.ends_with(PART)));
+        let parts = storage.list().unwrap().into_iter().filter(|entry| entry.name.ends_with(PART));
+        assert_eq!(parts.map(|entry| entry.name).collect::<Vec<_>>(), ["a-film.part"]);
     }
 
     #[test]
