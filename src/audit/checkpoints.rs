@@ -28,8 +28,7 @@
 use std::collections::VecDeque;
 use std::fmt;
 
-use super::report::grouped;
-use super::walk::hex;
+use super::report::{grouped, hex};
 use crate::events::Position;
 use crate::protocol::event::{
     Anchor, Checkpoint, Counts, Event, EventBody, EventKind, RecordHeader, Totals,

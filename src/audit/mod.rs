@@ -46,7 +46,7 @@ pub use checkpoints::Checked;
 pub use counters::{Difference, compare};
 pub use findings::{FINDINGS_MAX, Finding, Findings};
 pub use replay::{Replay, empty};
-pub use report::{Report, grouped};
+pub use report::{Report, grouped, hex};
 pub use source::{Source, load};
 
 use crate::engine::EngineConfig;

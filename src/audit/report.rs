@@ -59,7 +59,7 @@ impl Report {
                 self.first,
                 end.next.saturating_sub(1),
                 counted(self.segments, "segment"),
-                end.chain[..4].iter().map(|byte| format!("{byte:02x}")).collect::<String>(),
+                hex(&end.chain[..4]),
                 self.checkpoints.verdict(),
             ),
             _ => "no events".to_owned(),
@@ -94,6 +94,11 @@ pub fn grouped(number: i128) -> String {
         out.push(digit);
     }
     out
+}
+
+/// A chain or a digest as people compare it by eye: two digits for each byte.
+pub fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 #[cfg(test)]

@@ -4,6 +4,7 @@ use super::checkpoints::difference;
 use super::counters::compare;
 use super::derived::Derived;
 use super::findings::{Finding, Findings};
+use super::report::hex;
 use super::sums::Sums;
 use super::{Progress, SHARD};
 use crate::events::{Checks, EventDir, Position};
@@ -276,9 +277,4 @@ impl<'a> Place<'a> {
             progress("reading the events", done, self.bytes);
         }
     }
-}
-
-/// All of it: this is what somebody compares by eye.
-pub(super) fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }

@@ -14,6 +14,13 @@ pub enum Error {
         /// What is wrong.
         what: &'static str,
     },
+    /// The node has not applied what it once had, and was waited for.
+    Behind {
+        /// The last log entry that it has applied.
+        is: u64,
+        /// The one that the backup reaches.
+        was: u64,
+    },
     /// A file of the backup is not what it was, or does not fit the others.
     Damaged(Finding),
     /// The node has said something that cannot be.
@@ -55,6 +62,11 @@ pub enum Error {
         /// Whose backup it is, and who was asked.
         what: String,
     },
+    /// No run has ended yet, so there is nothing to restore.
+    Unfinished {
+        /// The manifest's path.
+        file: String,
+    },
     /// The target is before the beginning of the backup, or behind its end.
     Unreachable {
         /// Why.
@@ -81,6 +93,12 @@ impl fmt::Display for Error {
                 f,
                 "{file}: {what}; take the backup anew, into another directory, and keep this one for who finds out why"
             ),
+            Self::Behind { is, was } => write!(
+                f,
+                "the node is at entry {is}, and the backup reaches entry {was}: a node that was started again gets there \
+                 when it has a leader and has applied its log, so try later; one that stays behind has lost what was on \
+                 its disk, and needs a backup in another directory"
+            ),
             Self::Damaged(finding) => write!(
                 f,
                 "{finding}; another copy of the file may be whole, and `stockd backup --verify` looks at all files"
@@ -93,10 +111,13 @@ impl fmt::Display for Error {
             ),
             Self::Io { file, source } => write!(f, "{file}: {source}"),
             Self::NoBackup { file } => {
-                write!(f, "{file} is not there: this is no backup, or its first run did not end")
+                write!(f, "{file} is not there: this is no backup")
             }
             Self::Node { message } => f.write_str(message),
             Self::Other { file, what } => write!(f, "{file}: {what}; take another directory"),
+            Self::Unfinished { file } => {
+                write!(f, "{file}: this backup was never finished: run `stockd backup` again")
+            }
             Self::Unreachable { what } => f.write_str(what),
         }
     }

@@ -14,14 +14,16 @@
 //! crc 8f0317ab                                    crc32 of all lines before
 //! ```
 //!
-//! It is written last, so that what it names is on disk.
+//! It is written last, so that what it names is on disk. Only a first run begins with one, too, so that no other node
+//! goes on with it: with no files, and `index 0`, which no node with an entry is at.
 
 use std::collections::BTreeMap;
 use std::fmt::Write;
 
 use sha2::{Digest, Sha256};
 
-use super::{Error, PIECE_BYTES, Progress, hex};
+use super::{Error, PIECE_BYTES, Progress};
+use crate::audit::hex;
 use crate::engine::EngineConfig;
 use crate::log::Storage;
 use crate::protocol::BackupHead;
@@ -40,6 +42,24 @@ pub struct BackedUp {
     pub is_sealed: bool,
     /// SHA-256 of its bytes.
     pub sha256: [u8; 32],
+}
+
+impl BackedUp {
+    /// Of a file of which nothing counts, whatever is in it.
+    pub(super) fn nothing() -> Self {
+        Self { bytes: 0, is_sealed: false, sha256: Sha256::digest([]).into() }
+    }
+
+    /// Compares it with the SHA-256 of as many bytes of a file.
+    ///
+    /// # Errors
+    /// It is another one.
+    pub(super) fn compare(&self, found: [u8; 32], path: String) -> Result<(), Error> {
+        match found == self.sha256 {
+            true => Ok(()),
+            false => Err(Error::damaged(path, "its SHA-256 is not that of the manifest")),
+        }
+    }
 }
 
 /// See the module.
@@ -70,6 +90,11 @@ impl Manifest {
     pub fn write(&self, storage: &dyn Storage) -> Result<(), Error> {
         let written = storage.replace_small(MANIFEST, self.encode().as_bytes());
         written.map_err(Error::io(storage.path(MANIFEST)))
+    }
+
+    /// A run has ended: there is something to restore.
+    pub const fn is_finished(&self) -> bool {
+        self.head.index > 0
     }
 
     /// The rules under which everything was decided.
@@ -208,12 +233,7 @@ impl Manifest {
             done += more;
             progress("checking", done, total);
         });
-        match found.map_err(Error::io(storage.path(name)))? == wanted.sha256 {
-            true => Ok(()),
-            false => {
-                Err(Error::damaged(storage.path(name), "its SHA-256 is not that of the manifest"))
-            }
-        }
+        wanted.compare(found.map_err(Error::io(storage.path(name)))?, storage.path(name))
     }
 }
 

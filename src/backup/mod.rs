@@ -16,7 +16,8 @@
 //!
 //! Invariants:
 //! - A file gets its name when all of it is on disk, and the manifest names it after that. A backup that was cut off is
-//!   the one before, and goes on where it was.
+//!   the one before, and goes on where it was. A file that a node has begun anew is the exception: the manifest counts
+//!   nothing of it from the moment on that the new one takes the place of the old one.
 //! - What is sealed is never fetched twice.
 //! - What is restored was derived again: the log's events are the bytes of the backup's events, whose chain is that of
 //!   the manifest.
@@ -37,7 +38,7 @@ pub use manifest::{BackedUp, MANIFEST, Manifest};
 pub use point::{Backup, Reached, Target};
 pub use restore::{Restored, restore};
 pub use update::{Listing, Node, NodeError, Updated, update};
-pub use verify::{Span, Verdict, verify};
+pub use verify::{Verdict, verify};
 
 use crate::protocol::ShardId;
 
@@ -49,8 +50,3 @@ const PIECE_BYTES: u64 = 1 << 20;
 
 /// Told what is done, how many bytes of it, and of how many.
 pub type Progress<'a> = &'a mut dyn FnMut(&str, u64, u64);
-
-/// As people compare them.
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
-}

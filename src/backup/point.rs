@@ -5,13 +5,15 @@
 //! of events that the log makes is compared with the backup's, byte by byte, and the chain over them is what the
 //! result has.
 
+use std::ops::RangeInclusive;
+
 use super::manifest::Manifest;
 use super::{Error, MANIFEST, Progress, SHARD};
 use crate::audit::{Finding, Replay, empty};
 use crate::engine::StockState;
 use crate::engine::batch::Batch;
 use crate::events::{Checks, DirRecords, EventDir, Position};
-use crate::log::{Records, SegmentStart, Storage, View, segment_starts};
+use crate::log::{self, Records, SegmentStart, Storage, View, segment_starts};
 use crate::protocol::event::RecordHeader;
 use crate::replication::{Checkpoint, batch_of, load_checkpoint, peek_checkpoint};
 use crate::world::UnixMicros;
@@ -57,14 +59,22 @@ impl Reached {
 }
 
 impl<'a> Backup<'a> {
+    /// A backup with this manifest, whether it is written or not.
+    pub(super) fn new(storage: &'a dyn Storage, manifest: Manifest) -> Self {
+        Self { storage, manifest }
+    }
+
     /// Opens the backup in a directory.
     ///
     /// # Errors
-    /// There is none, or its manifest is damaged.
+    /// There is none, it was never finished, or its manifest is damaged.
     pub fn open(storage: &'a dyn Storage) -> Result<Self, Error> {
         let file = storage.path(MANIFEST);
-        let manifest = Manifest::read(storage)?.ok_or(Error::NoBackup { file })?;
-        Ok(Self { storage, manifest })
+        match Manifest::read(storage)? {
+            None => Err(Error::NoBackup { file }),
+            Some(manifest) if !manifest.is_finished() => Err(Error::Unfinished { file }),
+            Some(manifest) => Ok(Self::new(storage, manifest)),
+        }
     }
 
     /// What it says of itself.
@@ -159,33 +169,40 @@ impl<'a> Backup<'a> {
     /// The newest snapshot that is not past the goal, and the log that goes on from it.
     fn source(&self, goal: &Goal, progress: Progress<'_>) -> Result<(Checkpoint, Records), Error> {
         let engine = self.manifest.engine();
-        let of_snapshot = |error: crate::replication::Error| {
-            Error::damaged(self.storage.path("snapshot-*"), error.to_string())
-        };
-        let snapshots = self.manifest.files.keys().filter(|name| name.starts_with("snapshot-"));
-        for name in snapshots.rev() {
-            let (index, position) = peek_checkpoint(self.storage, name).map_err(of_snapshot)?;
+        for name in self.snapshots().rev() {
+            let (index, position) = self.peek(name)?;
             if goal.is_past(index, position.next) {
                 continue;
             }
             let told = &mut |done, total| progress("loading the snapshot", done, total);
-            let checkpoint =
-                load_checkpoint(self.storage, name, &engine, told).map_err(of_snapshot)?;
+            let checkpoint = load_checkpoint(self.storage, name, &engine, told)
+                .map_err(|error| self.of_snapshot(&error))?;
             if checkpoint.stock.now().0 <= goal.now_max {
                 let log = self.log_after(index, progress)?;
                 return Ok((checkpoint, log.unwrap_or_default()));
             }
         }
-        let log = self
-            .log_after(0, progress)?
-            .filter(|log| log.all().first_key_value().is_some_and(|(first, _)| *first <= 1));
+        let log = self.log_after(0, progress)?.filter(has_first_entry);
         let log = log.ok_or_else(|| self.too_early())?;
         Ok((empty(engine), log))
     }
 
+    /// The oldest first: by name they are in the order of their entries.
+    fn snapshots(&self) -> impl DoubleEndedIterator<Item = &String> {
+        self.manifest.files.keys().filter(|name| name.starts_with("snapshot-"))
+    }
+
+    /// The last entry in a snapshot, and its place among the events.
+    fn peek(&self, name: &str) -> Result<(u64, Position), Error> {
+        peek_checkpoint(self.storage, name).map_err(|error| self.of_snapshot(&error))
+    }
+
+    fn of_snapshot(&self, error: &crate::replication::Error) -> Error {
+        Error::damaged(self.storage.path("snapshot-*"), error.to_string())
+    }
+
     fn too_early(&self) -> Error {
-        let oldest = self.manifest.files.keys().find(|name| name.starts_with("snapshot-"));
-        let oldest = oldest.and_then(|name| peek_checkpoint(self.storage, name).ok());
+        let oldest = self.snapshots().next().and_then(|name| self.peek(name).ok());
         let what = match oldest {
             Some((index, position)) => format!(
                 "that is before the beginning of the backup: its oldest snapshot is of entry {index}, after event {}",
@@ -196,32 +213,87 @@ impl<'a> Backup<'a> {
         Error::Unreachable { what }
     }
 
-    /// The segments without a hole in their numbers that have the entry after `index`, or should have it.
+    /// The entries after `index`, and a few before, as far as segments go on without a hole. `None`: they begin later.
     fn log_after(&self, index: u64, progress: Progress<'_>) -> Result<Option<Records>, Error> {
-        let Some(run) = self.runs()?.into_iter().rev().find(|run| run.first() <= index + 1) else {
-            return Ok(None);
-        };
-        self.read_run(&run, progress).map(Some)
+        let run = self.run_after(index)?;
+        run.map(|run| self.read_run(&run, progress)).transpose()
     }
 
-    pub(super) fn read_run(&self, run: &Run, progress: Progress<'_>) -> Result<Records, Error> {
+    /// The segments that go on from the newest snapshot, or from nothing.
+    pub(super) fn newest_run(&self) -> Result<Option<Run>, Error> {
+        let newest = self.snapshots().next_back().map(|name| self.peek(name)).transpose()?;
+        self.run_after(newest.map_or(0, |(index, _)| index))
+    }
+
+    /// The segments that have the entry after `index`, or should have it, and what goes on from them.
+    fn run_after(&self, index: u64) -> Result<Option<Run>, Error> {
+        Ok(self.runs()?.into_iter().rev().find_map(|run| run.after(index)))
+    }
+
+    /// The segment with which a restore from the oldest snapshot begins; `None`: there is no snapshot that can be read.
+    pub(super) fn first_needed_segment(&self) -> Result<Option<String>, Error> {
+        let Some(Ok((index, _))) = self.snapshots().next().map(|name| self.peek(name)) else {
+            return Ok(None);
+        };
+        Ok(self.run_after(index)?.map(|run| run.names().0.to_owned()))
+    }
+
+    /// Segments of which nothing can be restored any more: those before the one that the oldest snapshot needs, unless
+    /// they go on from the first entry. What cannot be read is no reason to remove anything.
+    pub(super) fn unneeded_segments(&self) -> Result<Vec<String>, Error> {
+        let Some(needed) = self.first_needed_segment()? else { return Ok(Vec::new()) };
+        let mut unneeded = Vec::new();
+        for mut run in self.runs()? {
+            run.0.retain(|segment| segment.name < needed);
+            let is_of_use = |first| self.begins_a_restore(first).unwrap_or(true);
+            if run.0.first().is_some_and(|first| !is_of_use(first)) {
+                unneeded.extend(run.0.into_iter().map(|segment| segment.name));
+            }
+        }
+        Ok(unneeded)
+    }
+
+    /// The segment has the first entry of all, so that no snapshot is needed.
+    fn begins_a_restore(&self, segment: &SegmentStart) -> Result<bool, Error> {
+        // A log that was given a snapshot, or goes on from one, begins with a later entry.
+        let run = Run(vec![segment.clone()]);
+        Ok(segment.last.is_none() && has_first_entry(&self.read_run(&run, &mut |_, _, _| ())?))
+    }
+
+    fn read_run(&self, run: &Run, progress: Progress<'_>) -> Result<Records, Error> {
+        let log = Records::read(&self.view_of(run)?, SHARD, &mut |at| {
+            progress("reading the log", at.bytes_done, at.bytes_total);
+        });
+        log.map_err(|error| self.of_log(&error))
+    }
+
+    /// The entries of some segments, in pieces without a hole.
+    pub(super) fn spans_of(
+        &self,
+        run: &Run,
+        progress: Progress<'_>,
+    ) -> Result<Vec<RangeInclusive<u64>>, Error> {
+        let spans = Records::spans(&self.view_of(run)?, SHARD, &mut |at| {
+            progress("looking for holes in the log", at.bytes_done, at.bytes_total);
+        });
+        spans.map_err(|error| self.of_log(&error))
+    }
+
+    fn view_of(&self, run: &Run) -> Result<View<'a>, Error> {
         let view = View::new(self.storage, |entry| {
             let is_of_it = run.0.iter().any(|segment| segment.name == entry.name);
             is_of_it.then(|| entry.name.clone())
         });
-        let view = view.map_err(Error::io(self.storage.path("")))?;
-        let log = Records::read(&view, SHARD, &mut |at| {
-            progress("reading the log", at.bytes_done, at.bytes_total);
-        });
-        log.map_err(|error| Error::damaged(self.storage.path("segment-*.log"), error.to_string()))
+        view.map_err(Error::io(self.storage.path("")))
+    }
+
+    fn of_log(&self, error: &log::Error) -> Error {
+        Error::damaged(self.storage.path("segment-*.log"), error.to_string())
     }
 
     /// The segments of the log, in pieces without a hole in their numbers.
     pub(super) fn runs(&self) -> Result<Vec<Run>, Error> {
-        let starts = segment_starts(self.storage, SHARD);
-        let starts = starts.map_err(|error| {
-            Error::damaged(self.storage.path("segment-*.log"), error.to_string())
-        })?;
+        let starts = segment_starts(self.storage, SHARD).map_err(|error| self.of_log(&error))?;
         let mut runs: Vec<Run> = Vec::new();
         for start in starts {
             if !self.manifest.files.contains_key(&start.name) {
@@ -236,13 +308,21 @@ impl<'a> Backup<'a> {
     }
 }
 
+fn has_first_entry(log: &Records) -> bool {
+    log.all().first_key_value().is_some_and(|(first, _)| *first <= 1)
+}
+
 /// Segments that go on from each other.
 pub(super) struct Run(Vec<SegmentStart>);
 
 impl Run {
-    /// No entry before this one is in it, unless it was replaced later.
-    fn first(&self) -> u64 {
-        self.0[0].last.map_or(0, |last| last.index + 1)
+    /// From the last segment on before which there is no later entry than `index`: whatever was later when it began had
+    /// been truncated. `None`: there are later ones before each.
+    fn after(mut self, index: u64) -> Option<Self> {
+        let ends_before = |start: &SegmentStart| start.last.is_none_or(|last| last.index <= index);
+        let at = self.0.iter().rposition(ends_before)?;
+        self.0.drain(..at);
+        Some(self)
     }
 
     pub(super) fn names(&self) -> (&str, &str) {

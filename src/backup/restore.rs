@@ -2,8 +2,12 @@
 
 use std::io;
 
+use sha2::{Digest, Sha256};
+
+use super::manifest::BackedUp;
 use super::point::{Backup, Reached};
-use super::{Error, PIECE_BYTES, Progress, SHARD, hex};
+use super::{Error, PIECE_BYTES, Progress, SHARD};
+use crate::audit::hex;
 use crate::events::{self, first_of};
 use crate::log::Storage;
 use crate::replication::{Founder, found};
@@ -25,7 +29,7 @@ pub struct Restored {
 ///
 /// # Errors
 /// What the operating system says; then all that was put there is removed again. The events are not those that lead to
-/// the state.
+/// the state, or not those that were fetched.
 pub fn restore(
     backup: &Backup<'_>,
     mut reached: Reached,
@@ -69,11 +73,11 @@ fn copy_events(
 ) -> Result<(), Error> {
     let files = backup.manifest().files.iter();
     let is_before = |name: &str| first_of(name).is_some_and(|first| first < next);
-    let wanted: Vec<_> = files.filter(|(name, _)| is_before(name)).collect();
+    let wanted: Vec<_> = files.filter(|(name, file)| is_before(name) && file.bytes > 0).collect();
     let total = wanted.iter().map(|(_, file)| file.bytes).sum();
     let mut done = 0;
     for (name, file) in wanted {
-        copy(backup.storage(), to, name, file.bytes, &mut |more| {
+        copy(backup.storage(), to, (name, file), &mut |more| {
             done += more;
             progress("copying the events", done, total);
         })?;
@@ -81,23 +85,26 @@ fn copy_events(
     Ok(())
 }
 
+/// Copies a file of the backup, if it is what was fetched: most of it lies before the snapshot, where no log says what
+/// it should be.
 fn copy(
     from: &dyn Storage,
     to: &dyn Storage,
-    name: &str,
-    bytes: u64,
+    (name, wanted): (&str, &BackedUp),
     told: &mut dyn FnMut(u64),
 ) -> Result<(), Error> {
     let source = from.open(name).map_err(Error::io(from.path(name)))?;
     let target = to.create(name).map_err(Error::io(to.path(name)))?;
-    let (mut at, mut piece) = (0, Vec::new());
-    while at < bytes {
-        piece.resize((bytes - at).min(PIECE_BYTES) as usize, 0);
+    let (mut hash, mut at, mut piece) = (Sha256::new(), 0, Vec::new());
+    while at < wanted.bytes {
+        piece.resize((wanted.bytes - at).min(PIECE_BYTES) as usize, 0);
         source.read_at(at, &mut piece).map_err(Error::io(from.path(name)))?;
+        hash.update(&piece);
         target.write_at(at, &piece).map_err(Error::io(to.path(name)))?;
         at += piece.len() as u64;
         told(piece.len() as u64);
     }
+    wanted.compare(hash.finalize().into(), from.path(name))?;
     target.sync_data().map_err(Error::io(to.path(name)))
 }
 
@@ -106,4 +113,32 @@ fn clear(to: &dyn Storage) -> io::Result<()> {
         to.remove(&entry.name)?;
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::log::SimStorage;
+
+    #[test]
+    fn what_has_rotted_is_not_copied() {
+        let (from, to) = (SimStorage::new(), SimStorage::new());
+        let (name, mut bytes) = ("events-1", [7; 900]);
+        let sha256 = Sha256::digest(&bytes[..800]).into();
+        let wanted = BackedUp { bytes: 800, is_sealed: false, sha256 };
+        let copied = |bytes: &[u8]| {
+            from.replace_small(name, bytes).unwrap();
+            copy(&from, &to, (name, &wanted), &mut |_| ())
+        };
+        // What a run that was cut off has added does not count.
+        bytes[800] = 1;
+        copied(&bytes).unwrap();
+        assert_eq!(to.read_small(name).unwrap().unwrap(), bytes[..800]);
+        for at in [0, 799] {
+            let mut rotten = bytes;
+            rotten[at] ^= 1;
+            let refused = copied(&rotten).unwrap_err().to_string();
+            assert!(refused.contains("its SHA-256 is not that of the manifest"), "{at}: {refused}");
+        }
+    }
 }

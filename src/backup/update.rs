@@ -1,22 +1,28 @@
 //! Bringing a backup up to date: what the node has and the directory has not.
 //!
 //! A file comes under the name `NAME.part`, is synced, and gets its name. The manifest follows when everything that the
-//! node has listed is there. A segment that has grown is fetched from where it ended, and a little before: if that is not
-//! what is here, because a node has begun a segment of events anew, all of it is fetched.
+//! node has listed is there; the first run begins with one that names the node and no files. A segment that has grown is
+//! fetched from where it ended, and a little before: if that is not what is here, because a node has begun a segment of
+//! events anew, all of it is fetched.
 
 use std::collections::BTreeMap;
 use std::io;
 use std::ops::Range;
+use std::time::Duration;
 
 use sha2::{Digest, Sha256};
 
 use super::manifest::{BackedUp, Manifest, sha256_of};
+use super::point::Backup;
 use super::{Error, MANIFEST, PIECE_BYTES, Progress};
 use crate::log::{DurableFile, File, Storage};
 use crate::protocol::BackupHead;
 
 /// A file may go between the list and its turn; then the list is asked for again.
 const ATTEMPTS: u32 = 8;
+/// A node that has not applied all of its log yet is asked again after this, for a minute.
+const PAUSE: Duration = Duration::from_millis(500);
+const PAUSES_MAX: u32 = 120;
 /// What a file is called that is not whole.
 const PART: &str = ".part";
 /// So much before its end is compared when a file has grown.
@@ -55,6 +61,9 @@ pub trait Node {
     /// See [`NodeError`].
     fn list(&mut self) -> Result<Listing, NodeError>;
 
+    /// Lets so much time pass: the node may have more to list then.
+    fn pause(&mut self, pause: Duration);
+
     /// Gives bytes of a file to `sink`, in order.
     ///
     /// # Errors
@@ -76,11 +85,12 @@ pub struct Updated {
     pub files: u64,
     /// Bytes that came.
     pub bytes: u64,
-    /// Snapshots that went.
+    /// Snapshots and segments that went.
     pub removed: u64,
 }
 
-/// Fetches what is missing. `snapshots`: so many of the newest stay, at least one.
+/// Fetches what is missing. `snapshots`: so many of the newest stay, at least one, and the log since the oldest of them;
+/// all of the log if it begins with the first entry.
 ///
 /// # Errors
 /// See [`Error`]. What was fetched is kept, and the same call goes on from there.
@@ -90,14 +100,17 @@ pub fn update(
     snapshots: usize,
     progress: Progress<'_>,
 ) -> Result<Updated, Error> {
-    let before = Manifest::read(storage)?;
-    let have = before.as_ref().map(|before| before.files.clone()).unwrap_or_default();
+    let before = match Manifest::read(storage)? {
+        Some(before) => before,
+        None => begin(storage, node)?,
+    };
     remove_parts(storage)?;
-    let mut update = Update { storage, have, files: 0, bytes: 0 };
+    let needed = Backup::new(storage, before.clone()).first_needed_segment()?;
+    let have = before.files.clone();
+    let mut update = Update { storage, before, needed, have, files: 0, bytes: 0 };
     let mut attempt = 1;
     let head = loop {
-        let listing = node.list().map_err(|error| told(error, MANIFEST, storage))?;
-        check(storage, before.as_ref(), &listing)?;
+        let listing = list(storage, node, &update.before)?;
         match update.fetch_all(node, &listing, progress)? {
             None => break listing.head,
             Some(name) if attempt == ATTEMPTS => return Err(Error::Gone { name }),
@@ -105,9 +118,12 @@ pub fn update(
         }
     };
     let Update { mut have, files, bytes, .. } = update;
-    let superfluous = superfluous_snapshots(&have, snapshots);
+    let mut superfluous = superfluous_snapshots(&have, snapshots);
     have.retain(|name, _| !superfluous.contains(name));
-    let manifest = Manifest { head, files: have };
+    let mut manifest = Manifest { head, files: have };
+    let segments = Backup::new(storage, manifest.clone()).unneeded_segments()?;
+    manifest.files.retain(|name, _| !segments.contains(name));
+    superfluous.extend(segments);
     manifest.write(storage)?;
     for name in &superfluous {
         storage.remove(name).map_err(Error::io(storage.path(name)))?;
@@ -115,23 +131,57 @@ pub fn update(
     Ok(Updated { manifest, files, bytes, removed: superfluous.len() as u64 })
 }
 
+/// Notes whose backup this will be before anything comes, so that a first run that is cut off is gone on with by the
+/// same node alone.
+fn begin(storage: &dyn Storage, node: &mut dyn Node) -> Result<Manifest, Error> {
+    let entries = storage.list().map_err(Error::io(storage.path("")))?;
+    if let Some(entry) = entries.iter().find(|entry| is_safe(&entry.name)) {
+        let what = format!("it is here, and no {MANIFEST} says of which node it is");
+        return Err(Error::Other { file: storage.path(&entry.name), what });
+    }
+    let head = node.list().map_err(|error| told(error, MANIFEST, storage))?.head;
+    let head = BackupHead { index: 0, now_us: 0, next_event: 0, chain: [0; 32], ..head };
+    let manifest = Manifest { head, files: BTreeMap::new() };
+    manifest.write(storage)?;
+    Ok(manifest)
+}
+
 /// What a run before has left behind.
 fn remove_parts(storage: &dyn Storage) -> Result<(), Error> {
     let entries = storage.list().map_err(Error::io(storage.path("")))?;
-    for entry in entries.iter().filter(|entry| entry.name.ends_with(PART)) {
+    let is_part = |name: &str| name.strip_suffix(PART).is_some_and(is_safe);
+    for entry in entries.iter().filter(|entry| is_part(&entry.name)) {
         storage.remove(&entry.name).map_err(Error::io(storage.path(&entry.name)))?;
     }
     Ok(())
 }
 
+/// What the node has, as soon as it is where it has been: one that was started again knows of a part of its log alone
+/// that it is committed, until it has a leader.
+fn list(storage: &dyn Storage, node: &mut dyn Node, before: &Manifest) -> Result<Listing, Error> {
+    let mut pauses = 0;
+    loop {
+        let listing = node.list().map_err(|error| told(error, MANIFEST, storage))?;
+        check(storage, before, &listing)?;
+        let (is, was) = (listing.head.index, before.head.index);
+        if is >= was {
+            return Ok(listing);
+        }
+        if pauses == PAUSES_MAX {
+            return Err(Error::Behind { is, was });
+        }
+        node.pause(PAUSE);
+        pauses += 1;
+    }
+}
+
 /// The listing is of the node whose backup this is, and names files alone.
-fn check(storage: &dyn Storage, before: Option<&Manifest>, listing: &Listing) -> Result<(), Error> {
-    let (file, is) = (storage.path(MANIFEST), listing.head);
+fn check(storage: &dyn Storage, before: &Manifest, listing: &Listing) -> Result<(), Error> {
+    let (file, was, is) = (storage.path(MANIFEST), before.head, listing.head);
     let other = |what| Err(Error::Other { file, what });
     if let Some(name) = listing.files.iter().map(|file| &file.name).find(|name| !is_safe(name)) {
         return Err(Error::Fault { what: format!("{name:?} is no name of a file") });
     }
-    let Some(was) = before.map(|before| before.head) else { return Ok(()) };
     if was.cluster_id != is.cluster_id {
         return other(format!(
             "this is a backup of cluster {:016x}, and the node belongs to {:016x}",
@@ -149,10 +199,6 @@ fn check(storage: &dyn Storage, before: Option<&Manifest>, listing: &Listing) ->
             "node {} has lost its disk since, and begun another log",
             is.node_id
         ));
-    }
-    if was.index > is.index {
-        let what = format!("the node is at entry {}, and has been at {}", is.index, was.index);
-        return Err(Error::Fault { what });
     }
     Ok(())
 }
@@ -182,6 +228,11 @@ fn told(error: NodeError, name: &str, storage: &dyn Storage) -> Error {
 
 struct Update<'a> {
     storage: &'a dyn Storage,
+    /// What is on disk.
+    before: Manifest,
+    /// The first segment that the oldest snapshot on disk needs.
+    needed: Option<String>,
+    /// What comes next.
     have: BTreeMap<String, BackedUp>,
     files: u64,
     bytes: u64,
@@ -207,7 +258,10 @@ impl Update<'_> {
                 progress("fetching", done + bytes, total);
             });
             match fetched {
-                Ok(()) => done += file.bytes,
+                Ok(part) => {
+                    self.publish(file, &part)?;
+                    done += file.bytes;
+                }
                 Err(NodeError::Gone) => return Ok(Some(file.name.clone())),
                 Err(error) => return Err(told(error, &file.name, self.storage)),
             }
@@ -217,11 +271,18 @@ impl Update<'_> {
 
     fn is_missing(&self, file: &DurableFile) -> bool {
         match self.have.get(&file.name) {
-            None => true,
+            None => !self.is_too_old(&file.name),
             // A node that has just been started makes its last events again: what is here is as good.
             Some(have) if !file.is_sealed => have.bytes < file.bytes,
             Some(have) => !have.is_sealed || have.bytes != file.bytes,
         }
+    }
+
+    /// A segment of the log that was removed as of no use any more, though the node still has it.
+    fn is_too_old(&self, name: &str) -> bool {
+        // By name they are in the order of their numbers.
+        let is_before = |needed: &String| name < needed.as_str();
+        name.starts_with("segment-") && self.needed.as_ref().is_some_and(is_before)
     }
 
     /// A sealed file that a run before has fetched, whose manifest was not written any more.
@@ -251,9 +312,9 @@ impl Update<'_> {
         node: &mut dyn Node,
         file: &DurableFile,
         told: &mut dyn FnMut(u64),
-    ) -> Result<(), NodeError> {
-        let part = format!("{}{PART}", file.name);
-        let mut sink = Sink::create(self.storage, &part).map_err(NodeError::Sink)?;
+    ) -> Result<Part, NodeError> {
+        let name = format!("{}{PART}", file.name);
+        let mut sink = Sink::create(self.storage, &name).map_err(NodeError::Sink)?;
         let from = self.prefix(node, file)?;
         sink.copy(self.storage, &file.name, from).map_err(NodeError::Sink)?;
         node.read(&file.name, from..file.bytes, &mut |bytes| {
@@ -265,12 +326,22 @@ impl Update<'_> {
             return Err(NodeError::Gone);
         }
         let sha256 = sink.finish().map_err(NodeError::Sink)?;
-        let published =
-            self.storage.rename(&part, &file.name).and_then(|()| self.storage.sync_dir());
-        published.map_err(NodeError::Sink)?;
-        self.note(file, sha256);
-        self.files += 1;
         self.bytes += file.bytes - from;
+        Ok(Part { name, goes_on: from > 0, sha256 })
+    }
+
+    /// Gives a file its name.
+    fn publish(&mut self, file: &DurableFile, part: &Part) -> Result<(), Error> {
+        if let Some(before) = self.before.files.get_mut(&file.name).filter(|_| !part.goes_on) {
+            // Its beginning is another one: from now on the manifest would be wrong about it.
+            *before = BackedUp::nothing();
+            self.before.write(self.storage)?;
+        }
+        let published =
+            self.storage.rename(&part.name, &file.name).and_then(|()| self.storage.sync_dir());
+        published.map_err(Error::io(self.storage.path(&file.name)))?;
+        self.note(file, part.sha256);
+        self.files += 1;
         Ok(())
     }
 
@@ -292,6 +363,14 @@ impl Update<'_> {
         self.bytes += there.len() as u64;
         Ok(if here == there { bytes } else { 0 })
     }
+}
+
+/// A file that has come, and has not got its name.
+struct Part {
+    name: String,
+    /// It begins with what is here.
+    goes_on: bool,
+    sha256: [u8; 32],
 }
 
 /// A file that is being written.
@@ -354,6 +433,8 @@ mod tests {
         read: u64,
         /// Removed when it is asked for.
         goes: Option<String>,
+        /// How often it was waited for.
+        pauses: u32,
     }
 
     fn head(index: u64) -> BackupHead {
@@ -398,6 +479,13 @@ mod tests {
             };
             let head = self.head.expect("it was set");
             Ok(Listing { head, files: self.files.iter().map(file).collect() })
+        }
+
+        /// An entry is applied meanwhile, up to the 99th.
+        fn pause(&mut self, _: Duration) {
+            self.pauses += 1;
+            let head = self.head.as_mut().unwrap();
+            head.index = (head.index + 1).min(99);
         }
 
         fn read(
@@ -469,8 +557,10 @@ mod tests {
         assert_eq!(names, ["segment-1.log", "snapshot-2"]);
         let parts = storage.list().unwrap().into_iter().filter(|entry| entry.name.ends_with(PART));
         assert_eq!(parts.count(), 1, "it is removed by the next run");
+        storage.create("a-film.part").unwrap();
         node.update(&storage, 10).unwrap();
-        assert!(storage.list().unwrap().iter().all(|entry| !entry.name.ends_with(PART)));
+        let parts = storage.list().unwrap().into_iter().filter(|entry| entry.name.ends_with(PART));
+        assert_eq!(parts.map(|entry| entry.name).collect::<Vec<_>>(), ["a-film.part"]);
     }
 
     #[test]
@@ -484,14 +574,30 @@ mod tests {
             BackupHead { cluster_id: 2, ..head(11) },
             BackupHead { node_id: 2, ..head(11) },
             BackupHead { incarnation: 2, ..head(11) },
-            head(9),
         ] {
             node.head = Some(other);
             let refused = update(&storage, &mut node, 2, &mut |_, _, _| ());
-            assert!(matches!(refused, Err(Error::Other { .. } | Error::Fault { .. })), "{other:?}");
+            assert!(matches!(refused, Err(Error::Other { .. })), "{other:?}");
         }
         assert_eq!(storage.read_small(MANIFEST).unwrap(), before);
         assert_eq!(storage.read_small("segment-1.log").unwrap().unwrap().len(), 100);
+    }
+
+    #[test]
+    fn a_node_that_was_started_again_is_waited_for_but_not_for_ever() {
+        let (storage, mut node) = (SimStorage::new(), Fake::default());
+        node.put("segment-1.log", 100, false);
+        node.update(&storage, 90).unwrap();
+        let updated = node.update(&storage, 87).unwrap();
+        assert_eq!((updated.manifest.head.index, node.pauses), (90, 3));
+        let mut manifest = updated.manifest;
+        manifest.head.index = 100;
+        manifest.write(&storage).unwrap();
+        node.pauses = 0;
+        let refused = node.update(&storage, 90).unwrap_err().to_string();
+        assert!(refused.contains("is at entry 99, and the backup reaches entry 100"), "{refused}");
+        assert_eq!(node.pauses, PAUSES_MAX);
+        assert_eq!(Manifest::read(&storage).unwrap().unwrap(), manifest);
     }
 
     #[test]
@@ -500,10 +606,14 @@ mod tests {
             let (storage, mut node) = (SimStorage::new(), Fake::default());
             node.put("segment-1.log", 700, false);
             node.put("events-1", 300, false);
+            node.put("events-2", 300, false);
             node.update(&storage, 10).unwrap();
             let before = Manifest::read(&storage).unwrap().unwrap();
             node.put("segment-1.log", 900, true);
             node.put("segment-2.log", 100, false);
+            // Two that the node has begun anew.
+            node.files.insert("events-1".to_owned(), (vec![7; 200], true));
+            node.files.insert("events-2".to_owned(), (vec![7; 400], false));
             node.head = Some(head(11));
             storage.fault_at(storage.operations() + n, Fault::PowerCut);
             let done = update(&storage, &mut node, 2, &mut |_, _, _| ());
@@ -515,12 +625,53 @@ mod tests {
                 }
                 Err(_) => assert!(found.head == before.head || found.head.index == 11, "{n}"),
             }
-            for name in found.files.keys() {
+            for (name, file) in &found.files {
+                assert!(file.bytes > 0 || name.starts_with("events-"), "{name} counts, at {n}");
                 found.check(&disk, name, 0, &mut |_, _, _| ()).unwrap();
             }
             let mut again = Fake { head: node.head, files: node.files, ..Fake::default() };
             again.update(&disk, 11).unwrap();
         }
+    }
+
+    #[test]
+    fn a_first_run_that_was_cut_off_is_gone_on_with_by_its_node_alone() {
+        for n in 1.. {
+            let (storage, mut node) = (SimStorage::new(), Fake::default());
+            node.put("segment-1.log", 700, true);
+            node.put("segment-2.log", 100, false);
+            node.head = Some(head(10));
+            storage.fault_at(n, Fault::PowerCut);
+            let done = update(&storage, &mut node, 2, &mut |_, _, _| ());
+            let disk = storage.restart(Survival::Torn(n));
+            for who in [
+                BackupHead { node_id: 2, ..head(11) },
+                BackupHead { incarnation: 2, ..head(11) },
+                BackupHead { cluster_id: 2, ..head(11) },
+            ] {
+                let mut other = Fake { head: Some(who), ..Fake::default() };
+                let files = node.files.keys().map(|name| (name.clone(), (vec![7; 700], true)));
+                other.files = files.collect();
+                match update(&disk, &mut other, 2, &mut |_, _, _| ()) {
+                    Err(Error::Other { .. }) => {}
+                    // Nothing had come, not even the name of the node.
+                    came => assert_eq!(came.unwrap().bytes, 1_400, "{n}"),
+                }
+            }
+            if done.is_ok() {
+                return;
+            }
+        }
+    }
+
+    #[test]
+    fn files_of_nobody_knows_whom_are_not_believed() {
+        let (storage, mut node) = (SimStorage::new(), Fake::default());
+        node.put("segment-1.log", 100, true);
+        node.update(&storage, 10).unwrap();
+        storage.remove(MANIFEST).unwrap();
+        let refused = node.update(&storage, 11).unwrap_err().to_string();
+        assert!(refused.contains("no MANIFEST says of which node it is"), "{refused}");
     }
 
     #[test]

@@ -1,19 +1,12 @@
 //! Is a backup whole, and can be restored what it says?
 
-use super::point::{Backup, Run, Target};
+use std::ops::RangeInclusive;
+
+use super::point::{Backup, Target};
 use super::{Error, MANIFEST, Progress};
 use crate::audit::{Report, audit_under};
 use crate::log::View;
 use crate::world::Clock;
-
-/// Entries of the log that follow each other.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Span {
-    /// The first one.
-    pub first: u64,
-    /// The last one.
-    pub last: u64,
-}
 
 /// What was found.
 #[derive(Debug)]
@@ -22,8 +15,8 @@ pub struct Verdict {
     pub wrong: Vec<String>,
     /// What is no fault, and should be known.
     pub notes: Vec<String>,
-    /// Entries that the backup has.
-    pub spans: Vec<Span>,
+    /// Entries that the backup has, in pieces without a hole.
+    pub spans: Vec<RangeInclusive<u64>>,
     /// Events from the newest snapshot on that are what the log makes.
     pub derived: u64,
     /// What an audit of the newest part says, events, snapshot and log against each other; `None`: files are damaged,
@@ -60,14 +53,13 @@ pub fn verify(
         ));
     }
     for run in &runs {
-        let spans = spans_of(backup, run, progress)?;
-        verdict.spans.extend(spans);
+        verdict.spans.extend(backup.spans_of(run, progress)?);
     }
     match backup.at(Target::End, progress) {
         Ok(reached) => verdict.derived = reached.compared,
         Err(error) => verdict.wrong.push(error.to_string()),
     }
-    let report = audit_newest(backup, runs.last(), clock, progress)?;
+    let report = audit_newest(backup, clock, progress)?;
     verdict.wrong.extend(report.findings.kept().iter().map(ToString::to_string));
     verdict.audit = Some(report);
     Ok(verdict)
@@ -95,28 +87,14 @@ fn check_files(
     Ok(())
 }
 
-/// The entries of some segments, in pieces without a hole.
-fn spans_of(backup: &Backup<'_>, run: &Run, progress: Progress<'_>) -> Result<Vec<Span>, Error> {
-    let log = backup.read_run(run, progress)?;
-    let mut spans: Vec<Span> = Vec::new();
-    for index in log.all().keys().copied() {
-        match spans.last_mut() {
-            Some(span) if span.last + 1 == index => span.last = index,
-            _ => spans.push(Span { first: index, last: index }),
-        }
-    }
-    Ok(spans)
-}
-
-/// An audit of the newest snapshot, the newest segments, and all events.
+/// An audit of the newest snapshot, the segments that go on from it, and all events.
 fn audit_newest(
     backup: &Backup<'_>,
-    run: Option<&Run>,
     clock: &dyn Clock,
     progress: Progress<'_>,
 ) -> Result<Report, Error> {
-    let storage = backup.storage();
-    let newest = run.map_or("", |run| run.names().0);
+    let (storage, run) = (backup.storage(), backup.newest_run()?);
+    let newest = run.as_ref().map_or("", |run| run.names().0);
     let view = View::new(storage, |entry| {
         let is_old = entry.name.starts_with("segment-") && *entry.name < *newest;
         (!is_old && entry.name != MANIFEST).then(|| entry.name.clone())

@@ -9,7 +9,7 @@ use clap::Args;
 use super::Done;
 use super::progress::Progress;
 use crate::audit::evidence::{Proof, verify};
-use crate::audit::{Report, audit, grouped};
+use crate::audit::{Report, audit, grouped, hex};
 use crate::events::Position;
 use crate::log::{File, RealStorage, Storage};
 use crate::world::{Clock, RealClock};
@@ -106,7 +106,6 @@ fn look_at_evidence(path: &Path) -> Done {
 
 fn print_proof(proof: &Proof) {
     let Proof { head, events, records, defined, checkpoints, digest } = proof;
-    let hex = |bytes: &[u8]| bytes.iter().map(|byte| format!("{byte:02x}")).collect::<String>();
     let count = |number: u64| grouped(number.into());
     let chain = |at: Position| {
         let part = if at.is_whole { "" } else { ", which began anew: no other node has it" };

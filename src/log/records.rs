@@ -5,6 +5,7 @@
 //! mapped segments: they cost no memory, and stay readable when a node removes the file meanwhile.
 
 use std::collections::BTreeMap;
+use std::ops::RangeInclusive;
 
 use bytes::Bytes;
 use stockd_protocol::ShardId;
@@ -50,6 +51,39 @@ impl Records {
         Ok(records)
     }
 
+    /// The indexes of the records that [`Records::read`] gives, in pieces without a hole. Keeps no more of them in memory
+    /// than were not committed at one time.
+    ///
+    /// # Errors
+    /// As [`Records::read`].
+    pub fn spans(
+        storage: &dyn Storage,
+        shard: ShardId,
+        progress: &mut dyn FnMut(Progress),
+    ) -> Result<Vec<RangeInclusive<u64>>, Error> {
+        let (mut records, mut spans) = (Self::default(), Vec::new());
+        let mut take = |frame: &Entry| {
+            if frame.shard == shard {
+                records.take(frame);
+                records.settle(records.committed, &mut spans);
+            }
+        };
+        scan(storage, &mut take, progress)?;
+        records.settle(u64::MAX, &mut spans);
+        Ok(spans)
+    }
+
+    /// Leaves records up to an index to the spans: nothing takes the place of what is committed.
+    fn settle(&mut self, upto: u64, spans: &mut Vec<RangeInclusive<u64>>) {
+        while let Some(first) = self.records.first_entry().filter(|first| *first.key() <= upto) {
+            let (index, _) = first.remove_entry();
+            match spans.last_mut() {
+                Some(span) if span.end() + 1 == index => *span = *span.start()..=index,
+                _ => spans.push(index..=index),
+            }
+        }
+    }
+
     /// The records, by index.
     pub fn all(&self) -> &BTreeMap<u64, Logged> {
         &self.records
@@ -90,6 +124,55 @@ impl Records {
             (FrameKind::TruncateAfter, Some(id)) => drop(self.records.split_off(&(id.index + 1))),
             (FrameKind::TruncateAfter, None) => self.records.clear(),
             (FrameKind::Mark | FrameKind::Vote, _) | (_, None) => (),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn spans_are_those_of_the_records() {
+        for seed in 1..200_u64 {
+            let (mut all, mut some, mut spans) =
+                (Records::default(), Records::default(), Vec::new());
+            let (mut random, mut last, mut committed) = (seed, 0, 0);
+            for term in 1..100 {
+                random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+                let any = |from: u64, to: u64| from + (random >> 33) % (to - from + 1);
+                let (kind, index) = match random >> 60 {
+                    // Something uncommitted is replaced.
+                    0 => (FrameKind::Append, any(committed + 1, last + 1)),
+                    1 => (FrameKind::TruncateAfter, any(committed, last)),
+                    2 | 3 => (FrameKind::Committed, any(committed, last)),
+                    // A snapshot of others, from which the log goes on.
+                    4 => (FrameKind::Purged, any(committed, last + 5)),
+                    _ => (FrameKind::Append, last + 1),
+                };
+                match kind {
+                    FrameKind::Append | FrameKind::TruncateAfter => last = index,
+                    FrameKind::Committed => committed = index,
+                    _ => (last, committed) = (last.max(index), index),
+                }
+                let frame = Entry {
+                    file: String::new(),
+                    offset: 0,
+                    seq: term,
+                    kind,
+                    record_kind: 0,
+                    shard: ShardId(0),
+                    id: Some(RecordId { term, index }),
+                    payload: Bytes::new(),
+                };
+                all.take(&frame);
+                some.take(&frame);
+                some.settle(some.committed, &mut spans);
+            }
+            some.settle(u64::MAX, &mut spans);
+            let mut found = spans.into_iter().flatten();
+            assert!(all.records.keys().all(|index| found.next() == Some(*index)), "seed {seed}");
+            assert_eq!(found.next(), None, "seed {seed}");
         }
     }
 }

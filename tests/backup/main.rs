@@ -9,6 +9,7 @@ mod other;
 #[path = "../cluster/outside.rs"]
 mod outside;
 mod points;
+mod stays;
 mod whole;
 
 use std::fs;
@@ -108,6 +109,11 @@ impl Shop {
         leads(&node).await;
         node
     }
+}
+
+fn fetched_bytes(said: &Said) -> u64 {
+    let (_, bytes) = said.line("fetched").split_once(", ").unwrap();
+    bytes.trim_end_matches(" bytes").replace(',', "").parse().unwrap()
 }
 
 /// Receipts in so many log entries of about 2.5 KB: a node keeps the latest 1,024 entries whatever happens, so it

@@ -49,11 +49,6 @@ fn new_bytes(before: &FilesOf, after: &FilesOf) -> u64 {
     after.iter().map(of).sum()
 }
 
-fn fetched_bytes(said: &Said) -> u64 {
-    let (_, bytes) = said.line("fetched").split_once(", ").unwrap();
-    bytes.trim_end_matches(" bytes").replace(',', "").parse().unwrap()
-}
-
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn refusals_that_were_told_are_told_again() {
     let arguments = ["--sample-refusals", "1"];
@@ -176,8 +171,12 @@ async fn a_backup_that_is_killed_goes_on() {
     until("a segment to be there", async || whole() > 0).await;
     child.kill().unwrap();
     child.wait().unwrap();
-    let verified = stockd(&["backup", "--verify", &directory]);
-    verified.refused("its first run did not end");
+    let unfinished = "this backup was never finished: run `stockd backup` again";
+    stockd(&["backup", "--verify", &directory]).refused(unfinished);
+    shop.restore("backup", "restored", &[]).refused(unfinished);
+    let other = Shop::start(1).await;
+    stockd(&["backup", &directory, "--node", &other.node().client])
+        .refused("and the node belongs to");
 
     let said = shop.back_up(0, "backup").ok();
     let all: u64 = shop.manifest("backup").files.values().map(|file| file.bytes).sum();

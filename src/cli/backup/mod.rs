@@ -21,7 +21,7 @@ use super::Done;
 use super::client::CLIENT_ADDRESS;
 use super::events::moment::Moment;
 use super::progress::Progress;
-use crate::audit::grouped;
+use crate::audit::{grouped, hex};
 use crate::backup::{Manifest, Updated, update};
 use crate::log::{RealStorage, Storage};
 use crate::world::{Clock, RealClock};
@@ -34,6 +34,10 @@ It is taken from one node, any of them, which serves on meanwhile. The same comm
 segments that are here are never fetched twice, and a run that was cut off goes on where it was. Each run adds the
 newest snapshot, from which a later restore begins. A node keeps the log since its last snapshots for a week
 (`stockd serve --keep-log`): take a backup more often.
+
+What stays: the newest snapshots (--snapshots), and the log since the oldest of them, so that every moment since then can
+be restored; a log that begins with the first entry, from which every moment can be; and all events, for auditors. Take
+a backup into a new directory to begin anew, and keep or remove the old one as a whole.
 
 Examples:
   stockd backup /backup/shop
@@ -104,7 +108,7 @@ fn print(directory: &Path, updated: &Updated) {
     let Updated { manifest, files, bytes, removed } = updated;
     println!("fetched    {} files, {} bytes", count(*files), count(*bytes));
     if *removed > 0 {
-        println!("removed    {} snapshots: newer ones are here", count(*removed));
+        println!("removed    {} files that no restore needs any more", count(*removed));
     }
     print_reach(manifest);
     let all: u64 = manifest.files.values().map(|file| file.bytes).sum();
@@ -129,10 +133,6 @@ fn print_reach(manifest: &Manifest) {
             hex(&head.chain)
         ),
     }
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 fn progress() -> Progress {

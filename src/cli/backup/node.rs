@@ -247,6 +247,10 @@ impl Node for Connection {
         self.runtime.block_on(self.link.list_files())
     }
 
+    fn pause(&mut self, pause: Duration) {
+        self.runtime.block_on(sleep(pause));
+    }
+
     fn read(
         &mut self,
         name: &str,

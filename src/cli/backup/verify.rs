@@ -34,7 +34,7 @@ pub(super) fn run(directory: &Path) -> Done {
 fn print(verdict: &Verdict) {
     let count = |number: u64| grouped(number.into());
     for span in &verdict.spans {
-        println!("entries    {}..{}", count(span.first), count(span.last));
+        println!("entries    {}..{}", count(*span.start()), count(*span.end()));
     }
     println!(
         "as logged  {} events since the newest snapshot are what the log makes",
