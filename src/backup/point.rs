@@ -98,6 +98,10 @@ impl<'a> Backup<'a> {
         let file = checkpoint.file.clone();
         let walk = Walk::new(self, checkpoint, log, end)?;
         let reached = walk.run(progress)?;
+        if matches!(target, Target::Time(_)) && reached.now().0 == 0 {
+            let what = "that is before the first entry of the log";
+            return Err(Error::Unreachable { what: what.to_owned() });
+        }
         let snapshot = (!file.is_empty()).then_some(file);
         if let Err(rule) = reached.stock.audit() {
             let what = format!("the state after entry {}: this is not so: {rule}", reached.index);
@@ -130,6 +134,13 @@ impl<'a> Backup<'a> {
                 let next = sequence + 1;
                 let before = self.entry_of(next)?;
                 Ok(Goal { next_max: next, now_max: u64::MAX, before })
+            }
+            Target::Time(at_us) if at_us > head.now_us => {
+                let what = format!(
+                    "that is behind the end of the backup, which is {} s earlier; without --to-time all of it is restored",
+                    (at_us - head.now_us).div_ceil(1_000_000)
+                );
+                Err(Error::Unreachable { what })
             }
             Target::Time(at_us) => Ok(Goal { next_max: u64::MAX, now_max: at_us, before: None }),
             Target::End => Ok(Goal { next_max: u64::MAX, now_max: u64::MAX, before: None }),

@@ -22,7 +22,7 @@ use super::client::CLIENT_ADDRESS;
 use super::events::moment::Moment;
 use super::progress::Progress;
 use crate::audit::{grouped, hex};
-use crate::backup::{Manifest, Updated, update};
+use crate::backup::{Error, Manifest, Updated, update};
 use crate::log::{RealStorage, Storage};
 use crate::world::{Clock, RealClock};
 use node::Connection;
@@ -82,10 +82,11 @@ impl Backup {
         let told = &mut |what: &str, done, total| progress.update(what, done, total);
         let updated = update(&storage, &mut node, usize::from(self.snapshots), told);
         progress.finish();
-        let updated = updated.map_err(|error| {
-            format!(
+        let updated = updated.map_err(|error| match error {
+            Error::Other { .. } | Error::BadManifest { .. } => error.to_string(),
+            _ => format!(
                 "{error}\nstockd: what was fetched is kept: the same command goes on from there"
-            )
+            ),
         })?;
         print(&self.directory, &updated);
         Ok(())
