@@ -107,6 +107,35 @@ async fn tail_follows_until_it_is_interrupted() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn tail_goes_on_at_nodes_that_nobody_has_named() {
+    let mut cluster = Cluster::start(3).await;
+    let client = cluster.client().await;
+    receive(&client, "BER", "mug", 10).await;
+    let mut end = 3;
+    // A follower, and then the leader: node 1 has started the cluster.
+    for victim in [2, 0] {
+        let (node, from) = (cluster.nodes[victim].client.clone(), end.to_string());
+        let mut tail = spawn(&["tail", "--node", &node, "--from", &from, "--format", "ndjson"]);
+        let mut out = BufReader::new(tail.stdout.take().unwrap());
+        let mut next = move || {
+            let mut line = String::new();
+            out.read_line(&mut line).unwrap();
+            let event = serde_json::from_str::<Value>(&line).unwrap();
+            (event["sequence"].as_u64().unwrap(), event["sku"].clone())
+        };
+        sell(&client, "BER", "mug", 1).await;
+        assert_eq!([next(), next()], [(end, "mug".into()), (end + 1, "mug".into())]);
+        cluster.nodes[victim].kill();
+        sell(&client, "BER", "mug", 1).await;
+        assert_eq!([next(), next()], [(end + 2, "mug".into()), (end + 3, "mug".into())]);
+        end += 4;
+        cluster.nodes[victim].start().await;
+        tail.kill().unwrap();
+        tail.wait().unwrap();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn tail_ends_when_nobody_reads_it() {
     let cluster = shop().await;
     let client = cluster.client().await;

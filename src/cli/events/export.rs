@@ -19,17 +19,17 @@ use super::super::progress::Progress;
 use super::super::{Done, lock_alone};
 use super::columns::Parquet;
 use super::moment::{self, Moment};
-use super::names::Namer;
+use super::names::{Namer, RETRY};
 use super::select::Select;
 use super::tail::parse_from;
 use super::{block_on, json};
 use crate::world::RealClock;
 
-/// How long a cluster may be away before the export stops.
-const PATIENCE: Duration = Duration::from_secs(60);
+/// How long it may take to reach a cluster at first.
+const CONNECT: Duration = Duration::from_secs(10);
 
-/// Between two questions for names.
-const RETRY: Duration = Duration::from_millis(100);
+/// How long it may be away before the export stops.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// `stockd events export`.
 #[derive(Args)]
@@ -117,9 +117,7 @@ impl Export {
             (Some(start), None) => start,
             (None, None) => return Err("say where to begin: --from or --since".to_owned()),
         };
-        let options = self.select.options("stockd-export");
-        let stream = self.select.subscription(&options).from(start).open().await;
-        let stream = stream.map_err(|error| format!("{error}; is --node right?"))?;
+        let (stream, namer) = self.select.open("stockd-export", CONNECT, start).await?;
         let from = stream.position();
         let to = match self.to {
             Start::Sequence(to) => to,
@@ -131,7 +129,7 @@ impl Export {
         let cluster_id = stream.cluster_id();
         let mut part = Part::create(&self.out, format)?;
         let mut range = Range { from, to, events: 0, progress: progress() };
-        let written = range.write(stream, Namer::new(options), &mut part).await;
+        let written = range.write(stream, namer, &mut part).await;
         range.progress.finish();
         written?;
         part.finish(&self.out, cluster_id, (from, to))?;

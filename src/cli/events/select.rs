@@ -1,15 +1,20 @@
 //! Which events, and from which cluster: options that both commands have.
 
+use std::time::Duration;
+
 use clap::Args;
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use stockd_client::Options;
-use stockd_client::events::{EventKind, Subscription};
+use stockd_client::events::{EventKind, EventStream, Start, Subscription};
 
 use super::super::client::CLIENT_ADDRESS;
+use super::members::add_members;
+use super::names::Namer;
 
 #[derive(Args)]
 pub(super) struct Select {
-    /// A node of the cluster; may be given several times: when one is lost, the next one is followed.
+    /// A node of the cluster, which tells the others; may be given several times: when one is lost, the next one is
+    /// followed.
     #[arg(long = "node", value_name = "ADDR", default_value = CLIENT_ADDRESS)]
     nodes: Vec<String>,
     /// Only events of this kind; may be given several times.
@@ -33,11 +38,27 @@ fn kinds() -> impl TypedValueParser<Value = EventKind> {
 }
 
 impl Select {
-    pub(super) fn options(&self, client_name: &str) -> Options {
-        Options { client_name: client_name.to_owned(), ..Options::new(&self.nodes) }
+    /// Begins to follow, and knows whom to ask for names. `patience`: how long a cluster may be away.
+    ///
+    /// # Errors
+    /// No node sends these events; the text says why.
+    pub(super) async fn open(
+        &self,
+        client_name: &str,
+        patience: Duration,
+        start: Start,
+    ) -> Result<(EventStream, Namer), String> {
+        let named = Options::new(&self.nodes);
+        let client_name = client_name.to_owned();
+        let mut options = Options { client_name, request_timeout: patience, ..named };
+        add_members(&mut options).await;
+        let stream = self.subscription(&options).from(start).open().await;
+        let stream = stream.map_err(|error| format!("{error}; is --node right?"))?;
+        let namer = Namer::connect(options).await.map_err(|error| error.to_string())?;
+        Ok((stream, namer))
     }
 
-    pub(super) fn subscription(&self, options: &Options) -> Subscription {
+    fn subscription(&self, options: &Options) -> Subscription {
         let all = Subscription::new(options.clone()).kinds(self.kinds.iter().copied());
         let all = self.warehouses.iter().fold(all, |all, name| all.warehouse(name.as_str()));
         let all = self.skus.iter().fold(all, |all, name| all.sku(name.as_str()));

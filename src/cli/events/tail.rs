@@ -4,14 +4,13 @@ use std::io::{ErrorKind, Write};
 use std::time::Duration;
 
 use clap::{Args, ValueEnum};
-use stockd_client::Options;
 use stockd_client::events::{Batch, Event, EventStream, Start};
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 
 use super::super::Done;
 use super::super::serve::Signals;
 use super::moment::{self, Moment};
-use super::names::Namer;
+use super::names::{Namer, RETRY};
 use super::select::Select;
 use super::{block_on, json, text};
 
@@ -72,15 +71,13 @@ impl Tail {
 
     async fn tail(self) -> Done {
         let mut signals = Signals::new()?;
-        let options = Options { request_timeout: PATIENCE, ..self.select.options("stockd-tail") };
         let start = self.since.map_or(self.from, |since| Start::Time(since.0));
-        let stream = self.select.subscription(&options).from(start).open().await;
-        let stream = stream.map_err(|error| format!("{error}; is --node right?"))?;
+        let (stream, namer) = self.select.open("stockd-tail", PATIENCE, start).await?;
         let mut printer = Printer {
             position: stream.position(),
             left: self.count.unwrap_or(u64::MAX),
             format: self.format,
-            namer: Namer::new(options),
+            namer,
             text: Vec::new(),
         };
         let done = tokio::select! {
@@ -110,9 +107,7 @@ impl Printer {
                 Ok(batch) => {
                     let batch = batch.map_err(|error| error.to_string())?;
                     is_told = false;
-                    if let Err(error) = self.namer.resolve(&batch).await {
-                        eprintln!("stockd: names of cells are not to be had: {error}");
-                    }
+                    self.resolve(&batch).await;
                     if !self.print(&batch)? {
                         return Ok(());
                     }
@@ -127,6 +122,18 @@ impl Printer {
             }
         }
         Ok(())
+    }
+
+    /// Asks for names until they are told: events without them would be others to whoever reads them.
+    async fn resolve(&mut self, batch: &Batch) {
+        let mut is_told = false;
+        while let Err(error) = self.namer.resolve(batch).await {
+            if !is_told {
+                eprintln!("stockd: waiting for the names of cells: {error}");
+            }
+            is_told = true;
+            sleep(RETRY).await;
+        }
     }
 
     /// Prints the events of a batch; false: nobody reads them.
