@@ -31,8 +31,8 @@ use crate::engine::CellReader;
 use crate::events::{EventLog, ReadError};
 use crate::protocol::limits::CREDIT_BYTES_MAX;
 use crate::protocol::{
-    Code, EventsHead, Header, Kind, ShardId, Start, Subscribe, UnixMillis, begin_frame, crc32,
-    finish_frame_before,
+    Code, ErrorReply, EventsHead, Header, Kind, ShardId, Start, Subscribe, UnixMillis, begin_frame,
+    crc32, finish_frame_before,
 };
 use crate::replication::{Refusal, Replica};
 use crate::world::World;
@@ -379,8 +379,15 @@ impl Reader {
     }
 
     fn refuse(&self, subscriber: &Arc<Subscriber>, error: &ReadError) {
-        let refusal = Refusal { message: error.to_string(), ..Refusal::new(Code::EVENTS_GONE, 0) };
+        let message = error.to_string();
+        let reply = ErrorReply {
+            code: Code::EVENTS_GONE,
+            retry_after_ms: 0,
+            leader: b"",
+            message: message.as_bytes(),
+            event: if let ReadError::Gone { oldest } = error { *oldest } else { 0 },
+        };
         subscriber.outbox.drop_subscriber(subscriber.request_id);
-        subscriber.outbox.error(subscriber.request_id, &refusal);
+        subscriber.outbox.error_reply(subscriber.request_id, &reply);
     }
 }

@@ -201,7 +201,9 @@ impl State {
         let mut verdict = None;
         for (_, trouble) in self.nodes.troubles() {
             match trouble {
-                Trouble::Gone { .. } => return Some(Error::Gone { start, oldest: None }),
+                Trouble::Gone { .. } => {
+                    return Some(Error::Gone { start, next: self.nodes.next_there() });
+                }
                 Trouble::Refused { code, message } => {
                     verdict = Some(Error::Refused { code: *code, message: message.clone() });
                 }

@@ -4,7 +4,7 @@ use std::io::{ErrorKind, Write};
 use std::time::Duration;
 
 use clap::{Args, ValueEnum};
-use stockd_client::events::{Batch, Event, EventStream, Start};
+use stockd_client::events::{Batch, Error, Event, EventStream, Start};
 use tokio::time::{sleep, timeout};
 
 use super::super::Done;
@@ -105,7 +105,7 @@ impl Printer {
         while self.left > 0 {
             match timeout(PATIENCE, stream.next()).await {
                 Ok(batch) => {
-                    let batch = batch.map_err(|error| error.to_string())?;
+                    let batch = batch.map_err(|error| self.end(&error))?;
                     is_told = false;
                     self.resolve(&batch).await;
                     if !self.print(&batch)? {
@@ -122,6 +122,14 @@ impl Printer {
             }
         }
         Ok(())
+    }
+
+    /// What to say when nothing comes any more, and where one could go on.
+    fn end(&mut self, error: &Error) -> String {
+        if let Error::Gone { next: Some(next), .. } = error {
+            self.position = *next;
+        }
+        error.to_string()
     }
 
     /// Asks for names until they are told: events without them would be others to whoever reads them.
