@@ -158,6 +158,49 @@ async fn tail_ends_when_nobody_reads_it() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn events_that_are_nowhere_are_told() {
+    let mut cluster = shop().await;
+    let client = cluster.client().await;
+    let node = &mut cluster.nodes[0];
+    let address = node.client.clone();
+    let before = std::time::SystemTime::now();
+    node.admin("snapshot").await.unwrap();
+    node.kill();
+    for file in fs::read_dir(&node.data).unwrap() {
+        let path = file.unwrap().path();
+        if path.file_name().unwrap().to_str().unwrap().starts_with("events-") {
+            fs::remove_file(path).unwrap();
+        }
+    }
+    node.start().await;
+    sell(&client, "HAM", "cup", 1).await;
+    let tail = |more: &[&str]| stockd(&[&["tail", "--node", &address], more].concat());
+
+    // Since a moment before, of which nobody knows whether something has happened after it.
+    let ago = format!("{}s", before.elapsed().unwrap().as_secs() + 60);
+    let said = tail(&["--since", &ago, "--count", "1"]);
+    assert!(said.out.contains("         7  RESERVED           HAM cup"), "{}", said.out);
+    let told = "stockd: events before 7 are nowhere any more; this begins with it\n";
+    assert!(said.err.contains(told), "{}", said.err);
+    let said = tail(&["--from", "oldest", "--count", "1"]);
+    assert!(said.out.contains("         7  RESERVED"), "{}", said.out);
+    assert!(said.err.contains(&format!("the oldest event on {address} is 7")), "{}", said.err);
+    // Since a moment after, before which nothing is missing.
+    let out = cluster.path("late.ndjson");
+    let said = stockd(&["events", "export", "--node", &address, "--out", &out, "--since", "0s"]);
+    assert!(said.out.contains("from    9\n") && !said.err.contains("nowhere"), "{}", said.err);
+
+    let said = tail(&["--from", "3", "--count", "1"]);
+    assert_eq!((said.code, &*said.out), (Some(1), ""));
+    let told = "go on with --from 7\nstockd: events 3..6 are nowhere any more; go on with 7\n";
+    assert!(said.err.ends_with(told), "{}", said.err);
+    let out = cluster.path("gone.ndjson");
+    let said = stockd(&["events", "export", "--node", &address, "--out", &out, "--from", "3"]);
+    assert_eq!(said.code, Some(1));
+    assert!(said.err.contains("events 3..6 are nowhere any more; go on with 7"), "{}", said.err);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_range_goes_into_a_file() {
     let cluster = shop().await;
     let client = cluster.client().await;

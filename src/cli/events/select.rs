@@ -5,7 +5,7 @@ use std::time::Duration;
 use clap::Args;
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use stockd_client::Options;
-use stockd_client::events::{EventKind, EventStream, Start, Subscription};
+use stockd_client::events::{Error, EventKind, EventStream, Start, Subscription};
 
 use super::super::client::CLIENT_ADDRESS;
 use super::members::add_members;
@@ -52,8 +52,20 @@ impl Select {
         let client_name = client_name.to_owned();
         let mut options = Options { client_name, request_timeout: patience, ..named };
         add_members(&mut options).await;
-        let stream = self.subscription(&options).from(start).open().await;
+        let subscription = self.subscription(&options);
+        let stream = match subscription.clone().from(start).open().await {
+            // It may have been the moment of an event that is missing. What there is begins behind it.
+            Err(Error::Gone { start: Start::Time(_), next: Some(next) }) => {
+                eprintln!("stockd: events before {next} are nowhere any more; this begins with it");
+                subscription.from_sequence(next).open().await
+            }
+            opened => opened,
+        };
         let stream = stream.map_err(|error| format!("{error}; is --node right?"))?;
+        if start == Start::Oldest && stream.position() > 1 {
+            let node = stream.connected_to().unwrap_or_default();
+            eprintln!("stockd: the oldest event on {node} is {}", stream.position());
+        }
         let namer = Namer::connect(options).await.map_err(|error| error.to_string())?;
         Ok((stream, namer))
     }
