@@ -205,6 +205,7 @@ async fn a_range_goes_into_a_file() {
     let cluster = shop().await;
     let client = cluster.client().await;
     let node = cluster.nodes[0].client.clone();
+    let id = format!("{:016x}", client.cluster_id().unwrap());
     let export = |out: &str, more: &[&str]| {
         stockd(&[&["events", "export", "--node", &node, "--out", out], more].concat())
     };
@@ -219,7 +220,7 @@ async fn a_range_goes_into_a_file() {
     let said = export(&all, &["--from", "oldest"]);
     assert_eq!(
         (said.code, &*said.out),
-        (Some(0), &*format!("events  6\nfrom    1\nnext    7\nfile    {all}\n")),
+        (Some(0), &*format!("events  6\nfrom    1\nnext    7\ncluster {id}\nfile    {all}\n")),
         "{}",
         said.err
     );
@@ -242,6 +243,12 @@ async fn a_range_goes_into_a_file() {
     let none = cluster.path("none.ndjson");
     let said = export(&none, &["--from", "9"]);
     assert!(said.out.contains("events  0\n"), "{}{}", said.out, said.err);
+    let said = export(&cluster.path("future.ndjson"), &["--from", "10", "--cluster", &id]);
+    let told = format!("event 10 has not happened; the next on {node} is 9\n");
+    assert!(said.code == Some(1) && said.err.ends_with(&told), "{}", said.err);
+    let said = export(&cluster.path("other.ndjson"), &["--from", "9", "--cluster", "7"]);
+    let told = format!("{node} is of cluster {id}, not of 0000000000000007");
+    assert!(said.code == Some(1) && said.err.contains(&told), "{}", said.err);
     assert!(export(&cluster.path("x.ndjson"), &["--from", "9", "--to", "3"]).code == Some(1));
 
     // The same as rows: what they say is compared with lines next to the code.

@@ -86,6 +86,12 @@ impl EventStream {
         self.position
     }
 
+    /// The number that the node's next event will have, as far as is known: behind [`position`](Self::position) if that is
+    /// yet to come.
+    pub fn reached(&self) -> u64 {
+        self.shared.lock().reached
+    }
+
     /// How many events the node has, as far as is known, that were not handed out. Also those that are not wanted.
     pub fn lag(&self) -> u64 {
         self.shared.lock().reached.saturating_sub(self.position)

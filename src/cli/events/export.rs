@@ -35,11 +35,13 @@ const PATIENCE: Duration = Duration::from_secs(60);
 #[derive(Args)]
 #[command(after_help = "\
 The file gets its name when it is whole; until then it is FILE.part. The same range gives the same events again:
-keep the number that is printed at the end, and the next file begins with it.
+keep next and cluster as they are printed at the end, and the next file begins --from that number. With --cluster
+one that was restored from a backup, where other events have these numbers, is not taken for the same.
 
 Examples:
   stockd events export --from oldest --out events.ndjson
   stockd events export --from 1234 --to 99000 --out april.parquet
+  stockd events export --from 99000 --cluster 865762dca3d564a1 --out may.parquet
   stockd events export --since 24h --kind RECEIVED --out received.ndjson")]
 pub(super) struct Export {
     /// The number of the first event, or oldest.
@@ -118,10 +120,14 @@ impl Export {
             (None, None) => return Err("say where to begin: --from or --since".to_owned()),
         };
         let (stream, namer) = self.select.open("stockd-export", CONNECT, start).await?;
-        let from = stream.position();
+        let (from, next) = (stream.position(), stream.reached());
+        if from > next {
+            let node = stream.connected_to().unwrap_or_default();
+            return Err(format!("event {from} has not happened; the next on {node} is {next}"));
+        }
         let to = match self.to {
             Start::Sequence(to) => to,
-            _ => from + stream.lag(),
+            _ => next,
         };
         if to < from {
             return Err(format!("event {to} comes before event {from}, where the range begins"));
@@ -136,6 +142,7 @@ impl Export {
         println!("events  {}", range.events);
         println!("from    {from}");
         println!("next    {to}");
+        println!("cluster {cluster_id:016x}");
         println!("file    {}", self.out.display());
         Ok(())
     }

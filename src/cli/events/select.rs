@@ -17,6 +17,9 @@ pub(super) struct Select {
     /// followed.
     #[arg(long = "node", value_name = "ADDR", default_value = CLIENT_ADDRESS)]
     nodes: Vec<String>,
+    /// Only nodes of this cluster, as its status and a file of events name it.
+    #[arg(long, value_name = "ID", value_parser = parse_cluster)]
+    cluster: Option<u64>,
     /// Only events of this kind; may be given several times.
     #[arg(long = "kind", value_name = "KIND", ignore_case = true, value_parser = kinds())]
     kinds: Vec<EventKind>,
@@ -29,6 +32,11 @@ pub(super) struct Select {
     /// Only events of this cell.
     #[arg(long = "cell", num_args = 2, value_names = ["WAREHOUSE", "SKU"])]
     cells: Vec<String>,
+}
+
+fn parse_cluster(text: &str) -> Result<u64, String> {
+    let wrong = |_| "write a cluster's id: hexadecimal digits, as in 865762dca3d564a1".to_owned();
+    u64::from_str_radix(text, 16).map_err(wrong)
 }
 
 fn kinds() -> impl TypedValueParser<Value = EventKind> {
@@ -74,6 +82,7 @@ impl Select {
         let all = Subscription::new(options.clone()).kinds(self.kinds.iter().copied());
         let all = self.warehouses.iter().fold(all, |all, name| all.warehouse(name.as_str()));
         let all = self.skus.iter().fold(all, |all, name| all.sku(name.as_str()));
+        let all = self.cluster.into_iter().fold(all, Subscription::of_cluster);
         // Two names each: the parser sees to it.
         self.cells.chunks_exact(2).fold(all, |all, names| all.cell(&*names[0], &*names[1]))
     }

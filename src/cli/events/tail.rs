@@ -73,8 +73,15 @@ impl Tail {
         let mut signals = Signals::new()?;
         let start = self.since.map_or(self.from, |since| Start::Time(since.0));
         let (stream, namer) = self.select.open("stockd-tail", PATIENCE, start).await?;
+        let (position, next) = (stream.position(), stream.reached());
+        if position > next {
+            let node = stream.connected_to().unwrap_or_default();
+            eprintln!(
+                "stockd: waiting: event {position} has not happened; the next on {node} is {next}"
+            );
+        }
         let mut printer = Printer {
-            position: stream.position(),
+            position,
             left: self.count.unwrap_or(u64::MAX),
             format: self.format,
             namer,
