@@ -3,6 +3,7 @@
 use std::fs;
 use std::io::{BufRead, BufReader, Read};
 use std::process::Command;
+use std::time::{Duration, Instant};
 
 use parquet::file::reader::{FileReader, SerializedFileReader};
 use parquet::record::Field;
@@ -104,6 +105,20 @@ async fn tail_follows_until_it_is_interrupted() {
     let said = ended(tail);
     assert_eq!(said.code, Some(0), "{}", said.err);
     assert!(said.err.ends_with("stockd: go on with --from 9\n"), "{}", said.err);
+}
+
+#[test]
+fn tail_is_interrupted_while_it_connects() {
+    // Takes connections, and says nothing.
+    let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let tail = spawn(&["tail", "--node", &silent.local_addr().unwrap().to_string()]);
+    let begun = Instant::now();
+    drop(silent.accept().unwrap());
+    let pid = tail.id().to_string();
+    assert!(Command::new("kill").args(["-TERM", &pid]).status().unwrap().success());
+    let said = ended(tail);
+    assert_eq!((said.code, &*said.err), (Some(0), ""));
+    assert!(begun.elapsed() < Duration::from_secs(1), "{:?}", begun.elapsed());
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -72,7 +72,10 @@ impl Tail {
     async fn tail(self) -> Done {
         let mut signals = Signals::new()?;
         let start = self.since.map_or(self.from, |since| Start::Time(since.0));
-        let (stream, namer) = self.select.open("stockd-tail", PATIENCE, start).await?;
+        let (stream, namer) = tokio::select! {
+            opened = self.select.open("stockd-tail", PATIENCE, start) => opened?,
+            () = signals.next() => return Ok(()),
+        };
         let (position, next) = (stream.position(), stream.reached());
         if position > next {
             let node = stream.connected_to().unwrap_or_default();
