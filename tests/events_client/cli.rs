@@ -153,7 +153,6 @@ async fn tail_goes_on_at_nodes_that_nobody_has_named() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn tail_ends_when_nobody_reads_it() {
     let cluster = shop().await;
-    let client = cluster.client().await;
     let node = cluster.nodes[0].client.clone();
     let mut tail = spawn(&["tail", "--node", &node, "--from", "1"]);
     let mut out = BufReader::new(tail.stdout.take().unwrap());
@@ -161,15 +160,11 @@ async fn tail_ends_when_nobody_reads_it() {
         out.read_line(&mut String::new()).unwrap();
     }
     drop(out);
-    until("it to notice", async || {
-        sell(&client, "HAM", "cup", 1).await;
-        tail.try_wait().unwrap().is_some()
-    })
-    .await;
+    until("it to notice, though nothing comes", async || tail.try_wait().unwrap().is_some()).await;
     let mut err = String::new();
     tail.stderr.take().unwrap().read_to_string(&mut err).unwrap();
     assert_eq!(tail.wait().unwrap().code(), Some(0), "{err}");
-    assert!(err.contains("go on with --from 7"), "what nobody read is still to come: {err}");
+    assert!(err.contains("go on with --from 7"), "{err}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -4,6 +4,7 @@ use std::io::{ErrorKind, Write};
 use std::time::Duration;
 
 use clap::{Args, ValueEnum};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use stockd_client::events::{Batch, Error, Event, EventStream, Start};
 use tokio::time::{sleep, timeout};
 
@@ -16,6 +17,9 @@ use super::{block_on, json, text};
 
 /// After so long without a node, standard error says so.
 const PATIENCE: Duration = Duration::from_secs(4);
+
+/// Between two looks at whether somebody reads.
+const LOOK: Duration = Duration::from_millis(250);
 
 /// `stockd tail`.
 #[derive(Args)]
@@ -93,10 +97,26 @@ impl Tail {
         let done = tokio::select! {
             done = printer.follow(stream) => done,
             () = signals.next() => Ok(()),
+            () = unread() => Ok(()),
         };
         eprintln!("stockd: go on with --from {}", printer.position);
         done
     }
+}
+
+/// Ends when nobody can read standard output any more, which a write would tell only when something comes.
+async fn unread() {
+    while is_read() {
+        sleep(LOOK).await;
+    }
+}
+
+fn is_read() -> bool {
+    let out = std::io::stdout();
+    // That nobody reads a pipe or a socket is told without being asked for.
+    let mut fds = [PollFd::new(&out, PollFlags::empty())];
+    let found = poll(&mut fds, Some(&Timespec::default()));
+    found.is_err() || fds[0].revents().is_empty()
 }
 
 /// Prints what comes.
