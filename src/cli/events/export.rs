@@ -34,8 +34,8 @@ const PATIENCE: Duration = Duration::from_secs(60);
 /// `stockd events export`.
 #[derive(Args)]
 #[command(after_help = "\
-The file gets its name when it is whole; until then it is FILE.part. The same range gives the same events again:
-keep next and cluster as they are printed at the end, and the next file begins --from that number. With --cluster
+The file gets its name when it is whole; until then it is FILE.part. The same range gives the same events again: \
+keep next and cluster as they are printed at the end, and the next file begins --from that number. With --cluster \
 one that was restored from a backup, where other events have these numbers, is not taken for the same.
 
 Examples:

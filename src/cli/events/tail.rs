@@ -24,14 +24,14 @@ const LOOK: Duration = Duration::from_millis(250);
 /// `stockd tail`.
 #[derive(Args)]
 #[command(after_help = "\
-It ends when it is interrupted, when nobody reads its output any more, or after --count events, and then says on
+It ends when it is interrupted, when nobody reads its output any more, or after --count events, and then says on \
 standard error where to go on. A node that is lost is no end: the next one goes on with the same event.
 
 Examples:
-  stockd tail                                      what happens from now on
-  stockd tail --from oldest --sku mug | less       all that is kept about mugs
-  stockd tail --since 15m --kind CROSSED_DOWN      what has come down to its reorder point lately
-  stockd tail --from 1234 --format ndjson          for programs: an object a line")]
+  stockd tail                                    what happens from now on
+  stockd tail --from oldest --sku mug | less     all that is kept about mugs
+  stockd tail --since 15m --kind CROSSED_DOWN    what has become low lately
+  stockd tail --from 1234 --format ndjson        for programs: an object a line")]
 pub(in crate::cli) struct Tail {
     /// The number of the first event, now, or oldest.
     #[arg(long, value_name = "SEQ", value_parser = parse_from, default_value = "now")]
