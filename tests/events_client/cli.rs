@@ -71,6 +71,8 @@ async fn wrong_ways_to_ask_are_told() {
         &["tail", "--count", "0"],
         &["events", "export", "--out", "x.ndjson"],
         &["events", "export", "--from", "oldest"],
+        &["events", "export", "--from", "now", "--out", "x.ndjson"],
+        &["events", "export", "--from", "1", "--format", "ndjson", "--out", "-"],
         &["events", "export", "--from", "1", "--to", "oldest", "--out", "x.ndjson"],
     ] {
         let said = stockd(wrong);
@@ -80,6 +82,8 @@ async fn wrong_ways_to_ask_are_told() {
     let said = stockd(&["tail", "--node", &nobody]);
     assert_eq!(said.code, Some(1));
     assert!(said.err.contains("is --node right?"), "{}", said.err);
+    let said = stockd(&["tail", "--node", &nobody, "--sku", ""]);
+    assert!(said.code == Some(1) && !said.err.contains("--node"), "{}", said.err);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -45,7 +45,7 @@ Examples:
   stockd events export --since 24h --kind RECEIVED --out received.ndjson")]
 pub(super) struct Export {
     /// The number of the first event, or oldest.
-    #[arg(long, value_name = "SEQ", value_parser = parse_from, required_unless_present = "since")]
+    #[arg(long, value_name = "SEQ", value_parser = parse_first, required_unless_present = "since")]
     from: Option<Start>,
     /// From this moment on: 2026-11-30T03:15:17Z, or 15m for so long ago.
     #[arg(long, value_name = "TIME", value_parser = moment::parse, conflicts_with = "from")]
@@ -54,7 +54,7 @@ pub(super) struct Export {
     #[arg(long, value_name = "SEQ", value_parser = parse_to, default_value = "now")]
     to: Start,
     /// The file; it must not be there yet.
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", value_parser = parse_file)]
     out: PathBuf,
     /// How the file is written [default: by its name: .ndjson, .jsonl or .parquet]
     #[arg(long, value_enum)]
@@ -69,6 +69,20 @@ enum Format {
     Ndjson,
     /// For analysis: a row for each event, a column for each field.
     Parquet,
+}
+
+fn parse_first(text: &str) -> Result<Start, String> {
+    match parse_from(text) {
+        Ok(Start::Now) | Err(_) => Err("write the number of an event, or oldest".to_owned()),
+        from => from,
+    }
+}
+
+fn parse_file(text: &str) -> Result<PathBuf, String> {
+    match text {
+        "-" => Err("to standard output, stockd tail --format ndjson writes events".to_owned()),
+        file => Ok(PathBuf::from(file)),
+    }
 }
 
 fn parse_to(text: &str) -> Result<Start, String> {

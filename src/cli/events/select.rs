@@ -69,7 +69,12 @@ impl Select {
             }
             opened => opened,
         };
-        let stream = stream.map_err(|error| format!("{error}; is --node right?"))?;
+        let stream = stream.map_err(|error| match error {
+            Error::Unreachable { .. } | Error::WrongCluster { .. } => {
+                format!("{error}; is --node right?")
+            }
+            error => error.to_string(),
+        })?;
         if start == Start::Oldest && stream.position() > 1 {
             let node = stream.connected_to().unwrap_or_default();
             eprintln!("stockd: the oldest event on {node} is {}", stream.position());

@@ -136,7 +136,10 @@ impl Printer {
             match timeout(PATIENCE, stream.next()).await {
                 Ok(batch) => {
                     let batch = batch.map_err(|error| self.end(&error))?;
-                    is_told = false;
+                    if std::mem::take(&mut is_told) {
+                        let node = stream.connected_to().unwrap_or_default();
+                        eprintln!("stockd: it goes on at {node}");
+                    }
                     self.resolve(&batch).await;
                     if !self.print(&batch)? {
                         return Ok(());
