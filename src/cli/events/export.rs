@@ -5,7 +5,7 @@
 //! ```
 //!
 //! The same range gives the same events whenever it is exported: an export that was killed begins anew. Not the same
-//! names: events have handles, and the cluster tells only the names that it shows now.
+//! names, if a SKU was renamed: events have handles, and the cluster tells only the names that it shows now.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{BufWriter, IntoInnerError, Write};
@@ -37,8 +37,9 @@ const PATIENCE: Duration = Duration::from_secs(60);
 #[command(after_help = "\
 The file gets its name when it is whole; until then it is FILE.part. The same range gives the same events again: \
 keep next and cluster as they are printed at the end, and the next file begins --from that number. With --cluster \
-one that was restored from a backup, where other events have these numbers, is not taken for the same. A SKU that was renamed has the name of now, or its first one \
-if the range has the event that made the cell.
+one that was restored from a backup, where other events have these numbers, is not taken for the same.
+
+A SKU that was renamed may have its first name in the file or that of now; a cell's number never changes.
 
 Examples:
   stockd events export --from oldest --out events.ndjson

@@ -79,7 +79,8 @@ impl Select {
             let node = stream.connected_to().unwrap_or_default();
             eprintln!("stockd: the oldest event on {node} is {}", stream.position());
         }
-        let namer = Namer::connect(options).await.map_err(|error| error.to_string())?;
+        let namer = Namer::connect(options).await;
+        let namer = namer.map_err(|error| format!("names of cells are not to be had: {error}"))?;
         Ok((stream, namer))
     }
 
