@@ -730,7 +730,7 @@ mod tests {
         let header = Header { kind: Kind::Error, ..frame.header };
         let start = begin_frame(&mut out, header);
         let leader = b"127.0.0.1:9";
-        ErrorReply { code, retry_after_ms: 7, leader, message: b"" }.encode(&mut out);
+        ErrorReply { code, retry_after_ms: 7, leader, message: b"", event: 0 }.encode(&mut out);
         finish_frame(&mut out, start);
         let reply = take_frame(&mut out, limits::REPLY_BYTES_MAX).unwrap().unwrap();
         driver.handle(now, &reply).unwrap()

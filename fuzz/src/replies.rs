@@ -120,8 +120,8 @@ fn prefix() -> Vec<u8> {
 fn error() -> Vec<u8> {
     let mut out = BytesMut::new();
     let leader = b"127.0.0.1:7400";
-    ErrorReply { code: Code::NOT_LEADER, retry_after_ms: 10, leader, message: b"ask node 1" }
-        .encode(&mut out);
+    let (code, message) = (Code::NOT_LEADER, b"ask node 1");
+    ErrorReply { code, retry_after_ms: 10, leader, message, event: 0 }.encode(&mut out);
     out.to_vec()
 }
 

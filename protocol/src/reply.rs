@@ -69,6 +69,9 @@ pub struct ErrorReply<'a> {
     pub leader: &'a [u8],
     /// For people: what is wrong and what to do.
     pub message: &'a [u8],
+    /// With EVENTS_GONE, the first event after the missing ones that the node has, or will have; 0 if it knows none, and
+    /// with other codes.
+    pub event: u64,
 }
 
 impl<'a> ErrorReply<'a> {
@@ -81,6 +84,9 @@ impl<'a> ErrorReply<'a> {
         out.put_slice(self.leader);
         out.put_u16_le(self.message.len() as u16);
         out.put_slice(self.message);
+        if self.event > 0 {
+            out.put_u64_le(self.event);
+        }
     }
 
     /// Reads a body.
@@ -96,6 +102,7 @@ impl<'a> ErrorReply<'a> {
             retry_after_ms: reader.u32()?,
             leader: reader.long_bytes()?,
             message: reader.long_bytes()?,
+            event: reader.u64().unwrap_or(0),
         })
     }
 }

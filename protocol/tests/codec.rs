@@ -742,7 +742,9 @@ fn hellos_and_errors_round_trip_and_leave_room_for_later_fields() {
         retry_after_ms: 9,
         leader: b"localhost:8",
         message: "für Menschen".as_bytes(),
+        event: 0,
     };
+    let gone = ErrorReply { code: Code::EVENTS_GONE, event: 10, ..error };
     let encode = |encode: &dyn Fn(&mut BytesMut)| {
         let mut out = BytesMut::new();
         encode(&mut out);
@@ -758,6 +760,8 @@ fn hellos_and_errors_round_trip_and_leave_room_for_later_fields() {
     assert!((0..len).all(|end| HelloReply::decode(&bytes[..end]).is_err()));
     let (bytes, len) = encode(&|out| error.encode(out));
     assert_eq!(ErrorReply::decode(&bytes), Ok(error));
+    let (bytes, _) = encode(&|out| gone.encode(out));
+    assert_eq!(ErrorReply::decode(&bytes), Ok(gone));
     assert!((0..len).all(|end| ErrorReply::decode(&bytes[..end]).is_err()));
 }
 

@@ -708,8 +708,9 @@ fn hello_reply(body: &mut Reader<'_>, out: &mut BytesMut) -> String {
 fn error(body: &mut Reader<'_>, out: &mut BytesMut) -> String {
     let reply = ErrorReply::decode(body.bytes(body.rest().len()).unwrap()).unwrap();
     reply.encode(out);
+    let event = if reply.event > 0 { format!(" event={}", reply.event) } else { String::new() };
     format!(
-        "{} retry_after_ms={} leader={} message={}",
+        "{} retry_after_ms={} leader={} message={}{event}",
         reply.code.name(),
         reply.retry_after_ms,
         text(reply.leader),

@@ -17,7 +17,7 @@ use crate::world::{Clock, RealClock};
 /// `stockd audit`.
 #[derive(Args)]
 #[command(after_help = "\
-Only reads. The node should be stopped; beside a running one the verdict is as good, and what comes last is left to the
+Only reads. The node should be stopped; beside a running one the verdict is as good, and what comes last is left to the \
 next audit. The last line is the verdict, and the exit code is 0 only if everything is right.
 
 Examples:

@@ -34,9 +34,9 @@ const SAVE_BYTES: u64 = 1 << 20;
 /// `stockd export`.
 #[derive(Args)]
 #[command(after_help = "\
-The file has a row for each cell: its names, its counters and its rules. On_hand is in the column quantity, so
-that `stockd load --as set --feed N` reads it back, and nothing else of the row. Each row is of one moment; the
-file as a whole is not, unless nothing is sold meanwhile. Run the same command again after whatever happened,
+The file has a row for each cell: its names, its counters and its rules. On_hand is in the column quantity, so \
+that `stockd load --as set --feed N` reads it back, and nothing else of the row. Each row is of one moment; the \
+file as a whole is not, unless nothing is sold meanwhile. Run the same command again after whatever happened, \
 and it goes on where it was.
 
 Examples:

@@ -43,19 +43,21 @@ struct Arguments {
     command: Command,
 }
 
+/// As all texts behind options: a paragraph is one line, which is wrapped for the terminal, and an example has at most
+/// 80 columns.
 const EXAMPLES: &str = "\
 Examples:
-  stockd serve                                   a single node, data in ./stockd-data
-  stockd client receive BER shirt-m 100          put 100 shirts into warehouse BER
-  stockd client reserve BER shirt-m 2 --ttl 5m   hold two of them for five minutes
+  stockd serve                                   one node, data in ./stockd-data
+  stockd client receive BER shirt-m 100          put 100 shirts into BER
+  stockd client reserve BER shirt-m 2 --ttl 5m   hold two for five minutes
   stockd admin status                            how the node is
 
 Three nodes on one machine:
   stockd serve --node-id 1 --data n1
-  stockd serve --node-id 2 --data n2 --listen 127.0.0.1:7410 --admin 127.0.0.1:7411 \\
-               --peer 127.0.0.1:7412 --join 127.0.0.1:7402
-  stockd serve --node-id 3 --data n3 --listen 127.0.0.1:7420 --admin 127.0.0.1:7421 \\
-               --peer 127.0.0.1:7422 --join 127.0.0.1:7402
+  stockd serve --node-id 2 --data n2 --listen 127.0.0.1:7410 \\
+      --admin 127.0.0.1:7411 --peer 127.0.0.1:7412 --join 127.0.0.1:7402
+  stockd serve --node-id 3 --data n3 --listen 127.0.0.1:7420 \\
+      --admin 127.0.0.1:7421 --peer 127.0.0.1:7422 --join 127.0.0.1:7402
 
 Exit codes: 0 done; 1 refused or failed; 2 wrong usage.";
 

@@ -22,12 +22,12 @@ use crate::world::World;
 /// `stockd serve`.
 #[derive(Args)]
 #[command(after_help = "\
-Without options it is a cluster of one, which needs no ceremony: clients on 127.0.0.1:7400, an
-admin port to type into (nc 127.0.0.1 7401) and data in ./stockd-data. Others join it at any time
-with --join and its peer address. A node that has data tells the others its addresses with it, and
+Without options it is a cluster of one, which needs no ceremony: clients on 127.0.0.1:7400, an \
+admin port to type into (nc 127.0.0.1 7401) and data in ./stockd-data. Others join it at any time \
+with --join and its peer address. A node that has data tells the others its addresses with it, and \
 comes back if it was removed.
 
-Ctrl-C or SIGTERM leaves in order: what is in flight is answered, leadership is handed over. A second
+Ctrl-C or SIGTERM leaves in order: what is in flight is answered, leadership is handed over. A second \
 one leaves at once, which loses nothing that was acknowledged.")]
 pub(super) struct Serve {
     /// The data directory; it is made if it is not there.

@@ -31,8 +31,8 @@ use crate::engine::CellReader;
 use crate::events::{EventLog, ReadError};
 use crate::protocol::limits::CREDIT_BYTES_MAX;
 use crate::protocol::{
-    Code, EventsHead, Header, Kind, ShardId, Start, Subscribe, UnixMillis, begin_frame, crc32,
-    finish_frame_before,
+    Code, ErrorReply, EventsHead, Header, Kind, ShardId, Start, Subscribe, UnixMillis, begin_frame,
+    crc32, finish_frame_before,
 };
 use crate::replication::{Refusal, Replica};
 use crate::world::World;
@@ -281,7 +281,7 @@ impl Reader {
                 // What was answered before has happened before, also if it cannot be read yet.
                 Start::Now => Ok(self.events.next()),
                 Start::Oldest => Ok(self.events.oldest()),
-                Start::Time(at_us) => self.events.find(at_us),
+                Start::Time(at_us) => self.first_since(at_us),
             };
             match begun {
                 Ok(next) => {
@@ -293,6 +293,18 @@ impl Reader {
                 }
                 Err(error) => self.end(&subscriber, &error),
             }
+        }
+    }
+
+    /// The first event at a moment or after it.
+    ///
+    /// # Errors
+    /// [`ReadError::Gone`]: those just before are missing, so it may be one of them.
+    fn first_since(&self, at_us: u64) -> Result<u64, ReadError> {
+        let first = self.events.find(at_us)?;
+        match first {
+            0 | 1 => Ok(first),
+            _ => self.events.read(first - 1, 1).map(|_| first),
         }
     }
 
@@ -379,8 +391,15 @@ impl Reader {
     }
 
     fn refuse(&self, subscriber: &Arc<Subscriber>, error: &ReadError) {
-        let refusal = Refusal { message: error.to_string(), ..Refusal::new(Code::EVENTS_GONE, 0) };
+        let message = error.to_string();
+        let reply = ErrorReply {
+            code: Code::EVENTS_GONE,
+            retry_after_ms: 0,
+            leader: b"",
+            message: message.as_bytes(),
+            event: if let ReadError::Gone { oldest } = error { *oldest } else { 0 },
+        };
         subscriber.outbox.drop_subscriber(subscriber.request_id);
-        subscriber.outbox.error(subscriber.request_id, &refusal);
+        subscriber.outbox.error_reply(subscriber.request_id, &reply);
     }
 }

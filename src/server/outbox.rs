@@ -392,19 +392,17 @@ impl Outbox {
 
     /// Refuses a frame to which no reply is owed.
     pub fn error(&self, request_id: u64, refusal: &Refusal) {
-        self.append_error(&mut self.lock(), request_id, refusal);
+        self.error_reply(request_id, &reply(refusal));
     }
 
-    fn append_error(&self, inner: &mut Inner, request_id: u64, refusal: &Refusal) {
+    /// … that says more than other refusals.
+    pub fn error_reply(&self, request_id: u64, reply: &ErrorReply<'_>) {
+        self.append_error(&mut self.lock(), request_id, reply);
+    }
+
+    fn append_error(&self, inner: &mut Inner, request_id: u64, reply: &ErrorReply<'_>) {
         let header = Header { request_id, kind: Kind::Error, shard: ShardId::default() };
-        let leader = refusal.leader.as_deref().unwrap_or_default();
-        let reply = ErrorReply {
-            code: refusal.code,
-            retry_after_ms: refusal.retry_after_ms,
-            leader: leader.as_bytes(),
-            message: refusal.message.as_bytes(),
-        };
-        self.metrics.count_code(refusal.code);
+        self.metrics.count_code(reply.code);
         self.append(inner, header, |out| reply.encode(out));
     }
 
@@ -440,6 +438,16 @@ impl Inner {
     }
 }
 
+fn reply(refusal: &Refusal) -> ErrorReply<'_> {
+    ErrorReply {
+        code: refusal.code,
+        retry_after_ms: refusal.retry_after_ms,
+        leader: refusal.leader.as_deref().unwrap_or_default().as_bytes(),
+        message: refusal.message.as_bytes(),
+        event: 0,
+    }
+}
+
 fn wake(inner: &Inner) {
     if let Some(waker) = inner.waker.as_ref().filter(|_| !inner.in_turn) {
         waker.wake_by_ref();
@@ -469,7 +477,7 @@ impl ReplyTo for Outbox {
     fn refuse(&self, tag: RequestTag, refusal: &Refusal) {
         self.settle();
         let mut inner = self.lock();
-        self.append_error(&mut inner, tag.request_id, refusal);
+        self.append_error(&mut inner, tag.request_id, &reply(refusal));
         wake(&inner);
     }
 

@@ -12,6 +12,7 @@
 
 mod clock;
 mod memory;
+mod moment;
 pub mod net;
 mod pace;
 mod random;
@@ -21,6 +22,7 @@ use std::sync::Arc;
 
 pub use clock::{Clock, RealClock, UnixMicros};
 pub use memory::{EnoughMemory, Memory, RealMemory};
+pub use moment::Moment;
 pub use pace::Pace;
 pub use random::{Random, RealRandom};
 pub use threads::{RealThreads, TaskThreads, Threads};

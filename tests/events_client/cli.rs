@@ -3,6 +3,7 @@
 use std::fs;
 use std::io::{BufRead, BufReader, Read};
 use std::process::Command;
+use std::time::{Duration, Instant};
 
 use parquet::file::reader::{FileReader, SerializedFileReader};
 use parquet::record::Field;
@@ -70,6 +71,8 @@ async fn wrong_ways_to_ask_are_told() {
         &["tail", "--count", "0"],
         &["events", "export", "--out", "x.ndjson"],
         &["events", "export", "--from", "oldest"],
+        &["events", "export", "--from", "now", "--out", "x.ndjson"],
+        &["events", "export", "--from", "1", "--format", "ndjson", "--out", "-"],
         &["events", "export", "--from", "1", "--to", "oldest", "--out", "x.ndjson"],
     ] {
         let said = stockd(wrong);
@@ -79,6 +82,8 @@ async fn wrong_ways_to_ask_are_told() {
     let said = stockd(&["tail", "--node", &nobody]);
     assert_eq!(said.code, Some(1));
     assert!(said.err.contains("is --node right?"), "{}", said.err);
+    let said = stockd(&["tail", "--node", &nobody, "--sku", ""]);
+    assert!(said.code == Some(1) && !said.err.contains("--node"), "{}", said.err);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -106,10 +111,52 @@ async fn tail_follows_until_it_is_interrupted() {
     assert!(said.err.ends_with("stockd: go on with --from 9\n"), "{}", said.err);
 }
 
+#[test]
+fn tail_is_interrupted_while_it_connects() {
+    // Takes connections, and says nothing.
+    let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let tail = spawn(&["tail", "--node", &silent.local_addr().unwrap().to_string()]);
+    let begun = Instant::now();
+    drop(silent.accept().unwrap());
+    let pid = tail.id().to_string();
+    assert!(Command::new("kill").args(["-TERM", &pid]).status().unwrap().success());
+    let said = ended(tail);
+    assert_eq!((said.code, &*said.err), (Some(0), ""));
+    assert!(begun.elapsed() < Duration::from_secs(1), "{:?}", begun.elapsed());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn tail_goes_on_at_nodes_that_nobody_has_named() {
+    let mut cluster = Cluster::start(3).await;
+    let client = cluster.client().await;
+    receive(&client, "BER", "mug", 10).await;
+    let mut end = 3;
+    // A follower, and then the leader: node 1 has started the cluster.
+    for victim in [2, 0] {
+        let (node, from) = (cluster.nodes[victim].client.clone(), end.to_string());
+        let mut tail = spawn(&["tail", "--node", &node, "--from", &from, "--format", "ndjson"]);
+        let mut out = BufReader::new(tail.stdout.take().unwrap());
+        let mut next = move || {
+            let mut line = String::new();
+            out.read_line(&mut line).unwrap();
+            let event = serde_json::from_str::<Value>(&line).unwrap();
+            (event["sequence"].as_u64().unwrap(), event["sku"].clone())
+        };
+        sell(&client, "BER", "mug", 1).await;
+        assert_eq!([next(), next()], [(end, "mug".into()), (end + 1, "mug".into())]);
+        cluster.nodes[victim].kill();
+        sell(&client, "BER", "mug", 1).await;
+        assert_eq!([next(), next()], [(end + 2, "mug".into()), (end + 3, "mug".into())]);
+        end += 4;
+        cluster.nodes[victim].start().await;
+        tail.kill().unwrap();
+        tail.wait().unwrap();
+    }
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn tail_ends_when_nobody_reads_it() {
     let cluster = shop().await;
-    let client = cluster.client().await;
     let node = cluster.nodes[0].client.clone();
     let mut tail = spawn(&["tail", "--node", &node, "--from", "1"]);
     let mut out = BufReader::new(tail.stdout.take().unwrap());
@@ -117,15 +164,54 @@ async fn tail_ends_when_nobody_reads_it() {
         out.read_line(&mut String::new()).unwrap();
     }
     drop(out);
-    until("it to notice", async || {
-        sell(&client, "HAM", "cup", 1).await;
-        tail.try_wait().unwrap().is_some()
-    })
-    .await;
+    until("it to notice, though nothing comes", async || tail.try_wait().unwrap().is_some()).await;
     let mut err = String::new();
     tail.stderr.take().unwrap().read_to_string(&mut err).unwrap();
     assert_eq!(tail.wait().unwrap().code(), Some(0), "{err}");
-    assert!(err.contains("go on with --from 7"), "what nobody read is still to come: {err}");
+    assert!(err.contains("go on with --from 7"), "{err}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn events_that_are_nowhere_are_told() {
+    let mut cluster = shop().await;
+    let client = cluster.client().await;
+    let node = &mut cluster.nodes[0];
+    let address = node.client.clone();
+    let before = std::time::SystemTime::now();
+    node.admin("snapshot").await.unwrap();
+    node.kill();
+    for file in fs::read_dir(&node.data).unwrap() {
+        let path = file.unwrap().path();
+        if path.file_name().unwrap().to_str().unwrap().starts_with("events-") {
+            fs::remove_file(path).unwrap();
+        }
+    }
+    node.start().await;
+    sell(&client, "HAM", "cup", 1).await;
+    let tail = |more: &[&str]| stockd(&[&["tail", "--node", &address], more].concat());
+
+    // Since a moment before, of which nobody knows whether something has happened after it.
+    let ago = format!("{}s", before.elapsed().unwrap().as_secs() + 60);
+    let said = tail(&["--since", &ago, "--count", "1"]);
+    assert!(said.out.contains("         7  RESERVED           HAM cup"), "{}", said.out);
+    let told = "stockd: events before 7 are nowhere any more; this begins with it\n";
+    assert!(said.err.contains(told), "{}", said.err);
+    let said = tail(&["--from", "oldest", "--count", "1"]);
+    assert!(said.out.contains("         7  RESERVED"), "{}", said.out);
+    assert!(said.err.contains(&format!("the oldest event on {address} is 7")), "{}", said.err);
+    // Since a moment after, before which nothing is missing.
+    let out = cluster.path("late.ndjson");
+    let said = stockd(&["events", "export", "--node", &address, "--out", &out, "--since", "0s"]);
+    assert!(said.out.contains("from    9\n") && !said.err.contains("nowhere"), "{}", said.err);
+
+    let said = tail(&["--from", "3", "--count", "1"]);
+    assert_eq!((said.code, &*said.out), (Some(1), ""));
+    let told = "go on with --from 7\nstockd: events 3..6 are nowhere any more; go on with 7\n";
+    assert!(said.err.ends_with(told), "{}", said.err);
+    let out = cluster.path("gone.ndjson");
+    let said = stockd(&["events", "export", "--node", &address, "--out", &out, "--from", "3"]);
+    assert_eq!(said.code, Some(1));
+    assert!(said.err.contains("events 3..6 are nowhere any more; go on with 7"), "{}", said.err);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -133,6 +219,7 @@ async fn a_range_goes_into_a_file() {
     let cluster = shop().await;
     let client = cluster.client().await;
     let node = cluster.nodes[0].client.clone();
+    let id = format!("{:016x}", client.cluster_id().unwrap());
     let export = |out: &str, more: &[&str]| {
         stockd(&[&["events", "export", "--node", &node, "--out", out], more].concat())
     };
@@ -147,7 +234,7 @@ async fn a_range_goes_into_a_file() {
     let said = export(&all, &["--from", "oldest"]);
     assert_eq!(
         (said.code, &*said.out),
-        (Some(0), &*format!("events  6\nfrom    1\nnext    7\nfile    {all}\n")),
+        (Some(0), &*format!("events  6\nfrom    1\nnext    7\ncluster {id}\nfile    {all}\n")),
         "{}",
         said.err
     );
@@ -170,6 +257,12 @@ async fn a_range_goes_into_a_file() {
     let none = cluster.path("none.ndjson");
     let said = export(&none, &["--from", "9"]);
     assert!(said.out.contains("events  0\n"), "{}{}", said.out, said.err);
+    let said = export(&cluster.path("future.ndjson"), &["--from", "10", "--cluster", &id]);
+    let told = format!("event 10 has not happened; the next on {node} is 9\n");
+    assert!(said.code == Some(1) && said.err.ends_with(&told), "{}", said.err);
+    let said = export(&cluster.path("other.ndjson"), &["--from", "9", "--cluster", "7"]);
+    let told = format!("{node} is of cluster {id}, not of 0000000000000007");
+    assert!(said.code == Some(1) && said.err.contains(&told), "{}", said.err);
     assert!(export(&cluster.path("x.ndjson"), &["--from", "9", "--to", "3"]).code == Some(1));
 
     // The same as rows: what they say is compared with lines next to the code.

@@ -279,7 +279,7 @@ async fn an_operator_asks_what_was_and_why() {
         "committed       3",
         "is_whole_story  yes",
         "2 RECEIVED",
-        "reason=4 reference=delivery 7 by=shop",
+        "reason=4 reference=\"delivery 7\" by=shop",
         "4 CONFIRMED",
         "BER shirt on_hand=10 reserved=0(-3) committed=3(+3)",
     ] {

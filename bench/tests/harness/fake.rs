@@ -160,9 +160,8 @@ impl State {
         }
         if self.lie == Lie::Busy && self.frames.is_multiple_of(3) && frame.header.kind == Kind::Op {
             let start = begin(out, Kind::Error);
-            let busy =
-                ErrorReply { code: Code::BUSY, retry_after_ms: 1, leader: b"", message: b"busy" };
-            busy.encode(out);
+            let (code, message) = (Code::BUSY, b"busy");
+            ErrorReply { code, retry_after_ms: 1, leader: b"", message, event: 0 }.encode(out);
             finish_frame(out, start);
             return true;
         }
@@ -185,7 +184,7 @@ impl State {
         if address != self.leader {
             let start = begin(out, Kind::Error);
             let (code, leader) = (Code::NOT_LEADER, self.leader.as_bytes());
-            ErrorReply { code, retry_after_ms: 0, leader, message: b"" }.encode(out);
+            ErrorReply { code, retry_after_ms: 0, leader, message: b"", event: 0 }.encode(out);
             finish_frame(out, start);
             return true;
         }

@@ -3,20 +3,20 @@
 use std::fmt;
 use std::time::Duration;
 
-use stockd_protocol::{Code, Start, SubscribeError};
+use stockd_protocol::{Code, ErrorReply, Start, SubscribeError};
 
 use super::Fault;
 
 /// Why there are no events, or none any more. A stream that has given one goes on giving it.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Error {
-    /// Every node has said that it does not have these events (any more). Open another stream from `oldest` on, and
+    /// Every node has said that it does not have these events (any more). Open another stream from `next` on, and
     /// read the stock for what came before.
     Gone {
         /// What was asked for.
         start: Start,
-        /// The oldest event that is to be had from any node; `None`: none has said.
-        oldest: Option<u64>,
+        /// The first event after them that any node has; `None`: none has said.
+        next: Option<u64>,
     },
     /// The subscription cannot be sent as it is.
     Invalid(SubscribeError),
@@ -59,6 +59,8 @@ pub enum Trouble {
     Gone {
         /// For people.
         message: String,
+        /// The first event after them that it has; `None`: it has not said.
+        next: Option<u64>,
     },
     /// The connection broke.
     Lost {
@@ -87,12 +89,14 @@ pub enum Trouble {
 
 impl Trouble {
     /// What a server said by an error frame.
-    pub(super) fn of(code: Code, retry_after: Duration, message: &str) -> Self {
-        let message = message.to_owned();
-        match code {
-            Code::EVENTS_GONE => Self::Gone { message },
+    pub(super) fn of(reply: &ErrorReply<'_>) -> Self {
+        let message = String::from_utf8_lossy(reply.message).into_owned();
+        match reply.code {
+            Code::EVENTS_GONE => Self::Gone { message, next: Some(reply.event).filter(|n| *n > 0) },
             Code::NO_EVENTS => Self::NoEvents,
-            code if code.is_retry() => Self::Busy { retry_after },
+            code if code.is_retry() => {
+                Self::Busy { retry_after: Duration::from_millis(reply.retry_after_ms.into()) }
+            }
             code => Self::Refused { code, message },
         }
     }
@@ -106,17 +110,17 @@ impl Trouble {
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Gone { start, oldest } => {
-                match start {
-                    Start::Sequence(sequence) => write!(f, "no node has event {sequence}")?,
-                    Start::Time(at_us) => write!(f, "no node has the events since {at_us} µs")?,
-                    Start::Now | Start::Oldest => f.write_str("no node has these events")?,
-                }
-                match oldest {
-                    Some(oldest) => write!(f, "; the oldest there is has the number {oldest}"),
-                    None => f.write_str(", and none says which is the oldest that it has"),
-                }
+            Self::Gone { start: Start::Sequence(from), next: Some(next) } => {
+                let last = next.saturating_sub(1);
+                write!(f, "events {from}..{last} are nowhere any more; go on with {next}")
             }
+            Self::Gone { next: Some(next), .. } => {
+                write!(f, "events before {next} are nowhere any more; go on with that one")
+            }
+            Self::Gone { start: Start::Sequence(from), next: None } => {
+                write!(f, "event {from} is nowhere any more, and no node says which comes after it")
+            }
+            Self::Gone { .. } => f.write_str("these events are nowhere any more"),
             Self::Invalid(error) => write!(f, "not sent: {error}"),
             Self::NoEvents => f.write_str("no node keeps events (stockd serve --events 0s)"),
             Self::Refused { code, message } => write!(f, "refused: {code}: {message}"),
@@ -140,7 +144,7 @@ impl fmt::Display for Trouble {
         match self {
             Self::Busy { .. } => f.write_str("it has all the subscribers it takes, or is leaving"),
             Self::Fault(fault) => fault.fmt(f),
-            Self::Gone { message } | Self::Lost { message } | Self::Unreachable { message } => {
+            Self::Gone { message, .. } | Self::Lost { message } | Self::Unreachable { message } => {
                 f.write_str(message)
             }
             Self::NoEvents => f.write_str("it keeps no events"),

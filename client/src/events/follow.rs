@@ -15,10 +15,8 @@ use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::{BufMut, Bytes, BytesMut};
-use stockd_protocol::{
-    ErrorReply, EventsHead, Frame, Header, Kind, Reader, ShardId, Start, begin_frame, finish_frame,
-};
+use bytes::{BufMut, BytesMut};
+use stockd_protocol::{ErrorReply, Frame, Header, Kind, ShardId, Start, begin_frame, finish_frame};
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 use super::check::Place;
@@ -109,9 +107,6 @@ impl Follower {
                 (is_round, state.verdict(self.start()), state.nodes.retry_after())
             };
             match verdict {
-                Some(Error::Gone { start, .. }) => {
-                    return Error::Gone { start, oldest: self.oldest().await };
-                }
                 Some(error) => return error,
                 None if is_round => {
                     sleep(self.jittered(pause).max(retry_after)).await;
@@ -209,35 +204,6 @@ impl Follower {
             _ => Ok(()),
         }
     }
-
-    /// The oldest event that any node has which has said that it has not what was asked for.
-    async fn oldest(&self) -> Option<u64> {
-        let addresses: Vec<String> = {
-            let state = self.shared.lock();
-            state.nodes.troubles().map(|(address, _)| address.to_owned()).collect()
-        };
-        let mut oldest = None;
-        for address in addresses {
-            let ask = self.oldest_of(&address);
-            if let Ok(Some(found)) = timeout(self.options.reply_timeout, ask).await {
-                oldest = Some(oldest.map_or(found, |oldest: u64| oldest.min(found)));
-            }
-        }
-        oldest
-    }
-
-    /// The first frame of a subscription to which nothing is granted says where that begins.
-    async fn oldest_of(&self, address: &str) -> Option<u64> {
-        let (mut writer, mut reader) = self.connect(address).await.ok()?.split();
-        let subscribe = self.wish.subscribe(Start::Oldest, 0);
-        put_frame(writer.buffer(), Kind::Subscribe, |out| subscribe.encode(out));
-        writer.flush().await.ok()?;
-        let frame: Bytes = match reader.next_burst().await.ok()?.next()?.ok()? {
-            Frame { header, body } if header.kind == Kind::Events => body,
-            _ => return None,
-        };
-        EventsHead::take(&mut Reader::new(&frame)).ok().map(|head| head.next)
-    }
 }
 
 async fn connect(options: &Options, address: &str) -> Result<raw::Connection, Trouble> {
@@ -245,7 +211,8 @@ async fn connect(options: &Options, address: &str) -> Result<raw::Connection, Tr
     match timeout(options.connect_timeout, connect).await {
         Ok(Ok(connection)) => Ok(connection),
         Ok(Err(raw::Error::Refused { code, message })) => {
-            Err(Trouble::of(code, Duration::ZERO, &message))
+            let (leader, message) = (&b""[..], message.as_bytes());
+            Err(Trouble::of(&ErrorReply { code, retry_after_ms: 0, leader, message, event: 0 }))
         }
         Ok(Err(error)) => Err(Trouble::Unreachable { message: error.to_string() }),
         Err(_) => Err(Trouble::Unreachable { message: "no answer came in time".to_owned() }),
@@ -293,10 +260,7 @@ fn lost(error: raw::Error) -> Trouble {
 
 fn refusal(body: &[u8]) -> Trouble {
     match ErrorReply::decode(body) {
-        Ok(reply) => {
-            let retry_after = Duration::from_millis(u64::from(reply.retry_after_ms));
-            Trouble::of(reply.code, retry_after, &String::from_utf8_lossy(reply.message))
-        }
+        Ok(reply) => Trouble::of(&reply),
         Err(_) => Trouble::Lost { message: "an error that cannot be read".to_owned() },
     }
 }

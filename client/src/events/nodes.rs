@@ -78,6 +78,15 @@ impl Nodes {
         known.filter_map(|(address, trouble)| Some((address.as_str(), trouble.as_ref()?)))
     }
 
+    /// The first event that any node has of those that say that events are missing.
+    pub(super) fn next_there(&self) -> Option<u64> {
+        let next = |(_, trouble): (&str, &Trouble)| match trouble {
+            Trouble::Gone { next, .. } => *next,
+            _ => None,
+        };
+        self.troubles().filter_map(next).min()
+    }
+
     /// The longest that a busy node would have for itself.
     pub(super) fn retry_after(&self) -> Duration {
         let after = |(_, trouble): (&str, &Trouble)| match trouble {
@@ -112,7 +121,7 @@ mod tests {
     #[test]
     fn one_node_that_may_yet_answer_is_hope() {
         let mut nodes = Nodes::new(&["a".into(), "b".into()]);
-        nodes.fail("a", Trouble::Gone { message: String::new() });
+        nodes.fail("a", Trouble::Gone { message: String::new(), next: Some(7) });
         assert!(!nodes.all_final(), "b was not asked");
         nodes.fail("b", Trouble::Lost { message: String::new() });
         assert!(!nodes.all_final(), "b has not said so");
@@ -121,6 +130,7 @@ mod tests {
         assert!(!nodes.all_final(), "c was not asked");
         nodes.fail("c", Trouble::NoEvents);
         assert!(nodes.all_final());
+        assert_eq!(nodes.next_there(), Some(7));
         nodes.succeed();
         assert!(!nodes.all_final());
     }

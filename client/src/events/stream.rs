@@ -86,6 +86,12 @@ impl EventStream {
         self.position
     }
 
+    /// The number that the node's next event will have, as far as is known: behind [`position`](Self::position) if that is
+    /// yet to come.
+    pub fn reached(&self) -> u64 {
+        self.shared.lock().reached
+    }
+
     /// How many events the node has, as far as is known, that were not handed out. Also those that are not wanted.
     pub fn lag(&self) -> u64 {
         self.shared.lock().reached.saturating_sub(self.position)
@@ -201,7 +207,9 @@ impl State {
         let mut verdict = None;
         for (_, trouble) in self.nodes.troubles() {
             match trouble {
-                Trouble::Gone { .. } => return Some(Error::Gone { start, oldest: None }),
+                Trouble::Gone { .. } => {
+                    return Some(Error::Gone { start, next: self.nodes.next_there() });
+                }
                 Trouble::Refused { code, message } => {
                     verdict = Some(Error::Refused { code: *code, message: message.clone() });
                 }

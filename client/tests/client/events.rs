@@ -7,11 +7,11 @@ use stockd_client::Code;
 use stockd_client::events::{Error, EventKind, EventStream, Fault, Start, Subscription, Trouble};
 use stockd_protocol::event::{Cause, RecordWriter, seal};
 use stockd_protocol::{
-    EventsHead, Frame, Header, Kind, ReservationId, Selector, ShardId, Subscribe,
+    ErrorReply, EventsHead, Frame, Header, Kind, ReservationId, Selector, ShardId, Subscribe,
 };
 use tokio::join;
 
-use crate::fake::{NOW, Node, Peer, error, frame, options};
+use crate::fake::{NOW, Node, Peer, error, frame, options, refusal};
 
 /// A record of `count` events from `first` on, each with a reference of `bytes` bytes.
 fn record(first: u64, count: u64, bytes: usize) -> Vec<u8> {
@@ -207,21 +207,16 @@ async fn a_full_node_is_asked_again_when_it_says() {
     assert_eq!(stream.unwrap().position(), 50);
 }
 
-/// A node that begins, and then has not the events; or says which is the oldest that it has.
-async fn has_from(node: &Node, oldest: u64) -> ! {
+/// A node that begins, and then has none but the events from `event` on.
+async fn has_from(node: &Node, event: u64) -> ! {
+    let (code, message) = (Code::EVENTS_GONE, b"gone");
+    let gone = ErrorReply { code, retry_after_ms: 0, leader: b"", message, event };
     loop {
         let mut peer = node.accept("").await;
-        match subscribed(&mut peer).await {
-            (subscribe, Start::Sequence(from)) => {
-                peer.send(events(&subscribe, from, from, &[])).await;
-                peer.send(error(&subscribe, Code::EVENTS_GONE, 0, "")).await;
-            }
-            (subscribe, start) => {
-                assert_eq!(start, Start::Oldest);
-                assert_eq!(Subscribe::decode(&subscribe.body).unwrap().credit, 0);
-                peer.send(events(&subscribe, oldest, oldest, &[])).await;
-            }
-        }
+        let (subscribe, start) = subscribed(&mut peer).await;
+        let Start::Sequence(from) = start else { panic!("{start:?}") };
+        peer.send(events(&subscribe, from, from, &[])).await;
+        peer.send(refusal(&subscribe, &gone)).await;
         assert!(peer.frame().await.is_none());
     }
 }
@@ -246,9 +241,9 @@ async fn events_that_no_node_has_end_the_stream_and_nothing_is_jumped_over() {
         _ = has_from(&a, 80) => unreachable!("serves for ever"),
         _ = has_from(&b, 70) => unreachable!("serves for ever"),
     };
-    assert_eq!(end, Error::Gone { start: Start::Sequence(5), oldest: Some(70) });
+    assert_eq!(end, Error::Gone { start: Start::Sequence(5), next: Some(70) });
     assert_eq!(position, 5);
-    assert!(end.to_string().contains("the oldest there is has the number 70"), "{end}");
+    assert_eq!(end.to_string(), "events 5..69 are nowhere any more; go on with 70");
 }
 
 #[tokio::test]

@@ -153,9 +153,13 @@ pub fn grant(to: &Frame, code: Code, deadline: u64) -> BytesMut {
 
 /// A reply that refuses the whole frame.
 pub fn error(to: &Frame, code: Code, retry_after_ms: u32, leader: &str) -> BytesMut {
+    let leader = leader.as_bytes();
+    refusal(to, &ErrorReply { code, retry_after_ms, leader, message: b"no", event: 0 })
+}
+
+pub fn refusal(to: &Frame, reply: &ErrorReply<'_>) -> BytesMut {
     let kind = Kind::Error;
     let header = Header { request_id: to.header.request_id, kind, shard: ShardId(0) };
-    let reply = ErrorReply { code, retry_after_ms, leader: leader.as_bytes(), message: b"no" };
     frame(header, |out| reply.encode(out))
 }
 

@@ -63,6 +63,7 @@ pub use checkpoint::{
 pub use kind::EventKind;
 pub use ledger::{Ledger, LedgerFault};
 pub use read::{Event, EventError, EventRecord, Events, RecordHeader};
+pub use show::Text;
 pub use write::{Cause, Mark, RecordWriter};
 
 use crate::id::CellHandle;

@@ -1,18 +1,39 @@
 //! Events as one line of text, for people.
 
-use std::fmt;
+use std::fmt::{self, Write};
 
 use super::{CellChange, Counts, Divergence, Event, EventBody};
 use crate::id::{CellHandle, ReservationId};
 use crate::stock::Policy;
 
-/// Bytes that are mostly text.
-struct Text<'a>(&'a [u8]);
+/// Bytes that are mostly text, of which somebody else has chosen what is in them. In quotes if that is more than a
+/// word: what follows it cannot be mistaken. In these `"` and `\` come after a `\`, and what cannot be printed is `\xNN`.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Text<'a>(pub &'a [u8]);
 
 impl fmt::Display for Text<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}", self.0.escape_ascii())
+        let is_plain = |byte: &u8| byte.is_ascii_alphanumeric() || b"._:/-".contains(byte);
+        if self.0.iter().all(is_plain) {
+            return self.0.iter().try_for_each(|byte| f.write_char(char::from(*byte)));
+        }
+        f.write_char('"')?;
+        for chunk in self.0.utf8_chunks() {
+            for c in chunk.valid().chars() {
+                match c {
+                    '"' | '\\' => write!(f, "\\{c}")?,
+                    c if c.is_control() => put_escaped(f, c.encode_utf8(&mut [0; 4]).as_bytes())?,
+                    c => f.write_char(c)?,
+                }
+            }
+            put_escaped(f, chunk.invalid())?;
+        }
+        f.write_char('"')
     }
+}
+
+fn put_escaped(f: &mut fmt::Formatter<'_>, bytes: &[u8]) -> fmt::Result {
+    bytes.iter().try_for_each(|byte| write!(f, "\\x{byte:02x}"))
 }
 
 /// Bytes as two digits each.
@@ -152,5 +173,21 @@ impl fmt::Display for Rules {
         let all: Vec<String> =
             flags.chain(numbers.map(|(name, number)| format!("{name}={number}"))).collect();
         f.write_str(&all.join(" "))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn text_that_is_more_than_a_word_is_quoted() {
+        let shown = |bytes: &[u8]| Text(bytes).to_string();
+        for plain in ["", "shirt-m", "10.0.0.2:7400", "a/b_c"] {
+            assert_eq!(shown(plain.as_bytes()), plain);
+        }
+        assert_eq!(shown(b"hello by=evil cell=0"), r#""hello by=evil cell=0""#);
+        assert_eq!(shown("größe \"\\\n".as_bytes()), r#""größe \"\\\x0a""#);
+        assert_eq!(shown(b"\xff\xc2\x85"), r#""\xff\xc2\x85""#);
     }
 }

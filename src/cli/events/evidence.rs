@@ -16,11 +16,11 @@ use crate::world::{Clock, RealClock};
 /// `stockd events evidence`.
 #[derive(Args)]
 #[command(after_help = "\
-The range is widened to whole records: what one log entry has changed stays together. The directory is only read, and a
+The range is widened to whole records: what one log entry has changed stays together. The directory is only read, and a \
 node may run on it. What the file proves and what it does not is what `stockd audit FILE` says.
 
 Example:
-  stockd events evidence stockd-data --from 1000000 --to 1000999 --out case-17.evidence")]
+  stockd events evidence stockd-data --from 1000 --to 1999 --out 17.evidence")]
 pub(super) struct Evidence {
     /// The data directory.
     directory: PathBuf,

@@ -4,7 +4,8 @@
 //! EventStream ─▶ FILE.part ─▶ FILE, once it is whole
 //! ```
 //!
-//! The same range gives the same events whenever it is exported: an export that was killed begins anew.
+//! The same range gives the same events whenever it is exported: an export that was killed begins anew. Not the same
+//! names, if a SKU was renamed: events have handles, and the cluster tells only the names that it shows now.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{BufWriter, IntoInnerError, Write};
@@ -19,31 +20,35 @@ use super::super::progress::Progress;
 use super::super::{Done, lock_alone};
 use super::columns::Parquet;
 use super::moment::{self, Moment};
-use super::names::Namer;
+use super::names::{Namer, RETRY};
 use super::select::Select;
 use super::tail::parse_from;
 use super::{block_on, json};
 use crate::world::RealClock;
 
-/// How long a cluster may be away before the export stops.
-const PATIENCE: Duration = Duration::from_secs(60);
+/// How long it may take to reach a cluster at first.
+const CONNECT: Duration = Duration::from_secs(10);
 
-/// Between two questions for names.
-const RETRY: Duration = Duration::from_millis(100);
+/// How long it may be away before the export stops.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// `stockd events export`.
 #[derive(Args)]
 #[command(after_help = "\
-The file gets its name when it is whole; until then it is FILE.part. The same range gives the same events again:
-keep the number that is printed at the end, and the next file begins with it.
+The file gets its name when it is whole; until then it is FILE.part. The same range gives the same events again: \
+keep next and cluster as they are printed at the end, and the next file begins --from that number. With --cluster \
+one that was restored from a backup, where other events have these numbers, is not taken for the same.
+
+A SKU that was renamed may have its first name in the file or that of now; a cell's number never changes.
 
 Examples:
   stockd events export --from oldest --out events.ndjson
   stockd events export --from 1234 --to 99000 --out april.parquet
+  stockd events export --from 99000 --cluster 865762dca3d564a1 --out may.parquet
   stockd events export --since 24h --kind RECEIVED --out received.ndjson")]
 pub(super) struct Export {
     /// The number of the first event, or oldest.
-    #[arg(long, value_name = "SEQ", value_parser = parse_from, required_unless_present = "since")]
+    #[arg(long, value_name = "SEQ", value_parser = parse_first, required_unless_present = "since")]
     from: Option<Start>,
     /// From this moment on: 2026-11-30T03:15:17Z, or 15m for so long ago.
     #[arg(long, value_name = "TIME", value_parser = moment::parse, conflicts_with = "from")]
@@ -52,7 +57,7 @@ pub(super) struct Export {
     #[arg(long, value_name = "SEQ", value_parser = parse_to, default_value = "now")]
     to: Start,
     /// The file; it must not be there yet.
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", value_parser = parse_file)]
     out: PathBuf,
     /// How the file is written [default: by its name: .ndjson, .jsonl or .parquet]
     #[arg(long, value_enum)]
@@ -67,6 +72,20 @@ enum Format {
     Ndjson,
     /// For analysis: a row for each event, a column for each field.
     Parquet,
+}
+
+fn parse_first(text: &str) -> Result<Start, String> {
+    match parse_from(text) {
+        Ok(Start::Now) | Err(_) => Err("write the number of an event, or oldest".to_owned()),
+        from => from,
+    }
+}
+
+fn parse_file(text: &str) -> Result<PathBuf, String> {
+    match text {
+        "-" => Err("to standard output, stockd tail --format ndjson writes events".to_owned()),
+        file => Ok(PathBuf::from(file)),
+    }
 }
 
 fn parse_to(text: &str) -> Result<Start, String> {
@@ -117,13 +136,15 @@ impl Export {
             (Some(start), None) => start,
             (None, None) => return Err("say where to begin: --from or --since".to_owned()),
         };
-        let options = self.select.options("stockd-export");
-        let stream = self.select.subscription(&options).from(start).open().await;
-        let stream = stream.map_err(|error| format!("{error}; is --node right?"))?;
-        let from = stream.position();
+        let (stream, namer) = self.select.open("stockd-export", CONNECT, start).await?;
+        let (from, next) = (stream.position(), stream.reached());
+        if from > next {
+            let node = stream.connected_to().unwrap_or_default();
+            return Err(format!("event {from} has not happened; the next on {node} is {next}"));
+        }
         let to = match self.to {
             Start::Sequence(to) => to,
-            _ => from + stream.lag(),
+            _ => next,
         };
         if to < from {
             return Err(format!("event {to} comes before event {from}, where the range begins"));
@@ -131,13 +152,14 @@ impl Export {
         let cluster_id = stream.cluster_id();
         let mut part = Part::create(&self.out, format)?;
         let mut range = Range { from, to, events: 0, progress: progress() };
-        let written = range.write(stream, Namer::new(options), &mut part).await;
+        let written = range.write(stream, namer, &mut part).await;
         range.progress.finish();
         written?;
         part.finish(&self.out, cluster_id, (from, to))?;
         println!("events  {}", range.events);
         println!("from    {from}");
         println!("next    {to}");
+        println!("cluster {cluster_id:016x}");
         println!("file    {}", self.out.display());
         Ok(())
     }

@@ -6,14 +6,15 @@
 //! stockd events evidence  a range of a data directory, for auditors     evidence.rs
 //! ```
 //!
-//! Both follow with the client crate's stream, which goes on at the next node when one is lost, and put the names of
-//! cells in the place of handles (names.rs).
+//! The first two follow with the client crate's stream, which goes on at the next node when one is lost, also at one that
+//! nobody has named (members.rs), and put the names of cells in the place of handles (names.rs).
 
 mod columns;
 mod evidence;
 mod export;
 mod fields;
 mod json;
+mod members;
 pub(super) mod moment;
 mod names;
 mod select;

@@ -4,31 +4,34 @@ use std::io::{ErrorKind, Write};
 use std::time::Duration;
 
 use clap::{Args, ValueEnum};
-use stockd_client::Options;
-use stockd_client::events::{Batch, Event, EventStream, Start};
-use tokio::time::timeout;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use stockd_client::events::{Batch, Error, Event, EventStream, Start};
+use tokio::time::{sleep, timeout};
 
 use super::super::Done;
 use super::super::serve::Signals;
 use super::moment::{self, Moment};
-use super::names::Namer;
+use super::names::{Namer, RETRY};
 use super::select::Select;
 use super::{block_on, json, text};
 
 /// After so long without a node, standard error says so.
 const PATIENCE: Duration = Duration::from_secs(4);
 
+/// Between two looks at whether somebody reads.
+const LOOK: Duration = Duration::from_millis(250);
+
 /// `stockd tail`.
 #[derive(Args)]
 #[command(after_help = "\
-It ends when it is interrupted, when nobody reads its output any more, or after --count events, and then says on
+It ends when it is interrupted, when nobody reads its output any more, or after --count events, and then says on \
 standard error where to go on. A node that is lost is no end: the next one goes on with the same event.
 
 Examples:
-  stockd tail                                      what happens from now on
-  stockd tail --from oldest --sku mug | less       all that is kept about mugs
-  stockd tail --since 15m --kind CROSSED_DOWN      what has come down to its reorder point lately
-  stockd tail --from 1234 --format ndjson          for programs: an object a line")]
+  stockd tail                                    what happens from now on
+  stockd tail --from oldest --sku mug | less     all that is kept about mugs
+  stockd tail --since 15m --kind CROSSED_DOWN    what has become low lately
+  stockd tail --from 1234 --format ndjson        for programs: an object a line")]
 pub(in crate::cli) struct Tail {
     /// The number of the first event, now, or oldest.
     #[arg(long, value_name = "SEQ", value_parser = parse_from, default_value = "now")]
@@ -72,24 +75,48 @@ impl Tail {
 
     async fn tail(self) -> Done {
         let mut signals = Signals::new()?;
-        let options = Options { request_timeout: PATIENCE, ..self.select.options("stockd-tail") };
         let start = self.since.map_or(self.from, |since| Start::Time(since.0));
-        let stream = self.select.subscription(&options).from(start).open().await;
-        let stream = stream.map_err(|error| format!("{error}; is --node right?"))?;
+        let (stream, namer) = tokio::select! {
+            opened = self.select.open("stockd-tail", PATIENCE, start) => opened?,
+            () = signals.next() => return Ok(()),
+        };
+        let (position, next) = (stream.position(), stream.reached());
+        if position > next {
+            let node = stream.connected_to().unwrap_or_default();
+            eprintln!(
+                "stockd: waiting: event {position} has not happened; the next on {node} is {next}"
+            );
+        }
         let mut printer = Printer {
-            position: stream.position(),
+            position,
             left: self.count.unwrap_or(u64::MAX),
             format: self.format,
-            namer: Namer::new(options),
+            namer,
             text: Vec::new(),
         };
         let done = tokio::select! {
             done = printer.follow(stream) => done,
             () = signals.next() => Ok(()),
+            () = unread() => Ok(()),
         };
         eprintln!("stockd: go on with --from {}", printer.position);
         done
     }
+}
+
+/// Ends when nobody can read standard output any more, which a write would tell only when something comes.
+async fn unread() {
+    while is_read() {
+        sleep(LOOK).await;
+    }
+}
+
+fn is_read() -> bool {
+    let out = std::io::stdout();
+    // That nobody reads a pipe or a socket is told without being asked for.
+    let mut fds = [PollFd::new(&out, PollFlags::empty())];
+    let found = poll(&mut fds, Some(&Timespec::default()));
+    found.is_err() || fds[0].revents().is_empty()
 }
 
 /// Prints what comes.
@@ -108,11 +135,12 @@ impl Printer {
         while self.left > 0 {
             match timeout(PATIENCE, stream.next()).await {
                 Ok(batch) => {
-                    let batch = batch.map_err(|error| error.to_string())?;
-                    is_told = false;
-                    if let Err(error) = self.namer.resolve(&batch).await {
-                        eprintln!("stockd: names of cells are not to be had: {error}");
+                    let batch = batch.map_err(|error| self.end(&error))?;
+                    if std::mem::take(&mut is_told) {
+                        let node = stream.connected_to().unwrap_or_default();
+                        eprintln!("stockd: it goes on at {node}");
                     }
+                    self.resolve(&batch).await;
                     if !self.print(&batch)? {
                         return Ok(());
                     }
@@ -127,6 +155,26 @@ impl Printer {
             }
         }
         Ok(())
+    }
+
+    /// What to say when nothing comes any more, and where one could go on.
+    fn end(&mut self, error: &Error) -> String {
+        if let Error::Gone { next: Some(next), .. } = error {
+            self.position = *next;
+        }
+        error.to_string()
+    }
+
+    /// Asks for names until they are told: events without them would be others to whoever reads them.
+    async fn resolve(&mut self, batch: &Batch) {
+        let mut is_told = false;
+        while let Err(error) = self.namer.resolve(batch).await {
+            if !is_told {
+                eprintln!("stockd: waiting for the names of cells: {error}");
+            }
+            is_told = true;
+            sleep(RETRY).await;
+        }
     }
 
     /// Prints the events of a batch; false: nobody reads them.

@@ -5,7 +5,7 @@ use std::io::Write;
 use stockd_client::events::{CellName, Event, EventBody};
 
 use super::moment::Moment;
-use crate::server::escape;
+use crate::protocol::event::Text;
 
 /// Appends a line: when, its number, what, where, and then whatever else it says.
 pub(super) fn put_line(out: &mut Vec<u8>, event: &Event<'_>, name: Option<CellName<'_>>) {
@@ -38,11 +38,11 @@ fn write_line(
         write!(out, "  deadline={}", Moment(deadline.0.saturating_mul(1_000)))?;
     }
     if let Some(note) = &event.note {
-        write!(out, "  reason={} reference={}", note.reason, escape(note.reference))?;
+        write!(out, "  reason={} reference={}", note.reason, Text(note.reference))?;
     }
     match event.principal {
         [] => Ok(()),
-        principal => write!(out, "  by={}", escape(principal)),
+        principal => write!(out, "  by={}", Text(principal)),
     }
 }
 
@@ -51,12 +51,12 @@ fn place(event: &Event<'_>, name: Option<CellName<'_>>) -> String {
         (_, EventBody::Names { warehouse, sku }) => names(warehouse, sku),
         (Some(CellName { warehouse, sku }), _) => names(warehouse, sku),
         (None, EventBody::Crossed { sku, .. }) if event.change.is_none() => {
-            format!("(all) {}", escape(sku))
+            format!("(all) {}", Text(sku))
         }
         _ => "-".to_owned(),
     }
 }
 
 fn names(warehouse: &[u8], sku: &[u8]) -> String {
-    format!("{} {}", escape(warehouse), escape(sku))
+    format!("{} {}", Text(warehouse), Text(sku))
 }

@@ -57,14 +57,14 @@ const BAD_SHOWN: usize = 20;
 /// `stockd load`.
 #[derive(Args)]
 #[command(after_help = "\
-A CSV file names its columns in the first line: warehouse, sku and quantity, in any order, with others
-between. NDJSON has an object with these three a line. Beside FILE a journal FILE.load is kept: run the same
-command again after whatever happened, and it goes on without counting a row twice. FILE.bad tells which lines
+A CSV file names its columns in the first line: warehouse, sku and quantity, in any order, with others \
+between. NDJSON has an object with these three a line. Beside FILE a journal FILE.load is kept: run the same \
+command again after whatever happened, and it goes on without counting a row twice. FILE.bad tells which lines \
 were not loaded, and why.
 
 Examples:
-  stockd load stock.csv                         adds the quantities to what is there
-  stockd load stock.csv --as set --feed 20261   says what is there, as message 20261 of the cells' feed")]
+  stockd load stock.csv                         adds to what is there
+  stockd load stock.csv --as set --feed 20261   says what is there")]
 pub(super) struct Load {
     /// The file.
     file: PathBuf,
