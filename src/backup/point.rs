@@ -253,8 +253,13 @@ impl<'a> Backup<'a> {
     /// they go on from the first entry. What cannot be read is no reason to remove anything.
     pub(super) fn unneeded_segments(&self) -> Result<Vec<String>, Error> {
         let Some(needed) = self.first_needed_segment()? else { return Ok(Vec::new()) };
+        let runs = self.runs()?;
+        let segments = self.manifest.files.keys().filter(|name| name.starts_with("segment-"));
+        if segments.count() != runs.iter().map(|run| run.0.len()).sum::<usize>() {
+            return Ok(Vec::new());
+        }
         let mut unneeded = Vec::new();
-        for mut run in self.runs()? {
+        for mut run in runs {
             run.0.retain(|segment| segment.name < needed);
             let is_of_use = |first| self.begins_a_restore(first).unwrap_or(true);
             if run.0.first().is_some_and(|first| !is_of_use(first)) {

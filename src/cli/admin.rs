@@ -100,7 +100,7 @@ impl Admin {
                 "quit" | "exit" => break,
                 line => {
                     if let Err(message) = connection.ask(line) {
-                        eprintln!("{message}");
+                        crate::cli::say!("{message}");
                         failed = Err("a line was refused, see above".to_owned());
                     }
                 }

@@ -101,6 +101,15 @@ fn lock_alone(file: &File, path: &Path) -> Done {
     })
 }
 
+/// Prints a line for people, if anybody reads it: with `2>&1 | head`, nobody may, and that is no reason to end.
+macro_rules! say {
+    ($($text:tt)*) => {{
+        use std::io::Write as _;
+        let _ = writeln!(std::io::stderr().lock(), $($text)*);
+    }};
+}
+pub(crate) use say;
+
 /// Entry point of the binary.
 pub fn main() -> ExitCode {
     let done = match Arguments::parse().command {
@@ -120,7 +129,7 @@ pub fn main() -> ExitCode {
     match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(message) => {
-            eprintln!("stockd: {message}");
+            say!("stockd: {message}");
             ExitCode::FAILURE
         }
     }

@@ -262,7 +262,7 @@ impl Serve {
             follower_lag_max: FOLLOWER_LAG_MAX,
             lease_reads: self.lease_reads,
             draining: Arc::new(AtomicBool::new(false)),
-            notice: Arc::new(|line| eprintln!("stockd: {line}")),
+            notice: Arc::new(|line| crate::cli::say!("stockd: {line}")),
             archive: self.archive_options(),
             events: self.event_options(),
             reconcile: Some(self.reconcile).filter(|interval| !interval.is_zero()),
@@ -298,17 +298,17 @@ impl Serve {
     fn print_banner(&self, client: &str, admin: &str, replica: &Replica) {
         let status = replica.status();
         let stock = &status.stock;
-        eprintln!("stockd {}, node {}", env!("CARGO_PKG_VERSION"), self.node_id);
-        eprintln!("  clients  {client}");
-        eprintln!("  admin    {admin}   (type: nc {}, then help)", admin.replace(':', " "));
-        eprintln!("  peers    {}", self.peer);
-        eprintln!(
+        crate::cli::say!("stockd {}, node {}", env!("CARGO_PKG_VERSION"), self.node_id);
+        crate::cli::say!("  clients  {client}");
+        crate::cli::say!("  admin    {admin}   (type: nc {}, then help)", admin.replace(':', " "));
+        crate::cli::say!("  peers    {}", self.peer);
+        crate::cli::say!(
             "  data     {}   ({} cells, {} active reservations)",
             self.data.display(),
             stock.cells,
             stock.active
         );
-        eprintln!("  try      stockd client --node {client} receive BER shirt-m 100");
+        crate::cli::say!("  try      stockd client --node {client} receive BER shirt-m 100");
     }
 }
 
@@ -322,10 +322,10 @@ fn address(address: std::io::Result<SocketAddr>) -> Result<String, String> {
 
 /// Leaves in order, unless a second signal says that it takes too long.
 async fn leave(server: Server, signals: &mut Signals) -> Done {
-    eprintln!("stockd: leaving; once more to leave at once");
+    crate::cli::say!("stockd: leaving; once more to leave at once");
     tokio::select! {
         () = server.shutdown() => {
-            eprintln!("stockd: bye");
+            crate::cli::say!("stockd: bye");
             Ok(())
         }
         () = signals.next() => Err("left at once; nothing acknowledged is lost".to_owned()),

@@ -147,7 +147,8 @@ pub struct Difference {
 /// The entries of a block that differ.
 pub fn differences(place: Place, live: &[u8], right: &[u8]) -> Vec<Difference> {
     let (part, bytes) = part_of(place.kind);
-    let first = place.at * PAGE as u32;
+    // Another node may have said which place.
+    let first = place.at.saturating_mul(PAGE as u32);
     let entry = |block: &'_ [u8], at: usize| {
         let begin = (at * bytes).min(block.len());
         block[begin..block.len().min(begin + bytes)].to_vec()
@@ -157,7 +158,7 @@ pub fn differences(place: Place, live: &[u8], right: &[u8]) -> Vec<Difference> {
     let differ = differ.filter(|(_, live, right)| live != right);
     differ
         .map(|(at, live, right)| {
-            let number = first + at as u32;
+            let number = first.saturating_add(at as u32);
             let known = if right.len() == bytes { &right } else { &live };
             let (cell, id) = about(place.kind, number, known);
             let [live, right] = [&live, &right].map(|entry| show(place.kind, entry));

@@ -39,6 +39,8 @@ pub(super) struct Current {
     next: u64,
     first_at_us: u64,
     last_at_us: u64,
+    /// Its footer may be on disk in part: nothing is put over it.
+    is_ending: bool,
 }
 
 impl Current {
@@ -57,6 +59,7 @@ impl Current {
             next: header.start.next,
             first_at_us: u64::MAX,
             last_at_us: 0,
+            is_ending: false,
         }
     }
 
@@ -82,7 +85,7 @@ impl Current {
 
     /// Is there room for a record of so many bytes? For one there always is.
     pub fn has_room(&self, bytes: u64, bytes_max: u64) -> bool {
-        self.next == self.segment.first() || self.end() + bytes <= bytes_max
+        !self.is_ending && (self.next == self.segment.first() || self.end() + bytes <= bytes_max)
     }
 
     /// When its first record was, in ms; in the far future, if there is none.
@@ -158,6 +161,7 @@ impl Current {
 
     /// Syncs the records, which are all written, and then the footer: where one is, all records are.
     pub fn seal(&mut self, end: Position) -> io::Result<()> {
+        self.is_ending = true;
         self.sync()?;
         let (mut bytes, blocks) = self.builder.finish();
         let (records_end, last_at_us) = (self.end(), self.last_at_us);

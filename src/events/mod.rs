@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! apply ─▶ queue ─▶ writer: seal, chain, one pwrite ─▶ readable ─▶ synced, every 4 MiB ─▶ sealed segments ─▶ removed
-//!        (a lock)   (every 4 ms)                                    (and for a mark)     (64 MiB)           (by age or bytes)
+//!        (a lock)   (every 4 ms)                                    (and for a mark)     (64 MiB, or old)   (by age or bytes)
 //! ```
 //!
 //! Records (`protocol::event`) are opaque here but for their headers and keys. They are **derived**: the same bytes on

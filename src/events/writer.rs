@@ -64,7 +64,9 @@ impl Writer {
         while self.wait(found).await {
             found = self.take();
             let result = self.work().await;
-            self.note(result);
+            // Also while the disk takes nothing: that may be what makes room.
+            let removed = self.log.remove_superfluous();
+            self.note(result.and(removed));
         }
     }
 
@@ -119,7 +121,7 @@ impl Writer {
                 self.seal().await?;
             }
             if self.taken.is_empty() {
-                return self.log.remove_superfluous();
+                return Ok(());
             }
         }
     }

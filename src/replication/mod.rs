@@ -814,6 +814,20 @@ pub(crate) mod tests {
     /// Longer than any test: states are compared when a test wants it.
     pub(crate) const NEVER: Option<Duration> = Some(Duration::from_secs(3_600));
 
+    /// With a cell with ten units.
+    pub(crate) fn a_state() -> StockState {
+        let mut stock = StockState::new(EngineConfig::default());
+        let cell = CellRef::Name { warehouse: b"w", sku: b"s" };
+        let id = OpId(ReservationId::from_parts(1_700_000_000_000, [1; 10]).0);
+        let mut payload = bytes::BytesMut::new();
+        let batch = crate::engine::batch::BatchBuilder::begin(&mut payload);
+        Op::encode_define(&mut payload, b"w", b"s");
+        Op::encode_receive(&mut payload, OpFlags::default(), None, id, cell, 10);
+        batch.finish(&mut payload, UnixMicros(1_700_000_000_000_000), 2);
+        stock.apply(1, &payload, None);
+        stock
+    }
+
     /// A cell with ten units.
     pub(crate) async fn write_a_cell(replica: &Replica) {
         let cell = CellRef::Name { warehouse: b"w", sku: b"s" };

@@ -138,7 +138,7 @@ async fn print_crossings(client: &Client, mut from: u64, follow: bool) -> Done {
         let read = client.read_crossings(from, 1_000, consistency(false)).await;
         let page = read.map_err(explain)?.value;
         if page.first > from {
-            eprintln!("those from {from} to {} are not kept any more", page.first - 1);
+            crate::cli::say!("those from {from} to {} are not kept any more", page.first - 1);
         }
         for (number, crossed) in (page.first..).zip(&page.crossings) {
             let PointCrossed { at_ms, is_low, position, point, warehouse, sku, .. } = crossed;

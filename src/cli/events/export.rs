@@ -257,8 +257,15 @@ impl Part {
         };
         let synced = file.and_then(|file| file.sync_all());
         synced.map_err(|error| said(&self.path, &error))?;
-        fs::rename(&self.path, path).map_err(|error| said(path, &error))
+        let named = fs::rename(&self.path, path).and_then(|()| sync_dir_of(path));
+        named.map_err(|error| said(path, &error))
     }
+}
+
+/// Before the number that the next file begins with is told, this one must not be gone with the power.
+fn sync_dir_of(path: &Path) -> std::io::Result<()> {
+    let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty());
+    File::open(directory.unwrap_or(Path::new(".")))?.sync_all()
 }
 
 fn said(path: &Path, error: &std::io::Error) -> String {

@@ -64,7 +64,9 @@ impl Select {
         let stream = match subscription.clone().from(start).open().await {
             // It may have been the moment of an event that is missing. What there is begins behind it.
             Err(Error::Gone { start: Start::Time(_), next: Some(next) }) => {
-                eprintln!("stockd: events before {next} are nowhere any more; this begins with it");
+                crate::cli::say!(
+                    "stockd: events before {next} are nowhere any more; this begins with it"
+                );
                 subscription.from_sequence(next).open().await
             }
             opened => opened,
@@ -77,7 +79,7 @@ impl Select {
         })?;
         if start == Start::Oldest && stream.position() > 1 {
             let node = stream.connected_to().unwrap_or_default();
-            eprintln!("stockd: the oldest event on {node} is {}", stream.position());
+            crate::cli::say!("stockd: the oldest event on {node} is {}", stream.position());
         }
         let namer = Namer::connect(options).await;
         let namer = namer.map_err(|error| format!("names of cells are not to be had: {error}"))?;

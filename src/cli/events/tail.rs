@@ -83,7 +83,7 @@ impl Tail {
         let (position, next) = (stream.position(), stream.reached());
         if position > next {
             let node = stream.connected_to().unwrap_or_default();
-            eprintln!(
+            crate::cli::say!(
                 "stockd: waiting: event {position} has not happened; the next on {node} is {next}"
             );
         }
@@ -99,7 +99,7 @@ impl Tail {
             () = signals.next() => Ok(()),
             () = unread() => Ok(()),
         };
-        eprintln!("stockd: go on with --from {}", printer.position);
+        crate::cli::say!("stockd: go on with --from {}", printer.position);
         done
     }
 }
@@ -138,7 +138,7 @@ impl Printer {
                     let batch = batch.map_err(|error| self.end(&error))?;
                     if std::mem::take(&mut is_told) {
                         let node = stream.connected_to().unwrap_or_default();
-                        eprintln!("stockd: it goes on at {node}");
+                        crate::cli::say!("stockd: it goes on at {node}");
                     }
                     self.resolve(&batch).await;
                     if !self.print(&batch)? {
@@ -148,7 +148,7 @@ impl Printer {
                 Err(_) if stream.connected_to().is_none() && !is_told => {
                     is_told = true;
                     for (address, trouble) in stream.troubles() {
-                        eprintln!("stockd: waiting: {address}: {trouble}");
+                        crate::cli::say!("stockd: waiting: {address}: {trouble}");
                     }
                 }
                 Err(_) => {}
@@ -170,7 +170,7 @@ impl Printer {
         let mut is_told = false;
         while let Err(error) = self.namer.resolve(batch).await {
             if !is_told {
-                eprintln!("stockd: waiting for the names of cells: {error}");
+                crate::cli::say!("stockd: waiting for the names of cells: {error}");
             }
             is_told = true;
             sleep(RETRY).await;

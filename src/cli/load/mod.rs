@@ -379,7 +379,7 @@ async fn send(
                 // It is there and says so: it has to forget something first.
                 until = tokio::time::Instant::now() + PATIENCE;
                 if !std::mem::replace(&mut is_told, true) {
-                    eprintln!("waiting: {error}");
+                    crate::cli::say!("waiting: {error}");
                 }
             }
             Err(error) if tokio::time::Instant::now() > until => {
@@ -425,7 +425,7 @@ impl Tally {
         println!("bad     {}", self.bad);
         self.shown.sort_by_key(|(line, _)| *line);
         for (line, why) in &self.shown {
-            eprintln!("line {line}: {why}");
+            crate::cli::say!("line {line}: {why}");
         }
         let Some(file) = &mut self.file else { return Ok(()) };
         let path = self.path.display();

@@ -252,11 +252,12 @@ impl Reconciler {
         if self.scope.as_ref().is_none_or(|scope| index <= scope.started_at) {
             return false;
         }
-        let checkpoints = &mut self.lock().checkpoints;
-        checkpoints.push_back(index);
-        while checkpoints.len() > CHECKPOINTS_MAX {
-            checkpoints.pop_front();
+        let mut inner = self.lock();
+        inner.checkpoints.push_back(index);
+        while inner.checkpoints.len() > CHECKPOINTS_MAX {
+            inner.checkpoints.pop_front();
         }
+        inner.forget_chains();
         true
     }
 
@@ -398,7 +399,10 @@ async fn serve_checks(core: &Arc<Core>) {
 pub async fn serve_words(core: Arc<Core>) {
     let reconciler = &core.shared.reconciler;
     loop {
-        let is_silent = reconciler.lock().words.is_empty();
+        let is_silent = {
+            let inner = reconciler.lock();
+            inner.words.is_empty() && !inner.has_question()
+        };
         tokio::select! {
             () = reconciler.tell.notified() => {}
             () = tokio::time::sleep(TELL_RETRY), if !is_silent => {}
@@ -423,10 +427,13 @@ async fn look(core: &Arc<Core>, offer: Offer) {
     let Offer { cut, generation, index, at, next_event, anchor } = offer;
     let mut round = Round::new(core);
     let wanted = reconciler.lock().looks.take_wanted();
-    let (print, blocks) = match round.look(cut, generation, &wanted).await {
+    let (print, mut blocks) = match round.look(cut, generation, &wanted).await {
         Ok(found) => found,
         Err(why) => return give_up(core, index, &why),
     };
+    for place in wanted {
+        blocks.entry(place).or_default();
+    }
     let chain = round.chain_at(&anchor).await.unwrap_or_else(|error| {
         core.note(format_args!("the events before {} cannot be read: {error}", anchor.next));
         None

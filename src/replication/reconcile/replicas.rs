@@ -54,6 +54,7 @@ impl Digests {
         let mut judgement = self.judge(index, voters);
         if self.0.len() > CHECKPOINTS_MAX
             && let Some((index, told)) = self.0.pop_first()
+            && 2 * told.keys().filter(|node| voters.contains(node)).count() > voters.len()
             && majority(&told, voters).is_none()
             && are_different(&told)
         {
@@ -273,12 +274,19 @@ impl Inner {
             .retain(|(node, of), named| !is_of(*of) || !is_over(*node) || named.index >= index);
     }
 
-    /// The log tells it already. A state that it told of before is perhaps not the one that is wrong now: a node that was
-    /// started since does not take it for its own.
+    /// The log tells it already. What it told of an earlier entry was perhaps of another state: a node that was started
+    /// since does not take it for its own; and of events it is told again as long as it is so.
     fn is_named(&self, found: &Divergence) -> bool {
         let named = self.named.get(&(found.node, found.finding));
-        let is_lasting = found.node == NOBODY || found.finding == Finding::Chain;
+        let is_lasting = found.node == NOBODY && found.finding != Finding::Chain;
         named.is_some_and(|named| is_lasting || named.index >= found.index)
+    }
+
+    /// A CHECKPOINT has come. Events of which nothing was told at the latest ones are the others' again; only who leads
+    /// hears that.
+    pub(super) fn forget_chains(&mut self) {
+        let Some(oldest) = self.checkpoints.front().copied() else { return };
+        self.named.retain(|(_, of), named| *of != Finding::Chain || named.index >= oldest);
     }
 }
 
