@@ -44,6 +44,8 @@ const STEP: Duration = Duration::from_millis(5);
 const IDLE_NOTE: Duration = Duration::from_secs(10);
 /// … or for so long, if events that it does not want have come by meanwhile: it may be waiting for the last of them.
 const PASSED_NOTE: Duration = Duration::from_secs(1);
+/// A node that has not heard for so long that it is up to date, or was removed, is none to wait at.
+const OUT_OF_TOUCH_MS: u32 = 8_000;
 /// A subscriber of whose filter nothing comes through is told so after so many chunks.
 const CHUNKS_UNTOLD_MAX: u32 = 32;
 
@@ -336,9 +338,15 @@ impl Reader {
         let part = match self.recent.read(active.next, credit.min(CHUNK_BYTES)) {
             Ok(part) => part,
             Err(ReadError::Ahead { .. }) => {
-                if self.active[at].note_at().is_some_and(|note_at| note_at <= Instant::now()) {
-                    self.tell(at, Bytes::new(), None);
+                if self.active[at].note_at().is_none_or(|note_at| note_at > Instant::now()) {
+                    return Turn::Rests;
                 }
+                if self.replica.stale_point().age_ms >= OUT_OF_TOUCH_MS {
+                    let subscriber = self.active[at].subscriber.clone();
+                    self.dismiss(&subscriber);
+                    return Turn::Ends;
+                }
+                self.tell(at, Bytes::new(), None);
                 return Turn::Rests;
             }
             Err(error) => {
@@ -388,6 +396,16 @@ impl Reader {
     fn end(&self, subscriber: &Arc<Subscriber>, error: &ReadError) {
         self.inner.count.fetch_sub(1, Ordering::Relaxed);
         self.refuse(subscriber, error);
+    }
+
+    /// Sends one away who waits for what comes next.
+    fn dismiss(&self, subscriber: &Arc<Subscriber>) {
+        let message =
+            "this node hears nothing of the cluster, or was removed from it: follow another one"
+                .to_owned();
+        let refusal = Refusal { message, ..Refusal::new(Code::NO_QUORUM, FULL_RETRY_MS) };
+        subscriber.outbox.drop_subscriber(subscriber.request_id);
+        subscriber.outbox.error(subscriber.request_id, &refusal);
     }
 
     fn refuse(&self, subscriber: &Arc<Subscriber>, error: &ReadError) {

@@ -152,6 +152,28 @@ async fn tail_goes_on_at_nodes_that_nobody_has_named() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn tail_leaves_a_node_that_was_removed() {
+    let cluster = Cluster::start(3).await;
+    let client = cluster.client().await;
+    receive(&client, "BER", "mug", 10).await;
+    let node = &cluster.nodes[2].client;
+    let mut tail = spawn(&["tail", "--node", node, "--from", "1", "--format", "ndjson"]);
+    let mut out = BufReader::new(tail.stdout.take().unwrap());
+    let mut next = move || {
+        let mut line = String::new();
+        out.read_line(&mut line).unwrap();
+        serde_json::from_str::<Value>(&line).unwrap()["sequence"].as_u64().unwrap()
+    };
+    assert_eq!([next(), next()], [1, 2]);
+    // Node 1 has started the cluster. The other one goes on running, and is told of nothing any more.
+    cluster.nodes[0].admin("remove 3").await.unwrap();
+    sell(&client, "BER", "mug", 1).await;
+    assert_eq!([next(), next()], [3, 4]);
+    tail.kill().unwrap();
+    tail.wait().unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn tail_ends_when_nobody_reads_it() {
     let cluster = shop().await;
     let node = cluster.nodes[0].client.clone();

@@ -30,13 +30,13 @@ use node::Connection;
 /// `stockd backup`.
 #[derive(Args)]
 #[command(after_help = "\
-It is taken from one node, any of them, which serves on meanwhile. The same command again fetches what has come since:
-segments that are here are never fetched twice, and a run that was cut off goes on where it was. Each run adds the
-newest snapshot, from which a later restore begins. A node keeps the log since its last snapshots for a week
+It is taken from one node, any of them, which serves on meanwhile. The same command again fetches what has come since: \
+segments that are here are never fetched twice, and a run that was cut off goes on where it was. Each run adds the \
+newest snapshot, from which a later restore begins. A node keeps the log since its last snapshots for a week \
 (`stockd serve --keep-log`): take a backup more often.
 
-What stays: the newest snapshots (--snapshots), and the log since the oldest of them, so that every moment since then can
-be restored; a log that begins with the first entry, from which every moment can be; and all events, for auditors. Take
+What stays: the newest snapshots (--snapshots), and the log since the oldest of them, so that every moment since then can \
+be restored; a log that begins with the first entry, from which every moment can be; and all events, for auditors. Take \
 a backup into a new directory to begin anew, and keep or remove the old one as a whole.
 
 Examples:

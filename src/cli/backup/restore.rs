@@ -18,12 +18,12 @@ use crate::world::World;
 /// `stockd restore`.
 #[derive(Args)]
 #[command(after_help = "\
-The directory is that of a node which is a new cluster of its own: the old cluster's nodes refuse it, and it refuses
-them, and cursors of those who followed the old events. Start it with `stockd serve`, and others on empty directories
+The directory is that of a node which is a new cluster of its own: the old cluster's nodes refuse it, and it refuses \
+them, and cursors of those who followed the old events. Start it with `stockd serve`, and others on empty directories \
 with --join. All numbers go on: of events, log entries and cells.
 
-What had happened after the point is gone, also where clients have been told of it: whoever retries a request from then
-may do it again. Holds go on for what was left of their time when the node is started, less the time since, but for a
+What had happened after the point is gone, also where clients have been told of it: whoever retries a request from then \
+may do it again. Holds go on for what was left of their time when the node is started, less the time since, but for a \
 minute of it: what has run out expires. Confirmed reservations stay.
 
 Examples:
