@@ -91,12 +91,8 @@ async fn tail_follows_until_it_is_interrupted() {
     let client = cluster.client().await;
     let node = cluster.nodes[0].client.clone();
     let mut tail = spawn(&["tail", "--node", &node, "--from", "5", "--format", "ndjson"]);
-    let mut out = BufReader::new(tail.stdout.take().unwrap());
-    let mut next = move || {
-        let mut line = String::new();
-        out.read_line(&mut line).unwrap();
-        serde_json::from_str::<Value>(&line).unwrap()["sequence"].as_u64().unwrap()
-    };
+    let mut events = events_of(&mut tail);
+    let mut next = move || events()["sequence"].as_u64().unwrap();
     assert_eq!([next(), next()], [5, 6]);
     // Its node is killed; it goes on when that is back.
     cluster.nodes[0].kill();
@@ -108,6 +104,16 @@ async fn tail_follows_until_it_is_interrupted() {
     let said = ended(tail);
     assert_eq!(said.code, Some(0), "{}", said.err);
     assert!(said.err.ends_with("stockd: go on with --from 9\n"), "{}", said.err);
+}
+
+/// The events that a `tail --format ndjson` prints, one after the other.
+fn events_of(tail: &mut std::process::Child) -> impl FnMut() -> Value + use<> {
+    let mut out = BufReader::new(tail.stdout.take().unwrap());
+    move || {
+        let mut line = String::new();
+        out.read_line(&mut line).unwrap();
+        serde_json::from_str(&line).unwrap()
+    }
 }
 
 #[test]
@@ -132,11 +138,9 @@ async fn tail_goes_on_at_nodes_that_nobody_has_named() {
     for victim in [2, 0] {
         let (node, from) = (cluster.nodes[victim].client.clone(), end.to_string());
         let mut tail = spawn(&["tail", "--node", &node, "--from", &from, "--format", "ndjson"]);
-        let mut out = BufReader::new(tail.stdout.take().unwrap());
+        let mut events = events_of(&mut tail);
         let mut next = move || {
-            let mut line = String::new();
-            out.read_line(&mut line).unwrap();
-            let event = serde_json::from_str::<Value>(&line).unwrap();
+            let event = events();
             (event["sequence"].as_u64().unwrap(), event["sku"].clone())
         };
         sell(&client, "BER", "mug", 1).await;
@@ -158,12 +162,8 @@ async fn tail_leaves_a_node_that_was_removed() {
     receive(&client, "BER", "mug", 10).await;
     let node = &cluster.nodes[2].client;
     let mut tail = spawn(&["tail", "--node", node, "--from", "1", "--format", "ndjson"]);
-    let mut out = BufReader::new(tail.stdout.take().unwrap());
-    let mut next = move || {
-        let mut line = String::new();
-        out.read_line(&mut line).unwrap();
-        serde_json::from_str::<Value>(&line).unwrap()["sequence"].as_u64().unwrap()
-    };
+    let mut events = events_of(&mut tail);
+    let mut next = move || events()["sequence"].as_u64().unwrap();
     assert_eq!([next(), next()], [1, 2]);
     // Node 1 has started the cluster. The other one goes on running, and is told of nothing any more.
     cluster.nodes[0].admin("remove 3").await.unwrap();

@@ -319,7 +319,7 @@ impl Fields for Rows {
         match std::str::from_utf8(bytes) {
             Ok(text) => self.text(key, text),
             Err(_) => {
-                let hex: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
+                let hex = crate::audit::hex(bytes);
                 self.put_text(key, "_hex", hex.as_bytes());
             }
         }

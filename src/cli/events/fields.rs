@@ -169,9 +169,8 @@ fn tell_checkpoint(fields: &mut impl Fields, checkpoint: &Checkpoint<'_>) {
         }
     });
     if anchor.next > 0 {
-        let chain: String = anchor.chain.iter().map(|byte| format!("{byte:02x}")).collect();
         fields.number("chain_before", anchor.next);
-        fields.text("chain", &chain);
+        fields.text("chain", &crate::audit::hex(&anchor.chain));
     }
 }
 

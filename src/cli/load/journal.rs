@@ -74,7 +74,7 @@ impl Journal {
             journal.file.set_len(whole.len() as u64).map_err(|error| journal.explain(&error))?;
         }
         if whole.is_empty() {
-            let seed: String = seed.iter().map(|byte| format!("{byte:02x}")).collect();
+            let seed = crate::audit::hex(&seed);
             journal.write(&format!("{}{seed}", what.head()))?;
             return Ok(journal);
         }
