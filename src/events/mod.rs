@@ -340,6 +340,34 @@ impl EventLog {
         self.0.find(at_us)
     }
 
+    /// As [`EventLog::find`], if nothing is missing just before.
+    ///
+    /// # Errors
+    /// [`ReadError::Gone`]: events just before are missing, so the first may be one of those. What is on disk is not in
+    /// order.
+    pub fn find_known(&self, at_us: u64) -> Result<u64, ReadError> {
+        let first = self.find(at_us)?;
+        match self.is_known_before(first)? {
+            true => Ok(first),
+            false => Err(ReadError::Gone { oldest: first }),
+        }
+    }
+
+    /// The event before this one is here, or this is the first of all.
+    ///
+    /// # Errors
+    /// What is on disk is not in order.
+    pub fn is_known_before(&self, sequence: u64) -> Result<bool, ReadError> {
+        if sequence <= 1 {
+            return Ok(true);
+        }
+        match self.read(sequence - 1, 1) {
+            Ok(_) => Ok(true),
+            Err(ReadError::Gone { .. }) => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
     /// Shows the events of a key in a range of sequence numbers, in that order, until `visit` breaks it off: then the
     /// result is a break, too. May read the disk; blocks that surely lack the key are not read.
     ///

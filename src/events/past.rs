@@ -58,26 +58,9 @@ impl Past {
     /// The number after the last event up to a moment, in µs of the cluster's clock.
     ///
     /// # Errors
-    /// [`ReadError::Gone`]: events just before are missing, so it may be the moment of one of those. What is on disk is
-    /// not in order.
+    /// See [`EventLog::find_known`].
     pub fn after_moment(&self, at_us: u64) -> Result<u64, ReadError> {
-        let end = self.events.find(at_us.saturating_add(1))?;
-        match self.is_known_before(end)? {
-            true => Ok(end),
-            false => Err(ReadError::Gone { oldest: end }),
-        }
-    }
-
-    /// The event before is here, or this is the first of all.
-    fn is_known_before(&self, sequence: u64) -> Result<bool, ReadError> {
-        if sequence <= 1 {
-            return Ok(true);
-        }
-        match self.events.read(sequence - 1, 1) {
-            Ok(_) => Ok(true),
-            Err(ReadError::Gone { .. }) => Ok(false),
-            Err(error) => Err(error),
-        }
+        self.events.find_known(at_us.saturating_add(1))
     }
 
     /// What was in a cell before the event `end`; `None`: it was not there.
@@ -186,7 +169,7 @@ impl Past {
         mut visit: impl FnMut(&Event<'_>),
     ) -> Result<bool, ReadError> {
         let mut from = self.birth(&id)?;
-        let mut is_all = self.is_known_before(from)?;
+        let mut is_all = self.events.is_known_before(from)?;
         loop {
             let scan = self.events.scan(Key::Id(id), from..end, Direction::Forward, &mut |event| {
                 visit(event);

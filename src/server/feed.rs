@@ -283,7 +283,7 @@ impl Reader {
                 // What was answered before has happened before, also if it cannot be read yet.
                 Start::Now => Ok(self.events.next()),
                 Start::Oldest => Ok(self.events.oldest()),
-                Start::Time(at_us) => self.first_since(at_us),
+                Start::Time(at_us) => self.events.find_known(at_us),
             };
             match begun {
                 Ok(next) => {
@@ -295,18 +295,6 @@ impl Reader {
                 }
                 Err(error) => self.end(&subscriber, &error),
             }
-        }
-    }
-
-    /// The first event at a moment or after it.
-    ///
-    /// # Errors
-    /// [`ReadError::Gone`]: those just before are missing, so it may be one of them.
-    fn first_since(&self, at_us: u64) -> Result<u64, ReadError> {
-        let first = self.events.find(at_us)?;
-        match first {
-            0 | 1 => Ok(first),
-            _ => self.events.read(first - 1, 1).map(|_| first),
         }
     }
 
