@@ -94,6 +94,15 @@ impl Inner {
         Ok(position)
     }
 
+    /// Is a readable event here? Its record is not looked at.
+    pub fn has(&self, sequence: u64) -> Result<bool, ReadError> {
+        match self.view_of(sequence) {
+            Ok(_) => Ok(true),
+            Err(ReadError::Gone { .. }) => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
     /// The segment that has an event.
     fn view_of(&self, sequence: u64) -> Result<View, ReadError> {
         // In this order: what is readable now is in the segments that are looked at after it.
